@@ -1,0 +1,147 @@
+"""Training state on disk: a checkpoint is a directory that is whole or ignored.
+
+Layout of `checkpoints/step-00000120-epoch-0003/`: `arrays.npz` (every variable),
+`state.json` (step, history, flags) and, written last, `commit.json` with the
+SHA-256 of both. The directory is written under a temporary name, its files are
+fsynced, then it is renamed. Imports no TensorFlow.
+"""
+
+import dataclasses
+import io
+import json
+import os
+import pathlib
+import shutil
+from typing import Any
+
+import numpy as np
+
+from cxr import files
+
+_ARRAYS, _STATE, _COMMIT = "arrays.npz", "state.json", "commit.json"
+_TEMPORARY_PREFIX = ".tmp-"
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """One saved state.
+
+    Attributes:
+      name: the directory's name; later states have later names in text order.
+      arrays: variables by name.
+      state: everything else, JSON-serialisable.
+    """
+
+    name: str
+    arrays: dict[str, np.ndarray]
+    state: dict[str, Any]
+
+
+class Damaged(ValueError):
+    """A checkpoint directory that is not what was written."""
+
+
+def save(root: pathlib.Path, checkpoint: Checkpoint, *, keep: int) -> pathlib.Path:
+    """Writes a checkpoint atomically, then removes all but the newest `keep`.
+
+    Only names with the same first part (up to the first `-`) count as of its
+    kind. One of the same name stays as it is when it holds the same state, so the
+    moment of a save is never without a valid checkpoint.
+
+    Raises:
+      OSError: the disk is full or refuses; older checkpoints are untouched.
+    """
+    final = root / checkpoint.name
+    temporary = root / f"{_TEMPORARY_PREFIX}{os.getpid()}-{final.name}"
+    root.mkdir(parents=True, exist_ok=True)
+    if not _holds(final, checkpoint):
+        shutil.rmtree(final, ignore_errors=True)
+        try:
+            _write(temporary, checkpoint)
+            os.rename(temporary, final)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        files.fsync_path(root)
+    _prune(root, checkpoint.name.partition("-")[0], keep)
+    return final
+
+
+def load_newest(root: pathlib.Path, kind: str) -> tuple[Checkpoint | None, list[str]]:
+    """Loads the newest valid checkpoint, walking back over damaged ones.
+
+    Args:
+      root: the run's checkpoint folder; need not exist.
+      kind: first part of the names, such as `step`.
+
+    Returns:
+      The checkpoint, None where there is no valid one, and a line for each
+      damaged one that was passed over.
+    """
+    passed = []
+    for path in reversed(_find(root, kind)):
+        try:
+            return load(path), passed
+        except Damaged as error:
+            passed.append(f"{path}: {error}")
+    return None, passed
+
+
+def load(path: pathlib.Path) -> Checkpoint:
+    """Loads one checkpoint; Damaged unless every byte is as it was written."""
+    try:
+        commit = json.loads((path / _COMMIT).read_bytes())
+        contents = {name: (path / name).read_bytes() for name in (_ARRAYS, _STATE)}
+        for name, content in contents.items():
+            if files.sha256_bytes(content) != commit[name]:
+                raise Damaged(f"{name} has changed since it was saved")
+        with np.load(io.BytesIO(contents[_ARRAYS]), allow_pickle=False) as arrays:
+            loaded = dict(arrays)
+        state = json.loads(contents[_STATE])
+    except Damaged:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Damaged(str(error)) from error
+    return Checkpoint(path.name, loaded, state)
+
+
+def _holds(path: pathlib.Path, checkpoint: Checkpoint) -> bool:
+    try:
+        saved = load(path)
+    except Damaged:
+        return False
+    return saved.state == checkpoint.state and (
+        saved.arrays.keys() == checkpoint.arrays.keys()
+        and all(
+            saved.arrays[name].tobytes() == array.tobytes()
+            for name, array in checkpoint.arrays.items()
+        )
+    )
+
+
+def _write(temporary: pathlib.Path, checkpoint: Checkpoint) -> None:
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    np.savez(temporary / _ARRAYS, allow_pickle=False, **checkpoint.arrays)
+    state = json.dumps(checkpoint.state).encode()
+    (temporary / _STATE).write_bytes(state)
+    commit = {
+        _ARRAYS: files.sha256_file(temporary / _ARRAYS),
+        _STATE: files.sha256_bytes(state),
+    }
+    for name in (_ARRAYS, _STATE):
+        files.fsync_path(temporary / name)
+    (temporary / _COMMIT).write_text(json.dumps(commit))
+    files.fsync_path(temporary / _COMMIT)
+    files.fsync_path(temporary)
+
+
+def _find(root: pathlib.Path, kind: str) -> list[pathlib.Path]:
+    return sorted(path for path in root.glob(f"{kind}-*") if path.is_dir())
+
+
+def _prune(root: pathlib.Path, kind: str, keep: int) -> None:
+    stale = _find(root, kind)[:-keep]
+    stale += root.glob(f"{_TEMPORARY_PREFIX}*")  # left by killed processes
+    for path in stale:
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,276 @@
+"""Command lines: flags derived from frozen dataclasses, errors with exit codes.
+
+A configuration is a frozen dataclass whose fields are made by `option` or
+`required`: one definition gives a flag's name, type, default, bounds and help.
+absl parses them on a FlagValues of our own, so importing a module never
+registers a flag and the same dataclass serves several commands.
+"""
+
+import dataclasses
+import difflib
+import re
+import signal
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable
+from typing import Any, get_args, get_origin
+
+from absl import flags
+
+EXIT_USAGE = 2
+EXIT_DATA = 65  # sysexits.h EX_DATAERR
+EXIT_UNAVAILABLE = 69  # EX_UNAVAILABLE
+EXIT_STORAGE = 74  # EX_IOERR
+_MAX_ERROR_LINES = 6
+
+
+class CommandError(Exception):
+    """An error for the user: its message is shown without a traceback."""
+
+    exit_code = 1
+
+
+class UsageError(CommandError):
+    """A wrong flag, value or path on the command line."""
+
+    exit_code = EXIT_USAGE
+
+
+class DataError(CommandError):
+    """Bad, damaged or insufficient data."""
+
+    exit_code = EXIT_DATA
+
+
+class UnavailableError(CommandError):
+    """Something needed is missing: a GPU, a package, a file, a later feature."""
+
+    exit_code = EXIT_UNAVAILABLE
+
+
+class StorageError(CommandError):
+    """The disk or a file refused to be read or written."""
+
+    exit_code = EXIT_STORAGE
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    lower: float | None = None,
+    upper: float | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """Returns a dataclass field that is also a flag.
+
+    Args:
+      default: value without the flag; an int, float, bool, str or tuple of str.
+      help: one or two sentences for `--help`, with the unit.
+      lower: smallest allowed number.
+      upper: largest allowed number.
+      choices: the closed set of allowed strings.
+    """
+    metadata = {"help": help, "lower": lower, "upper": upper, "choices": choices}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def required(help: str) -> Any:
+    """Returns a dataclass field that is a flag without which the command stops."""
+    return dataclasses.field(metadata={"help": help})
+
+
+def parse(argv: list[str], *configs: type, usage: str) -> tuple:
+    """Parses a command line into one instance of each configuration class.
+
+    Args:
+      argv: the command line, the program's name first.
+      *configs: frozen dataclasses made of `option` and `required` fields; names
+        may not repeat among them.
+      usage: what the command does and how it is called, shown by `--help`.
+
+    Returns:
+      `(*instances, positional)`: the instances in order, then the remaining
+      arguments as a list of str.
+
+    Raises:
+      UsageError: unknown flag, unparsable or out-of-range value, missing flag.
+      SystemExit: with status 0 after `--help`.
+    """
+    values = flags.FlagValues()
+    for config in configs:
+        for field in dataclasses.fields(config):
+            _define(field, values)
+    if _asks_help(argv):
+        print(_help_text(usage, configs))
+        raise SystemExit(0)
+    positional = _parse(argv, values, configs)
+    instances = [_build(config, values) for config in configs]
+    return (*instances, positional)
+
+
+def to_flags(config: Any) -> str:
+    """Returns flagfile text, `--name=value` a line, that parses to `config`."""
+    lines = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, tuple):
+            value = ",".join(value)
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        lines.append(f"--{field.name}={text}\n")
+    return "".join(lines)
+
+
+def reject_positional(positional: list[str]) -> None:
+    """Raises UsageError when a command that takes only flags got more."""
+    if positional:
+        raise UsageError(
+            f"unexpected argument {positional[0]!r}: this command takes only flags "
+            "(--name=value); see --help"
+        )
+
+
+def run(main: Callable[[list[str]], int | None]) -> None:
+    """Calls `main(sys.argv)` and exits with the contract's code.
+
+    Errors for the user are shown in at most six lines without a traceback;
+    `--debug` anywhere on the command line shows it.
+    """
+    debug = "--debug" in sys.argv
+    argv = [arg for arg in sys.argv if arg != "--debug"]
+    try:
+        code = main(argv) or 0
+    except KeyboardInterrupt:
+        _fail("interrupted", debug)
+        code = 128 + signal.SIGINT
+    except CommandError as error:
+        _fail(str(error), debug)
+        code = error.exit_code
+    except OSError as error:
+        _fail(_describe_os_error(error), debug)
+        code = EXIT_STORAGE
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def _define(field: dataclasses.Field, values: flags.FlagValues) -> None:
+    default = None if field.default is dataclasses.MISSING else field.default
+    meta = field.metadata
+    common = dict(flag_values=values, required=field.default is dataclasses.MISSING)
+    if meta.get("choices"):
+        flags.DEFINE_enum(field.name, default, meta["choices"], meta["help"], **common)
+    elif get_origin(field.type) is tuple:
+        _check_tuple(field)
+        flags.DEFINE_list(field.name, list(default or ()), meta["help"], **common)
+    elif field.type is bool:
+        flags.DEFINE_boolean(field.name, default, meta["help"], **common)
+    elif field.type in (int, float):
+        define = flags.DEFINE_integer if field.type is int else flags.DEFINE_float
+        define(
+            field.name,
+            default,
+            meta["help"],
+            lower_bound=meta.get("lower"),
+            upper_bound=meta.get("upper"),
+            **common,
+        )
+    else:
+        flags.DEFINE_string(field.name, default, meta["help"], **common)
+
+
+def _check_tuple(field: dataclasses.Field) -> None:
+    assert get_args(field.type) == (str, ...), f"{field.name}: only tuple[str, ...]"
+
+
+def _asks_help(argv: list[str]) -> bool:
+    ends = argv.index("--") if "--" in argv else len(argv)
+    return any(arg in ("--help", "-h", "-help", "--helpfull") for arg in argv[1:ends])
+
+
+def _parse(
+    argv: list[str], values: flags.FlagValues, configs: tuple[type, ...]
+) -> list[str]:
+    try:
+        return values(argv)[1:]
+    except flags.UnrecognizedFlagError as error:
+        close = difflib.get_close_matches(error.flagname, list(values), n=1)
+        hint = f"did you mean --{close[0]}?" if close else "see --help for the flags"
+        raise UsageError(f"unknown flag --{error.flagname}; {hint}") from error
+    except flags.CantOpenFlagFileError as error:
+        reason = _one_line(str(error)).partition("flagfile: ")[2]
+        raise UsageError(f"--flagfile: {reason}; expected a file of flags") from error
+    except flags.Error as error:
+        raise UsageError(_explain(error, configs)) from error
+
+
+def _build(config: type, values: flags.FlagValues) -> Any:
+    found = {}
+    for field in dataclasses.fields(config):
+        value = values[field.name].value
+        found[field.name] = tuple(value) if isinstance(value, list) else value
+    instance = config(**found)
+    if hasattr(instance, "validate"):
+        instance.validate()
+    return instance
+
+
+def _help_text(usage: str, configs: tuple[type, ...]) -> str:
+    lines = [textwrap.dedent(usage).strip(), "", "flags:"]
+    for config in configs:
+        for field in dataclasses.fields(config):
+            lines.append(f"  --{field.name}{_describe_type(field)}")
+            lines += textwrap.wrap(
+                field.metadata["help"],
+                width=76,
+                initial_indent=" " * 6,
+                subsequent_indent=" " * 6,
+            )
+    lines.append("  --flagfile=PATH\n      read flags from a file, one a line")
+    lines.append("  --debug\n      show the traceback of an error")
+    return "\n".join(lines)
+
+
+def _describe_type(field: dataclasses.Field) -> str:
+    kind = "|".join(field.metadata.get("choices") or ()) or {
+        int: "INT",
+        float: "FLOAT",
+        bool: "BOOL",
+        str: "TEXT",
+    }.get(field.type, "A,B,...")
+    if field.default is dataclasses.MISSING:
+        return f"={kind} (required)"
+    default = field.default
+    if isinstance(default, tuple):
+        default = ",".join(default)
+    return (
+        f"={kind} (default {default!r})"
+        if default == ""
+        else (f"={kind} (default {default})")
+    )
+
+
+def _explain(error: flags.Error, configs: tuple[type, ...]) -> str:
+    """Adds what would have been right to absl's message, which names flag and value."""
+    message = _one_line(str(error))
+    found = re.match(r"flag --(?P<name>\w+)=", message)
+    for field in (f for config in configs for f in dataclasses.fields(config)):
+        if found and field.name == found["name"]:
+            return f"{message}; expected --{field.name}{_describe_type(field)}"
+    return message
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _describe_os_error(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"
+
+
+def _fail(message: str, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    lines = message.strip().splitlines()[:_MAX_ERROR_LINES]
+    print("error: " + "\n".join(lines), file=sys.stderr)

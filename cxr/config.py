@@ -1,0 +1,250 @@
+"""The training command's configuration: every shared flag, defined once."""
+
+import dataclasses
+
+from cxr import cli
+
+MODELS = ("vgg16", "cnn", "small_cnn")
+POLICIES = ("none", "mild", "strong", "seed", "keras_cv")
+PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
+# Blocks of VGG16 and their convolutions (Simonyan and Zisserman 2015, column D).
+FINE_TUNE_FROM = (
+    "all",
+    *(
+        f"block{block}_conv{layer + 1}"
+        for block, depth in enumerate((2, 2, 3, 3, 3), start=1)
+        for layer in range(depth)
+    ),
+)
+PHANTOM = "phantom"  # the data set that is made on the spot
+
+# Fields that may change when a run resumes: they alter where things lie, what
+# is shown or how long the run goes on, never the numbers of a step.
+FREE_TO_CHANGE = frozenset(
+    {
+        "data_dir",
+        "workdir",
+        "epochs",
+        "fine_tune_epochs",
+        "cache",
+        "ram_budget_gib",
+        "checkpoint_every_steps",
+        "keep_checkpoints",
+        "log_every_steps",
+        "tensorboard",
+        "progress",
+        "resume",
+        "threshold_rule",
+        "positive_class",
+    }
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Everything that a training run depends on; one field, one flag."""
+
+    data_dir: str = cli.option("data", "root of the converted sets")
+    dataset: str = cli.option(
+        "chest_xray",
+        "name of a converted set, whose highest complete version is used; "
+        f"'{PHANTOM}' makes a small synthetic set below --data_dir when missing",
+    )
+    workdir: str = cli.option(
+        "", "run folder (default: runs/ + the flagfile's stem); resumes by itself"
+    )
+    model: str = cli.option("vgg16", "network", choices=MODELS)
+    weights: str = cli.option(
+        "imagenet",
+        "initial backbone weights of vgg16: 'imagenet', 'none', or the path of a "
+        "Keras Applications weights file; ignored by the other networks",
+    )
+    image_size: int = cli.option(
+        224,
+        "height = width in pixels the model sees; at most the stored size",
+        lower=32,
+    )
+    head: str = cli.option(
+        "softmax",
+        "output layer: softmax + categorical cross-entropy, or (two classes) one "
+        "sigmoid + binary cross-entropy",
+        choices=("softmax", "sigmoid"),
+    )
+    dropout: float = cli.option(
+        0.5, "dropout rate before the last layer", lower=0, upper=0.95
+    )
+    batch_size: int = cli.option(
+        32, "examples a step over all replicas together", lower=1
+    )
+    epochs: int = cli.option(10, "epochs of the first stage", lower=0)
+    learning_rate: float = cli.option(
+        1e-3, "peak learning rate of the first stage", lower=0
+    )
+    optimizer: str = cli.option("adam", "optimizer", choices=("adam", "adamw", "sgd"))
+    weight_decay: float = cli.option(0.0, "decoupled weight decay (adamw)", lower=0)
+    schedule: str = cli.option(
+        "plateau",
+        "learning rate over time: 'plateau' multiplies by 0.2 after "
+        "--reduce_lr_patience epochs without a better validation loss; 'cosine' "
+        "falls to zero over the stage; 'constant'",
+        choices=("plateau", "cosine", "constant"),
+    )
+    warmup_steps: int = cli.option(
+        0, "steps of linear warm-up at the start of each stage", lower=0
+    )
+    label_smoothing: float = cli.option(
+        0.0, "share of the target spread over all classes", lower=0, upper=0.5
+    )
+    class_weights: str = cli.option(
+        "none",
+        "'balanced' weights each class by n / (classes x its count)",
+        choices=("none", "balanced"),
+    )
+    seed: int = cli.option(0, "seed of everything random", lower=0)
+    seeds: tuple[str, ...] = cli.option(
+        (), "train once per listed seed, into WORKDIR/seed-N, e.g. 0,1,2"
+    )
+    fine_tune_from: str = cli.option(
+        "block5_conv1",
+        "second stage: first backbone layer to unfreeze (vgg16); 'all' for all",
+    )
+    fine_tune_epochs: int = cli.option(0, "epochs of the second stage", lower=0)
+    fine_tune_learning_rate: float = cli.option(
+        1e-5, "peak learning rate of the second stage", lower=0
+    )
+    feature_cache: bool = cli.option(
+        False,
+        "first stage: compute the frozen backbone once for each augmented view and "
+        "train the head on the stored features",
+    )
+    feature_views: int = cli.option(
+        4, "augmented views of each film in the feature cache", lower=1
+    )
+    augmentation: str = cli.option("mild", "augmentation policy", choices=POLICIES)
+    cache: str = cli.option(
+        "auto",
+        "'ram' decodes each split once into memory; 'none' streams the shards; "
+        "'auto' takes ram where it fits the budget; 'device' is reserved",
+        choices=("auto", "ram", "none", "device"),
+    )
+    ram_budget_gib: float = cli.option(
+        0.0, "memory for decoded films in GiB; 0 = half of what is free", lower=0
+    )
+    precision: str = cli.option(
+        "auto",
+        "compute type; 'auto' = bfloat16 on GPUs of compute capability >= 8.0, "
+        "float16 on 7.x, float32 elsewhere",
+        choices=PRECISIONS,
+    )
+    strategy: str = cli.option(
+        "auto",
+        "'mirrored' trains on all GPUs at once; 'auto' does so where there are "
+        "several; 'multi_worker' is reserved",
+        choices=("auto", "none", "mirrored", "multi_worker"),
+    )
+    virtual_devices: int = cli.option(
+        0, "split the CPU into this many devices, to test mirrored training", lower=0
+    )
+    jit_compile: bool = cli.option(False, "compile the core step with XLA")
+    steps_per_execution: int = cli.option(
+        1, "training steps per call from Python", lower=1
+    )
+    early_stopping_patience: int = cli.option(
+        4,
+        "epochs without a better validation loss before a stage ends; 0 = never",
+        lower=0,
+    )
+    reduce_lr_patience: int = cli.option(
+        3, "epochs without a better validation loss before the rate falls", lower=1
+    )
+    best_metric: str = cli.option(
+        "val_loss",
+        "which epoch's weights become the model",
+        choices=("val_loss", "val_roc_auc", "val_accuracy"),
+    )
+    deterministic: bool = cli.option(
+        False, "bit-equal repeats on the same machine (slower on GPUs)"
+    )
+    resume: str = cli.option(
+        "auto",
+        "'auto' continues a run with equal flags; 'force' despite changed flags; "
+        "'never' refuses a folder that holds a run",
+        choices=("auto", "force", "never"),
+    )
+    checkpoint_every_steps: int = cli.option(
+        0,
+        "also save within epochs, every this many steps; 0 = epoch ends only",
+        lower=0,
+    )
+    keep_checkpoints: int = cli.option(3, "newest checkpoints that are kept", lower=1)
+    log_every_steps: int = cli.option(
+        50, "steps between progress figures and non-finite checks", lower=1
+    )
+    tensorboard: bool = cli.option(True, "write TensorBoard summaries")
+    progress: bool = cli.option(True, "show progress bars")
+    positive_class: str = cli.option(
+        "", "class whose probability thresholds speak of (default: the last class)"
+    )
+    threshold_rule: str = cli.option(
+        "youden",
+        "how the decision threshold is chosen on validation: youden, f1, half, "
+        "sensitivity:0.98, specificity:0.95",
+    )
+
+    def validate(self) -> None:
+        """Checks what one field's bounds cannot say; raises UsageError."""
+        _refuse_reserved(self)
+        if self.batch_size % max(self.virtual_devices, 1):
+            raise cli.UsageError(
+                f"--batch_size={self.batch_size} is not a multiple of "
+                f"--virtual_devices={self.virtual_devices}"
+            )
+        if self.epochs + self.fine_tune_epochs == 0:
+            raise cli.UsageError("--epochs=0 --fine_tune_epochs=0: nothing to train")
+        if self.model != "vgg16" and (self.fine_tune_epochs or self.feature_cache):
+            flag = "fine_tune_epochs" if self.fine_tune_epochs else "feature_cache"
+            raise cli.UsageError(
+                f"--{flag}: only --model=vgg16 has a backbone to freeze, received "
+                f"--model={self.model}"
+            )
+        if any(not seed.isdigit() for seed in self.seeds):
+            raise cli.UsageError(
+                f"--seeds={','.join(self.seeds)}: expected whole numbers such as 0,1,2"
+            )
+        check_threshold_rule(self.threshold_rule)
+        if self.fine_tune_from not in FINE_TUNE_FROM:
+            raise cli.UsageError(
+                f"--fine_tune_from={self.fine_tune_from}: expected 'all' or a layer "
+                f"of vgg16: {', '.join(FINE_TUNE_FROM[1:])}"
+            )
+
+
+def check_threshold_rule(rule: str) -> None:
+    """Raises UsageError unless `rule` is one that choose_threshold knows."""
+    name, _, target = rule.partition(":")
+    if name in ("youden", "f1", "half") and not target:
+        return
+    try:
+        if name in ("sensitivity", "specificity") and 0 < float(target) < 1:
+            return
+    except ValueError:
+        pass
+    raise cli.UsageError(
+        f"--threshold_rule={rule}: expected youden, f1, half, sensitivity:0.98 or "
+        "specificity:0.95 (a number between 0 and 1)"
+    )
+
+
+def result_fields(config: TrainConfig) -> dict[str, object]:
+    """Returns the fields that shape the result: those a resume must not change."""
+    return {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if field.name not in FREE_TO_CHANGE
+    }
+
+
+def _refuse_reserved(config: TrainConfig) -> None:
+    for flag, value in (("cache", "device"), ("strategy", "multi_worker")):
+        if getattr(config, flag) == value:
+            raise cli.UnavailableError(f"--{flag}={value} is not yet supported")

@@ -1,0 +1,60 @@
+"""Files that are either whole or absent: temporary name, fsync, rename."""
+
+import contextlib
+import hashlib
+import os
+import pathlib
+from collections.abc import Iterator
+
+_HASH_CHUNK_BYTES = 1 << 20  # 1 MiB: large enough that Python's loop is free
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Returns the hexadecimal SHA-256 of `data`."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: str | os.PathLike) -> str:
+    """Returns the hexadecimal SHA-256 of a file, read in chunks."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_HASH_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def fsync_path(path: str | os.PathLike) -> None:
+    """Flushes a file's bytes, or a folder's entries, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def publishing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yields a temporary path beside `path`, published when the block succeeds.
+
+    The file appears under its final name complete and on the disk, or not at
+    all: a crash at any moment leaves either the old file or the new one. The
+    temporary name begins with a dot, so that no glob for results finds it, and
+    keeps the suffix, from which libraries infer the format.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    try:
+        yield temporary
+        fsync_path(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_path(path.parent)
+
+
+def publish(path: str | os.PathLike, data: bytes | str) -> None:
+    """Writes `data` (text as UTF-8) to `path` atomically."""
+    with publishing(path) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)

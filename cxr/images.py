@@ -1,0 +1,301 @@
+"""How the bytes of any accepted format become one grey uint8 array.
+
+The same chain serves the converter, training, evaluation and prediction:
+`to_grey(bytes, stored_size)`, then `area_resize` to the model's size. What is
+refused is refused here, with a reason code that ends up in `quarantine.csv`.
+
+Rules, by what a file holds:
+
+- Format by content, never by extension; the allow-list is `FORMATS`.
+- Size limits are read from the header, before any pixel is decoded.
+- Colour: ITU-R 601-2 luma. A JPEG gives its luma plane directly. An alpha
+  channel is ignored: the recorded samples count. CMYK and YCCK go through RGB.
+- More than 8 bits: full scale is the smallest of 8, 10, 12, 14 and 16 bits that
+  holds the brightest sample, so that a 12-bit film stored in 16 bits is not
+  nearly black; 0..full scale becomes 0..255 linearly.
+- EXIF orientation is applied.
+- The whole film is squashed to a square. JPEGs are decoded at the smallest DCT
+  scale that covers the target; then one antialiased bicubic reduction. Bicubic
+  was the closest of Pillow's filters to the exact area mean on 1024-pixel films
+  (0.52 grey levels on average; bilinear 0.64, box 1.03) at the same speed.
+"""
+
+import functools
+import io
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+MAX_BYTES = 64 << 20  # 64 MiB: no radiograph export comes near
+MAX_PIXELS = 50_000_000  # the largest film in the reference set has 7 million
+MIN_SIDE = 8  # pixels; below it stands an icon or a tracking dot, not a film
+ENCODINGS = ("jpeg", "png", "raw")
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
+
+_ORIENTATION = 0x0112  # EXIF tag
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_BIT_DEPTHS = (8, 10, 12, 14, 16)
+_MAGIC = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"GIF87a": "GIF",
+    b"GIF89a": "GIF",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"BM": "BMP",
+}
+_FOREIGN_MAGIC = {
+    b"%PDF": "PDF",
+    b"PK\x03\x04": "ZIP",
+    b"\x1f\x8b": "gzip",
+    b"8BPS": "Photoshop",
+    b"\0\0\0\x0cjP  ": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
+    b"\0\0\0\x0cJXL ": "JPEG XL",
+    b"\xff\x0a": "JPEG XL",
+    b"II+\0": "BigTIFF",
+    b"MM\0+": "BigTIFF",
+    b"<svg": "SVG",
+}
+
+
+class BadImage(ValueError):
+    """A file that is not taken as a film.
+
+    Attributes:
+      reason: a short code for tables: `empty`, `too_many_bytes`, `not_an_image`,
+        `unsupported_format`, `too_small`, `too_many_pixels`, `several_frames`,
+        `unsupported_samples`, `truncated` or `corrupt`.
+      detail: one line for people.
+    """
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.reason, self.detail)
+
+
+class Decoded(NamedTuple):
+    """One film and what its file said about itself.
+
+    Attributes:
+      grey: uint8 [size, size].
+      width: pixels, as the file's header says, before any EXIF rotation.
+      height: pixels, likewise.
+      mode: Pillow's name of the file's pixel layout, such as `L`, `RGB`, `I;16`.
+      format: one of `FORMATS`.
+    """
+
+    grey: np.ndarray
+    width: int
+    height: int
+    mode: str
+    format: str
+
+
+def read(data: bytes, size: int) -> Decoded:
+    """Decodes a film of any accepted format.
+
+    Args:
+      data: the file's bytes.
+      size: height = width of the result in pixels.
+
+    Raises:
+      BadImage: with the reason code for the quarantine.
+    """
+    kind = _accepted_format(data)
+    with warnings.catch_warnings():
+        # Pillow warns of odd metadata and of large headers, which are judged here.
+        warnings.simplefilter("ignore")
+        try:
+            return _decode(data, size, kind)
+        except (BadImage, MemoryError):
+            raise
+        except Image.DecompressionBombError as error:
+            raise BadImage("too_many_pixels", _one_line(error)) from error
+        except Exception as error:  # decoders raise nearly anything on bad bytes
+            reason = "truncated" if "truncated" in str(error).lower() else "corrupt"
+            raise BadImage(reason, f"{kind}: {_one_line(error)}") from error
+
+
+def to_grey(data: bytes, size: int) -> np.ndarray:
+    """Returns `read(data, size).grey`: uint8 [size, size]."""
+    return read(data, size).grey
+
+
+def encode(grey: np.ndarray, encoding: str, *, quality: int = 95) -> bytes:
+    """Encodes a stored film.
+
+    Args:
+      grey: uint8 [H, W].
+      encoding: one of `ENCODINGS`; `raw` is the samples row by row.
+      quality: of `jpeg`, 1..100.
+    """
+    if encoding == "raw":
+        return grey.tobytes()
+    buffer = io.BytesIO()
+    image = Image.fromarray(grey)
+    if encoding == "jpeg":
+        image.save(buffer, "JPEG", quality=quality)
+    elif encoding == "png":
+        image.save(buffer, "PNG")
+    else:
+        raise ValueError(f"encoding={encoding!r}: expected one of {ENCODINGS}")
+    return buffer.getvalue()
+
+
+def area_resize(image: np.ndarray, size: int) -> np.ndarray:
+    """Reduces films to `size` by the mean over each target pixel's exact area.
+
+    Sums are integers held in floating point wide enough to keep them exact, so
+    the result does not depend on the batch, the machine or the matrix library.
+
+    Args:
+      image: uint8 [H, W] or [N, H, W].
+      size: height = width of the result; at most H and W, in any ratio.
+
+    Returns:
+      uint8 [size, size] or [N, size, size], halves rounded up.
+    """
+    if image.dtype != np.uint8 or image.ndim not in (2, 3):
+        raise ValueError(
+            f"image: expected uint8 [H, W] or [N, H, W], got {image.dtype} "
+            f"{list(image.shape)}"
+        )
+    height, width = image.shape[-2:]
+    if not 1 <= size <= min(height, width):
+        raise ValueError(f"size={size}: expected 1..{min(height, width)}, the source's")
+    if height == width == size:
+        return image
+    if image.ndim == 3:
+        result = np.empty((len(image), size, size), np.uint8)
+        for index, one in enumerate(image):  # one at a time: bounded memory
+            result[index] = area_resize(one, size)
+        return result
+    # float32 holds integers exactly below 2**24, float64 below 2**53.
+    dtype = np.float32 if 255 * height * width < 1 << 24 else np.float64
+    rows, columns = _overlaps(height, size, dtype), _overlaps(width, size, dtype)
+    area = height * width
+    sums = (rows @ image.astype(dtype) @ columns.T).astype(np.int64)
+    return ((sums + area // 2) // area).astype(np.uint8)
+
+
+@functools.lru_cache(maxsize=16)  # a batch asks for the same two again and again
+def _overlaps(source: int, target: int, dtype: type) -> np.ndarray:
+    """Returns [target, source] overlap lengths in units of 1/target source pixel."""
+    edges = np.arange(source + 1) * target
+    low = np.arange(target)[:, None] * source
+    overlap = np.minimum(edges[1:], low + source) - np.maximum(edges[:-1], low)
+    return np.maximum(overlap, 0).astype(dtype)
+
+
+def _accepted_format(data: bytes) -> str:
+    if not data:
+        raise BadImage("empty", "0 bytes")
+    if len(data) > MAX_BYTES:
+        raise BadImage("too_many_bytes", f"{len(data)} bytes, the limit is {MAX_BYTES}")
+    for magic, kind in _MAGIC.items():
+        if data.startswith(magic):
+            return kind
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "WEBP"
+    foreign = _foreign_format(data)
+    if foreign:
+        raise BadImage(
+            "unsupported_format", f"{foreign}; accepted: {', '.join(FORMATS)}"
+        )
+    raise BadImage("not_an_image", f"begins with {data[:12]!r}")
+
+
+def _foreign_format(data: bytes) -> str | None:
+    if data[128:132] == b"DICM":
+        return "DICOM"
+    if data[4:8] == b"ftyp":
+        return f"ISO media ({data[8:12].decode('ascii', 'replace')})"
+    matches = (name for magic, name in _FOREIGN_MAGIC.items() if data.startswith(magic))
+    return next(matches, None)
+
+
+def _decode(data: bytes, size: int, kind: str) -> Decoded:
+    _check_integrity(data, kind)
+    with Image.open(io.BytesIO(data), formats=(kind,)) as image:
+        width, height, mode = *image.size, image.mode
+        _check_header(image, kind)
+        image.draft("L", (size, size))  # acts on JPEG only
+        image.load()
+        grey = _grey(image)
+        if grey.size != (size, size):
+            grey = grey.resize((size, size), Image.Resampling.BICUBIC)
+        # Squashing to a square and turning commute: turn the small one.
+        turn = _TRANSPOSE.get(image.getexif().get(_ORIENTATION))
+        if turn is not None:
+            grey = grey.transpose(turn)
+    return Decoded(np.array(grey), width, height, mode, kind)
+
+
+def _check_integrity(data: bytes, kind: str) -> None:
+    """Refuses what Pillow would decode in silence."""
+    if kind == "JPEG" and not data.endswith(b"\xff\xd9"):
+        # Something stands behind the end, or the end is missing. Neither marker
+        # can occur inside coded data, where 0xff is escaped.
+        scan = data.rfind(b"\xff\xda")
+        if scan < 0:
+            raise BadImage("truncated", "JPEG: ends before the first scan")
+        if data.find(b"\xff\xd9", scan) < 0:
+            raise BadImage("truncated", "JPEG: no end-of-image marker")
+    elif kind == "PNG":
+        with Image.open(io.BytesIO(data), formats=(kind,)) as image:
+            image.verify()  # the CRC of every chunk
+
+
+def _check_header(image: Image.Image, kind: str) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise BadImage(
+            "too_many_pixels", f"{width} x {height}, the limit is {MAX_PIXELS} pixels"
+        )
+    if min(width, height) < MIN_SIDE:
+        raise BadImage("too_small", f"{width} x {height}, at least {MIN_SIDE} a side")
+    # A JPEG's further pictures (MPO) are previews of the first.
+    if kind != "JPEG" and getattr(image, "is_animated", False):
+        raise BadImage("several_frames", f"{kind}: more than one picture in the file")
+
+
+def _grey(image: Image.Image) -> Image.Image:
+    if image.mode == "L":
+        return image
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return Image.fromarray(_window(np.asarray(image)))
+    if image.mode == "F":
+        raise BadImage("unsupported_samples", "floating-point samples have no scale")
+    return image.convert("L")
+
+
+def _window(samples: np.ndarray) -> np.ndarray:
+    """Maps integer samples [H, W] of up to 16 bits to uint8 by the rule above."""
+    low, high = int(samples.min()), int(samples.max())
+    if low < 0 or high > 0xFFFF:
+        raise BadImage(
+            "unsupported_samples", f"samples {low}..{high}, expected 0..65535"
+        )
+    bits = next(bits for bits in _BIT_DEPTHS if high < 1 << bits)
+    full_scale = (1 << bits) - 1
+    scaled = samples.astype(np.uint32) * 255 + full_scale // 2
+    return (scaled // full_scale).astype(np.uint8)
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text[:200]

@@ -1,0 +1,83 @@
+"""A finished run's model, applied: the one way from uint8 films to probabilities."""
+
+import dataclasses
+from collections.abc import Iterable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from cxr import runs, steps
+
+_BATCH_SIZE = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """A trained model with what its inputs and outputs mean.
+
+    Attributes:
+      model: Keras model, float32 [B, S, S, 1] in 0..255 to probabilities.
+      class_names: column i of the probabilities is `class_names[i]`.
+      image_size: S, height = width in pixels that the model takes.
+      stored_image_size: size at which a film is decoded before the area reduction
+        to S, as its records were.
+    """
+
+    model: keras.Model
+    class_names: tuple[str, ...]
+    image_size: int
+    stored_image_size: int
+
+    def predict(
+        self,
+        films: np.ndarray | tf.data.Dataset | Iterable[np.ndarray],
+        *,
+        batch_size: int = _BATCH_SIZE,
+    ) -> np.ndarray:
+        """Returns probabilities, float32 [N, C], two columns also for a sigmoid head.
+
+        Args:
+          films: uint8 [N, S, S, 1], or batches of such: arrays, or a dataset of
+            `(films, labels, indices)`.
+          batch_size: films a forward pass; batches given as such must not exceed it.
+        """
+        batches = films
+        if isinstance(films, np.ndarray):
+            starts = range(0, len(films), batch_size)
+            batches = (films[start : start + batch_size] for start in starts)
+        parts = [self._predict_batch(batch, batch_size) for batch in batches]
+        return np.concatenate(parts or [np.zeros((0, len(self.class_names)), "f4")])
+
+    def _predict_batch(self, batch, batch_size: int) -> np.ndarray:
+        films = batch[0] if isinstance(batch, tuple) else batch
+        padded = steps.pad(tf.cast(films, tf.float32), batch_size)
+        outputs = self._forward(padded).numpy()[: len(films)]
+        if outputs.shape[1] == 1:
+            outputs = np.concatenate([1 - outputs, outputs], axis=1)
+        return outputs
+
+    @property
+    def _forward(self) -> tf.types.experimental.PolymorphicFunction:
+        return _compiled(self.model)
+
+
+def load(run: runs.Run) -> Predictor:
+    """Loads a run's model, whose SHA-256 `runs.open_run` has checked.
+
+    `safe_mode` refuses code in the file; a model of ours holds none.
+    """
+    return Predictor(
+        keras.models.load_model(run.model_path, compile=False, safe_mode=True),
+        class_names=run.class_names,
+        image_size=run.info["image_size"],
+        stored_image_size=run.info["stored_image_size"],
+    )
+
+
+def _compiled(model: keras.Model) -> tf.types.experimental.PolymorphicFunction:
+    """One compiled forward pass a model, kept with it."""
+    if not hasattr(model, "_cxr_forward"):
+        forward = tf.function(lambda films: model(films, training=False))
+        object.__setattr__(model, "_cxr_forward", forward)
+    return model._cxr_forward

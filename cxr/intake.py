@@ -1,0 +1,156 @@
+"""Which films a user means, and what each file turns out to be.
+
+Files, folders and globs become a list of paths; each path becomes pixels with a
+status, never an exception: `ok`, `warning: ...` or `error: REASON: ...`.
+"""
+
+import dataclasses
+import glob
+import io
+import os
+import stat
+import sys
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from PIL import Image
+
+from cxr import cli, images
+
+# Files that a folder is searched for; what is named on the command line may be
+# called anything. DICOM files are reported, not lost, until they can be read.
+_FILM_SUFFIXES = frozenset(
+    ("", ".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+    + (".dcm", ".dicom")
+)
+_LITTER = frozenset(("__MACOSX", "Thumbs.db", "desktop.ini"))
+_EXTREME_ASPECT = 2.5  # long side / short side; films of the reference set: 1.0-2.2
+_COLOUR_SPREAD = 24  # grey levels between channels; tinted scans stay below
+_FLAT = 4.0  # standard deviation in grey levels; films of the reference set: 30-80
+
+
+@dataclasses.dataclass(frozen=True)
+class Film:
+    """A film as read.
+
+    Attributes:
+      path: as found.
+      grey: uint8 [size, size]; None where `status` is an error.
+      status: `ok`, `warning: ...` or `error: ...`.
+    """
+
+    path: str
+    grey: np.ndarray | None
+    status: str
+
+
+def find(paths: Sequence[str]) -> list[str]:
+    """Lists the films that files, folders and globs name, each once, in order.
+
+    A folder gives its image files, sorted, to the bottom; hidden files and what
+    operating systems leave behind are passed over. A path that does not exist stays
+    in the list, to become a row of its own, as long as any other exists.
+
+    Raises:
+      UsageError: no path given, nothing exists, or a folder holds no image file.
+    """
+    if not paths:
+        raise cli.UsageError("no film given: name files, folders or globs after flags")
+    found: dict[str, None] = {}
+    missing = []
+    for path in paths:
+        matches = [path] if os.path.lexists(path) else _glob(path)
+        if not matches:
+            missing.append(path)
+        for match in matches or [path]:
+            folder = os.path.isdir(match)
+            found.update(dict.fromkeys(_walk(match) if folder else [match]))
+    if len(missing) == len(paths):
+        raise cli.UsageError(f"{missing[0]}: no such film, folder or match for a glob")
+    if not found:
+        raise cli.UsageError(f"{paths[0]}: holds no image files")
+    return list(found)
+
+
+def read(path: str, stored_size: int, model_size: int) -> Film:
+    """Reads one film; whatever is wrong with it goes into the status.
+
+    Args:
+      path: of a file.
+      stored_size: height = width of the grey result in pixels.
+      model_size: what the model sees; a smaller film earns a warning.
+    """
+    try:
+        data = _read_bytes(path)
+        decoded = images.read(data, stored_size)
+        warnings = list(_warnings(data, decoded, model_size))
+    except images.BadImage as error:
+        return Film(path, None, f"error: {error}")
+    except FileNotFoundError:
+        return Film(path, None, "error: not_found: no such file")
+    except OSError as error:
+        return Film(path, None, f"error: unreadable: {error.strerror or error}")
+    except MemoryError:
+        return Film(path, None, "error: out_of_memory: the film does not fit")
+    status = f"warning: {'; '.join(warnings)}" if warnings else "ok"
+    return Film(path, decoded.grey, status)
+
+
+def _read_bytes(path: str) -> bytes:
+    """Reads at most one byte more than a film may have; a pipe would block."""
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        raise images.BadImage("not_a_file", "a folder, device, socket or pipe")
+    with open(path, "rb") as file:
+        return file.read(images.MAX_BYTES + 1)
+
+
+def _warnings(data: bytes, film: images.Decoded, size: int) -> Iterator[str]:
+    """Yields what makes a prediction doubtful though the file is sound."""
+    short, long = sorted((film.width, film.height))
+    if short < size:
+        yield f"{film.width} x {film.height} pixels, less than the model's {size}"
+    if long > _EXTREME_ASPECT * short:
+        yield f"{film.width} x {film.height} is far from a chest film's proportions"
+    if film.grey.std() < _FLAT:
+        yield "nearly uniform, as a blank or over-exposed film"
+    if film.mode not in ("L", "1", "LA", "I", "F") and not film.mode.startswith("I;"):
+        spread = _colour_spread(data)
+        if spread > _COLOUR_SPREAD:
+            yield f"in colour (channels differ by {spread} levels): not a radiograph?"
+
+
+def _colour_spread(data: bytes) -> int:
+    """Difference between the channels that one pixel in fifty exceeds, 0..255."""
+    with Image.open(io.BytesIO(data), formats=images.FORMATS) as image:
+        image.draft("RGB", (64, 64))  # decodes a JPEG at a fraction of its size
+        thumbnail = image.convert("RGB").resize((64, 64), Image.Resampling.BOX)
+    channels = np.asarray(thumbnail).astype(np.int16)
+    return int(np.percentile(channels.max(axis=2) - channels.min(axis=2), 98))
+
+
+def _glob(pattern: str) -> list[str]:
+    return sorted(glob.glob(pattern, recursive=True)) if glob.has_magic(pattern) else []
+
+
+def _walk(folder: str) -> Iterator[str]:
+    passed_over = 0
+    for root, names, entries in os.walk(folder):
+        names[:] = sorted(name for name in names if not _is_litter(name))
+        for entry in sorted(entries):
+            if _is_litter(entry):
+                continue
+            if os.path.splitext(entry)[1].lower() in _FILM_SUFFIXES:
+                yield os.path.join(root, entry)
+            else:
+                passed_over += 1
+    if passed_over:
+        print(
+            f"{folder}: {passed_over} files that are not named like images are left "
+            "out; name them on the command line to try them",
+            file=sys.stderr,
+        )
+
+
+def _is_litter(name: str) -> bool:
+    return name.startswith(".") or name in _LITTER

@@ -1,0 +1,67 @@
+"""SIGINT and SIGTERM as a question that long work asks at safe moments."""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+
+from cxr import cli
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(cli.CommandError):
+    """Work that stopped at a safe moment because a signal asked for it."""
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.exit_code = 128 + number
+
+
+class Interruption:
+    """Whether a signal has come.
+
+    Attributes:
+      number: the signal's number, None as long as none has come.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+
+    def check(self) -> None:
+        """Raises Interrupted once a signal has come."""
+        if self.number is not None:
+            raise Interrupted(self.number)
+
+    def _receive(self, number: int, frame) -> None:
+        if self.number is not None:  # the second signal stops at once
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.number = number
+        name = signal.Signals(number).name
+        print(
+            f"\n{name}: finishing the step in flight, then saving; again to stop at "
+            "once without saving",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+@contextlib.contextmanager
+def watch() -> Iterator[Interruption]:
+    """Catches SIGINT and SIGTERM within the block, and restores what was before.
+
+    Outside the main thread, where Python has no handlers, it watches nothing.
+    """
+    interruption = Interruption()
+    if threading.current_thread() is not threading.main_thread():
+        yield interruption
+        return
+    before = {n: signal.signal(n, interruption._receive) for n in _SIGNALS}
+    try:
+        yield interruption
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,298 @@
+"""Batches of films at memory speed, in an order that is pure arithmetic.
+
+Resident mode decodes each film once into one uint8 array and gathers shuffled
+rows from it; streaming mode reads and decodes each film when its batch is due.
+In both, batch k of training is a function of (seed, k) alone: a resumed run
+computes where it was, and skips nothing and repeats nothing.
+"""
+
+import contextlib
+import itertools
+import os
+import pathlib
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from cxr import cli, records
+from cxr.decoding import Reader
+from cxr.resident import Resident
+
+Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+
+_GROUP_BYTES = 6 << 20  # 6 MiB gathered by one call, see Source._gathered
+_MAX_GROUP = 8  # batches; more would only delay the first
+_BLOCK = 64  # streaming: consecutive records that stay together, one disk seek
+_WINDOW = 8192  # streaming: records shuffled among each other, about 100 MB of JPEG
+
+
+def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
+    """Returns the order of an epoch, int64 [n], a permutation of 0..n-1.
+
+    The argsort of raw Philox words: numpy promises the words for all versions,
+    which it does not for `permutation`.
+    """
+    key = np.array([seed, epoch]).astype(np.uint64)
+    words = np.random.Philox(key=key).random_raw(n)
+    return np.argsort(words, kind="stable")
+
+
+def stream_order(shard_sizes: tuple[int, ...], seed: int, epoch: int) -> np.ndarray:
+    """Returns a permutation like `epoch_order` that is kinder to disks.
+
+    Runs of `_BLOCK` consecutive records of a shard are shuffled, then the records
+    within each window of `_WINDOW`: a window touches few places of the disk and
+    stays in the page cache while its records are read one by one. A set that fits
+    one window is shuffled completely.
+    """
+    starts = np.cumsum((0, *shard_sizes))
+    blocks = [
+        np.arange(first, min(first + _BLOCK, stop))
+        for start, stop in itertools.pairwise(starts)
+        for first in range(start, stop, _BLOCK)
+    ]
+    shuffled = epoch_order(len(blocks), seed, epoch)
+    order = np.concatenate([blocks[block] for block in shuffled])
+    ranks = np.argsort(epoch_order(len(order), seed ^ _WINDOW, epoch))
+    window = np.arange(len(order)) // _WINDOW
+    return order[np.lexsort((ranks, window))]
+
+
+def open_split(
+    record_set: records.RecordSet,
+    split: str,
+    *,
+    image_size: int,
+    cache: str = "auto",
+    ram_budget_bytes: int | None = None,
+    progress: bool = True,
+) -> "Source":
+    """Opens a split for training or evaluation.
+
+    Args:
+      record_set: a complete converted set.
+      split: `train`, `validation` or `test`.
+      image_size: height = width of the films handed out; at most the stored size.
+      cache: `ram` (resident), `none` (streaming), or `auto`: resident where the
+        decoded split fits the budget.
+      ram_budget_bytes: for the decoded split; None is half of what is free.
+      progress: say on stderr which mode was chosen and why.
+
+    Raises:
+      DataError: a shard is not what the manifest says.
+      UsageError: `image_size` exceeds the stored size.
+      UnavailableError: `cache="ram"` and the split exceeds the free memory.
+    """
+    reader = Reader(record_set, split, image_size=image_size)
+    nbytes = reader.n * image_size**2
+    free = _free_bytes()
+    budget = free // 2 if ram_budget_bytes is None else ram_budget_bytes
+    if cache == "ram" and nbytes > free:
+        raise cli.UnavailableError(
+            f"--cache=ram: {split} takes {_gib(nbytes)}, {_gib(free)} are free; use "
+            "--cache=none, or a smaller --image_size"
+        )
+    resident = cache == "ram" or (cache == "auto" and nbytes <= budget)
+    if progress:
+        where = "in memory" if resident else "streamed from disk"
+        print(
+            f"{split}: {reader.n} films of {image_size} x {image_size} {where} "
+            f"({_gib(nbytes)} decoded, budget {_gib(budget)}, --cache={cache})",
+            file=sys.stderr,
+        )
+    return Source(reader, resident=resident)
+
+
+class Source:
+    """One split, as endless training batches or as one pass of evaluation.
+
+    Attributes:
+      n: number of examples.
+      labels: int32 [n].
+      mode: `ram` or `stream`.
+      nbytes: size of the decoded split.
+      image_size: height = width of the films.
+    """
+
+    def __init__(self, reader: Reader, *, resident: bool):
+        self.n, self.labels = reader.n, reader.labels
+        self.image_size = reader.image_size
+        self.nbytes = reader.n * reader.image_size**2
+        self.mode = "ram" if resident else "stream"
+        self._reader = reader
+        self._threads = len(os.sched_getaffinity(0))
+        self._resident = Resident(reader, self._threads) if resident else None
+
+    def training(
+        self, batch_size: int, seed: int, *, start_step: int = 0
+    ) -> tf.data.Dataset:
+        """Returns the endless training batches from a global step on.
+
+        An epoch is `n // batch_size` steps; the examples left over sit it out,
+        others in each epoch.
+
+        Args:
+          batch_size: B, at most `n`.
+          seed: of the order.
+          start_step: global step of the first batch, counted from 0.
+
+        Returns:
+          Dataset of `(films uint8 [B, S, S, 1], labels int32 [B], example indices
+          int64 [B])`, B static.
+
+        Raises:
+          UsageError: `batch_size` exceeds the split.
+        """
+        steps = self.n // batch_size
+        if not steps:
+            raise cli.UsageError(
+                f"--batch_size={batch_size}: training needs one full batch, the "
+                f"split holds {self.n} films"
+            )
+        epoch, done = divmod(start_step, steps)
+        order = self._order(seed, epoch)
+        rows = order[done * batch_size : steps * batch_size].reshape(-1, batch_size)
+        opening = tf.data.Dataset.from_tensor_slices(rows)
+        if self._resident:
+            self._resident.begin(np.roll(order, -done * batch_size))
+            opening = opening.map(self._arrived)
+
+        def later_rows(epoch: int) -> np.ndarray:
+            if self._resident:
+                self._resident.wait()
+            order = self._order(seed, int(epoch))
+            return order[: steps * batch_size].reshape(steps, batch_size)
+
+        def later_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+            rows = tf.numpy_function(later_rows, [epoch], tf.int64)
+            rows = tf.ensure_shape(rows, [steps, batch_size])
+            return tf.data.Dataset.from_tensor_slices(rows)
+
+        later = tf.data.Dataset.counter(epoch + 1).flat_map(later_epoch)
+        rows = opening.concatenate(later)
+        if self._resident:
+            return self._gathered(rows, batch_size)
+        return self._streamed(rows, batch_size).map(
+            lambda *batch: _ensure_batch_size(batch, batch_size)
+        )
+
+    def evaluation(self, batch_size: int) -> tf.data.Dataset:
+        """Returns each example once, in index order, the last batch partial.
+
+        Args:
+          batch_size: B.
+
+        Returns:
+          Dataset of `(films uint8 [<=B, S, S, 1], labels int32 [<=B], example
+          indices int64 [<=B])`.
+        """
+        rows = tf.data.Dataset.range(self.n).batch(batch_size)
+        if not self._resident:
+            return self._streamed(rows, batch_size)
+        self._resident.begin(np.arange(self.n))
+        batches = rows.map(self._arrived).map(self._films_and_labels)
+        return batches.prefetch(2).with_options(_options(threads=1))
+
+    def batches(self, dataset: tf.data.Dataset) -> Iterator[Batch]:
+        """Iterates one of this source's datasets, faster than `iter(dataset)`.
+
+        Python's `tf.data` iterator spends some 200 us a batch on checks of the
+        element's structure, as much as the batch itself takes; this one calls the
+        op underneath.
+
+        Raises:
+          DataError: a damaged record was met.
+        """
+        types = [spec.dtype for spec in dataset.element_spec]
+        shapes = [spec.shape for spec in dataset.element_spec]
+        iterator = tf.raw_ops.AnonymousIteratorV3(
+            output_types=types, output_shapes=shapes
+        )
+        variant = tf.data.experimental.to_variant(dataset)
+        tf.raw_ops.MakeIterator(dataset=variant, iterator=iterator)
+        while True:
+            try:
+                batch = tf.raw_ops.IteratorGetNext(
+                    iterator=iterator, output_types=types, output_shapes=shapes
+                )
+            except tf.errors.OutOfRangeError:
+                return
+            except tf.errors.OpError as error:
+                raise self.fault or error from None
+            yield tuple(batch)
+
+    @property
+    def fault(self) -> Exception | None:
+        """The error behind a `tf.errors.OpError` of this source's datasets."""
+        return self._reader.fault
+
+    def _order(self, seed: int, epoch: int) -> np.ndarray:
+        if self._resident:
+            return epoch_order(self.n, seed, epoch)
+        return stream_order(self._reader.shard_sizes, seed, epoch)
+
+    def _arrived(self, indices: tf.Tensor) -> tf.Tensor:
+        def wait(indices: np.ndarray) -> np.ndarray:
+            self._resident.wait(indices)
+            return indices
+
+        arrived = tf.numpy_function(wait, [indices], tf.int64)
+        return tf.ensure_shape(arrived, indices.shape)
+
+    def _films_and_labels(self, indices: tf.Tensor) -> Batch:
+        return self._resident.gather(indices), tf.gather(self.labels, indices), indices
+
+    def _gathered(self, rows: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
+        """Gathers several batches in one call and hands out slices of the result.
+
+        A slice is a view, so this divides the scheduling cost of a call (100 us) by
+        the number of batches without another copy.
+        """
+        batch_bytes = batch_size * self.image_size**2
+        group = min(max(1, _GROUP_BYTES // batch_bytes), _MAX_GROUP)
+        groups = rows.batch(group, drop_remainder=True)
+        batches = groups.map(self._films_and_labels, num_parallel_calls=2)
+        return batches.unbatch().with_options(_options(threads=1))
+
+    def _streamed(self, rows: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
+        films = self._reader.decoded(rows, batch_size, self._threads)
+        batches = films.map(
+            lambda films, indices: (
+                films[..., tf.newaxis],
+                tf.gather(self.labels, indices),
+                indices,
+            )
+        )
+        return batches.prefetch(2).with_options(_options(threads=self._threads))
+
+
+def _ensure_batch_size(batch: Batch, batch_size: int) -> Batch:
+    return tuple(tf.ensure_shape(x, [batch_size, *x.shape[1:]]) for x in batch)
+
+
+def _options(threads: int) -> tf.data.Options:
+    options = tf.data.Options()
+    options.deterministic = True  # the order is the contract
+    options.autotune.enabled = False  # its bookkeeping costs 70 us an element
+    options.threading.private_threadpool_size = threads
+    options.threading.max_intra_op_parallelism = 1  # a gather is bound by memory
+    return options
+
+
+def _free_bytes() -> int:
+    """Returns the memory this process may still take, its container's limit seen."""
+    text = pathlib.Path("/proc/meminfo").read_text()
+    fields = dict(line.split(":") for line in text.splitlines())
+    free = int(fields["MemAvailable"].split()[0]) << 10  # kB
+    control_group = pathlib.Path("/sys/fs/cgroup")
+    with contextlib.suppress(OSError, ValueError):  # no cgroup v2, or "max"
+        limit = int((control_group / "memory.max").read_text())
+        used = int((control_group / "memory.current").read_text())
+        free = min(free, limit - used)
+    return max(0, free)
+
+
+def _gib(nbytes: int) -> str:
+    return f"{nbytes / 2**30:.2f} GiB"

@@ -1,0 +1,196 @@
+"""The run folder: its file names, what model.json says, and who may write.
+
+Training writes it; evaluate, predict and bench read it, never the training
+code's state. Imports no TensorFlow.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import fcntl
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+from cxr import cli, files
+from cxr.config import TrainConfig
+
+SCHEMA = 1
+FLAGS = "run.flags"
+ENVIRONMENT = "environment.json"
+HISTORY = "history.csv"
+CURVES = "curves.png"
+CHECKPOINTS = "checkpoints"
+TENSORBOARD = "tensorboard"
+FEATURES = "features"
+MODEL = "best_xray_model.keras"
+MODEL_INFO = "model.json"
+_LOCK = ".lock"
+
+# The first columns repeat bit for bit under --deterministic; times do not.
+REPRODUCIBLE_COLUMNS = (
+    "epoch",
+    "stage",
+    "loss",
+    "accuracy",
+    "val_loss",
+    "val_accuracy",
+    "val_roc_auc",
+    "learning_rate",
+)
+TIME_COLUMNS = ("seconds", "images_per_sec", "input_wait_share")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, model.json's content and its configuration."""
+
+    workdir: pathlib.Path
+    info: dict[str, Any]
+    config: TrainConfig
+
+    @property
+    def model_path(self) -> pathlib.Path:
+        """The Keras model file, its SHA-256 already checked."""
+        return self.workdir / self.info["model_file"]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Class names; column i of the probabilities is `class_names[i]`."""
+        return tuple(self.info["class_names"])
+
+    @property
+    def positive_index(self) -> int:
+        """Column of the positive class."""
+        return self.class_names.index(self.info["positive_class"])
+
+
+def open_run(workdir: str | os.PathLike) -> Run:
+    """Reads a finished run.
+
+    Raises:
+      UsageError: no such folder.
+      DataError: the run is unfinished, or its model changed since training.
+    """
+    workdir = pathlib.Path(workdir)
+    if not workdir.is_dir():
+        raise cli.UsageError(f"--workdir={workdir}: no such folder; train one first")
+    info = read_model_info(workdir)
+    if info is None:
+        raise cli.DataError(
+            f"--workdir={workdir}: holds no finished run ({MODEL_INFO} is missing); "
+            "repeat the training command to finish it"
+        )
+    model = workdir / info["model_file"]
+    if not model.is_file() or files.sha256_file(model) != info["model_sha256"]:
+        raise cli.DataError(
+            f"{model}: missing, or changed since training ({MODEL_INFO} holds another "
+            "sha256); train again, or restore the file"
+        )
+    return Run(workdir, info, read_config(workdir))
+
+
+def read_model_info(workdir: pathlib.Path) -> dict[str, Any] | None:
+    """Returns model.json's content, None where there is none yet."""
+    path = workdir / MODEL_INFO
+    if not path.is_file():
+        return None
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+        if info["schema"] != SCHEMA:
+            raise ValueError(f"schema {info['schema']}, this version reads {SCHEMA}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise cli.DataError(f"{path}: not a run's model.json: {error}") from error
+    return info
+
+
+def read_config(workdir: pathlib.Path) -> TrainConfig:
+    """Reads run.flags back into the configuration that wrote it."""
+    path = workdir / FLAGS
+    if not path.is_file():
+        raise cli.DataError(f"{path}: missing; the run folder is damaged")
+    config, _ = cli.parse(["", f"--flagfile={path}"], TrainConfig, usage="")
+    return config
+
+
+def read_data_fingerprint(workdir: pathlib.Path) -> str | None:
+    """Returns the fingerprint of the data the run began with, None if unknown."""
+    path = workdir / ENVIRONMENT
+    if not path.is_file():
+        return None
+    return json.loads(path.read_text(encoding="utf-8"))["data"]["fingerprint"]
+
+
+def write_json(path: pathlib.Path, document: dict[str, Any]) -> None:
+    """Publishes a JSON document, indented for people."""
+    files.publish(path, json.dumps(document, indent=2) + "\n")
+
+
+def write_history(workdir: pathlib.Path, rows: list[dict[str, Any]]) -> None:
+    """Publishes history.csv: floats as repr, so equal numbers give equal text."""
+    columns = REPRODUCIBLE_COLUMNS + TIME_COLUMNS
+    with files.publishing(workdir / HISTORY) as temporary:
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            for row in rows:
+                writer.writerow({name: _cell(row.get(name)) for name in columns})
+
+
+def read_history(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """Returns history.csv's rows: epoch int, stage str, the rest float or None."""
+    with open(workdir / HISTORY, newline="", encoding="utf-8") as file:
+        return [
+            {name: _parse_cell(name, text) for name, text in row.items()}
+            for row in csv.DictReader(file)
+        ]
+
+
+def free_bytes(path: pathlib.Path) -> int:
+    """Returns the free bytes of the disk on which `path` lies or will lie."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+@contextlib.contextmanager
+def lock(workdir: pathlib.Path) -> Iterator[None]:
+    """Holds the run folder for one trainer.
+
+    The kernel drops the lock when its process ends, however it ends, so a stale
+    lock cannot exist; the file only tells who holds it.
+
+    Raises:
+      UsageError: another process is training in this folder.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    with open(workdir / _LOCK, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise cli.UsageError(
+                f"--workdir={workdir}: process {file.read().strip() or '?'} is "
+                "training there; wait for it, or choose another --workdir"
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def _parse_cell(name: str, text: str) -> Any:
+    if name == "stage":
+        return text
+    if name == "epoch":
+        return int(text)
+    return float(text) if text else None

@@ -1,0 +1,87 @@
+"""Decisions over time, as pure functions: rates of a stage, when to stop, which best.
+
+They see only numbers (steps, history rows), so they need no model to be tested,
+and a resumed run decides exactly as the uninterrupted one.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+PLATEAU_FACTOR = 0.2  # a fifth: Keras' ReduceLROnPlateau example, and common use
+_MIN_DELTA = 1e-4  # an improvement smaller than this is noise (Keras' own default)
+_HIGHER_IS_BETTER = {"val_loss": False, "val_accuracy": True, "val_roc_auc": True}
+
+Rows = list[dict[str, Any]]
+
+
+def stage_rates(
+    schedule: str, peak: float, *, num_steps: int, warmup_steps: int = 0
+) -> np.ndarray:
+    """Returns the learning rate of every step of a stage, before plateau cuts.
+
+    Args:
+      schedule: `cosine` falls from the peak to 0 after the warm-up as
+        peak * (1 + cos(pi t)) / 2 (Loshchilov and Hutter 2017, one cycle);
+        `constant` and `plateau` stay at the peak.
+      peak: highest learning rate, reached at the end of the warm-up.
+      num_steps: steps of the stage when it is not stopped early.
+      warmup_steps: steps of linear growth from peak / warmup_steps.
+
+    Returns:
+      float32 [num_steps].
+    """
+    steps = np.arange(num_steps, dtype=np.float64)
+    rates = np.full(num_steps, peak)
+    if schedule == "cosine":
+        span = max(num_steps - warmup_steps, 1)
+        progress = np.clip((steps - warmup_steps) / span, 0, 1)
+        rates = peak * (1 + np.cos(math.pi * progress)) / 2
+    if warmup_steps:
+        rates = np.where(steps < warmup_steps, peak * (steps + 1) / warmup_steps, rates)
+    return rates.astype(np.float32)
+
+
+def plateau_factor(rows: Rows, *, patience: int) -> float:
+    """Returns what multiplies the rate after these epochs of a stage.
+
+    A fifth for each run of `patience` epochs without a better validation loss;
+    a cut restarts the count, as Keras' ReduceLROnPlateau does.
+    """
+    factor, best, waited = 1.0, math.inf, 0
+    for row in rows:
+        if row["val_loss"] < best - _MIN_DELTA:
+            best, waited = row["val_loss"], 0
+            continue
+        waited += 1
+        if waited >= patience:
+            factor, waited = factor * PLATEAU_FACTOR, 0
+    return factor
+
+
+def should_stop(rows: Rows, *, patience: int) -> bool:
+    """Says whether a stage's last `patience` epochs brought no better loss.
+
+    `patience` 0 never stops.
+    """
+    if not patience:
+        return False
+    best, waited = math.inf, 0
+    for row in rows:
+        improved = row["val_loss"] < best
+        best, waited = min(best, row["val_loss"]), 0 if improved else waited + 1
+    return waited >= patience
+
+
+def best_row(rows: Rows, metric: str) -> int:
+    """Returns the index of the best row of the history, the first among equals.
+
+    Args:
+      rows: history rows of the whole run.
+      metric: `val_loss`, `val_accuracy` or `val_roc_auc`; where it is undefined
+        (None) in a row, that row is the worst.
+    """
+    sign = 1 if _HIGHER_IS_BETTER[metric] else -1
+    scores = [-math.inf if row[metric] is None else sign * row[metric] for row in rows]
+    return int(np.argmax(scores))

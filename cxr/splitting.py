@@ -1,0 +1,221 @@
+"""How films are divided into train, validation and test by groups of patients.
+
+Patients who share a byte-identical film are one group, and a group is never
+divided. Each class is cut apart, so the sides keep the classes' proportions; a
+group with several labels goes with the class of most of its films.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import math
+import re
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+from cxr import cli
+
+
+class Film(Protocol):
+    """What a plan needs to know of a readable film.
+
+    Attributes:
+      path: POSIX path relative to the input folder.
+      folder: its class folder.
+      side: `train`, `val`, `test` or empty, as the source has it.
+      sha256: of the source file, hexadecimal.
+      length: bytes of its stored image.
+    """
+
+    path: str
+    folder: str
+    side: str
+    sha256: str
+    length: int
+
+
+class Placed(NamedTuple):
+    """One film of the plan.
+
+    Attributes:
+      film: index into the films the plan was made from.
+      label: class name.
+      patient_id: `SUBTYPE:PATIENT`, `PATIENT`, or the path of a film whose name
+        tells no patient.
+      subtype: empty where the name tells none.
+      duplicate_of: path of the first byte-identical film; empty for itself.
+    """
+
+    film: int
+    label: str
+    patient_id: str
+    subtype: str
+    duplicate_of: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Shares:
+    """How much each side gets; 0 means that there is no such side.
+
+    Attributes:
+      validation: share of each class's films.
+      test: share of each class's films.
+      test_in_blocks: hold out contiguous patient numbers instead of a random cut.
+      seed: salt of the order, and number of the block.
+    """
+
+    validation: float
+    test: float
+    test_in_blocks: bool
+    seed: int
+
+
+@dataclasses.dataclass
+class _Group:
+    """Patients that must stay together: one, or several sharing a film."""
+
+    key: str
+    label: str
+    members: list[Placed]
+
+
+def cut(
+    films: Sequence[Film], placed: list[Placed], shares: Shares
+) -> dict[str, list[Placed]]:
+    """Returns the members of each side.
+
+    Raises:
+      DataError: naming a class with fewer groups than sides.
+    """
+    groups = collections.defaultdict(list)
+    for group in _groups(films, placed):
+        groups[group.label].append(group)
+    sides = collections.defaultdict(list)
+    for label in sorted({one.label for one in placed}):
+        for side, members in _cut_class(label, groups[label], shares).items():
+            sides[side] += [one for group in members for one in group.members]
+    return sides
+
+
+def by_content(
+    films: Sequence[Film], placed: Iterable[Placed]
+) -> dict[str, list[Placed]]:
+    """Returns the films of each SHA-256, in the order given."""
+    copies = collections.defaultdict(list)
+    for one in placed:
+        copies[films[one.film].sha256].append(one)
+    return copies
+
+
+def salted(seed: int, key: str) -> bytes:
+    """Returns a sort key that shuffles: stable per key, another order per seed."""
+    return hashlib.sha256(f"{seed}:{key}".encode()).digest()
+
+
+def _groups(films: Sequence[Film], placed: list[Placed]) -> list[_Group]:
+    parent: dict[str, str] = {one.patient_id: one.patient_id for one in placed}
+
+    def root(key: str) -> str:
+        while parent[key] != key:
+            parent[key] = key = parent[parent[key]]
+        return key
+
+    for copies in by_content(films, placed).values():
+        for one in copies[1:]:
+            low, high = sorted((root(copies[0].patient_id), root(one.patient_id)))
+            parent[high] = low
+    members = collections.defaultdict(list)
+    for one in placed:
+        members[root(one.patient_id)].append(one)
+    return [_Group(key, _majority(group), group) for key, group in members.items()]
+
+
+def _majority(members: list[Placed]) -> str:
+    """Returns the commonest label; among equals the first by name."""
+    counts = collections.Counter(one.label for one in members)
+    return min(counts, key=lambda label: (-counts[label], label))
+
+
+def _cut_class(
+    label: str, groups: list[_Group], shares: Shares
+) -> dict[str, list[_Group]]:
+    fractions = {"validation": shares.validation, "test": shares.test}
+    fractions = {side: share for side, share in fractions.items() if share}
+    if len(groups) <= len(fractions):
+        raise cli.DataError(
+            f"class {label!r}: {len(groups)} patient groups, fewer than one for each "
+            f"of train, {', '.join(fractions)}; add films, or set a fraction to 0"
+        )
+    total = sum(len(group.members) for group in groups)
+    order = sorted(groups, key=lambda group: salted(shares.seed, group.key))
+    sides = {}
+    if shares.test_in_blocks and shares.test:
+        share = fractions.pop("test")
+        held = _blocks(groups, share, shares.seed, len(groups) - len(fractions) - 1)
+        sides["test"] = [group for group in order if group.key in held]
+        order = [group for group in order if group.key not in held]
+    for index, (side, share) in enumerate(fractions.items()):
+        reserve = len(fractions) - index  # a group for each side yet to come
+        count = _count(order, share * total, len(order) - reserve)
+        sides[side], order = order[:count], order[count:]
+    sides["train"] = order
+    return sides
+
+
+def _count(groups: list[_Group], target: float, at_most: int) -> int:
+    """Returns how many leading groups come nearest to `target` films, at least 1."""
+    best, films = 1, len(groups[0].members)
+    gap = abs(films - target)
+    for count, group in enumerate(groups[1:at_most], start=2):
+        films += len(group.members)
+        if abs(films - target) >= gap:
+            break
+        best, gap = count, abs(films - target)
+    return best
+
+
+def _blocks(groups: list[_Group], share: float, seed: int, at_most: int) -> set[str]:
+    """Returns the keys of one contiguous block of numbers out of every series.
+
+    The reference set's own test films are such blocks: the lowest numbers of
+    each series of names, which makes them a slightly different population.
+
+    Args:
+      groups: of one class.
+      share: of the films that the blocks should hold.
+      seed: chooses the block; 0 is the one with the lowest numbers.
+      at_most: groups that may be held out.
+    """
+    held: list[str] = []
+    for members in _all_series(groups, math.ceil(1 / share)):
+        films = sum(len(group.members) for group in members)
+        blocks = int(1 / share)
+        to_skip = seed % blocks * films / blocks
+        start = 0
+        while to_skip >= 1 and start < len(members) - 1:
+            to_skip -= len(members[start].members)
+            start += 1
+        count = _count(members[start:], share * films, len(members))
+        held += [group.key for group in members[start : start + count]]
+    return set(held[:at_most])
+
+
+def _all_series(groups: list[_Group], shortest: int) -> list[list[_Group]]:
+    """Splits groups into numbered series, each in the order of its numbers.
+
+    A series is what stands before a key's last number: `NORMAL2-IM-` for
+    `NORMAL2-IM-0255`. Those with fewer than `shortest` groups form one together.
+    """
+    series = collections.defaultdict(list)
+    for group in sorted(groups, key=lambda group: _natural(group.key)):
+        prefix = re.match(r"^(.*\D|)\d+\D*$", group.key)
+        series[prefix[1] if prefix else ""].append(group)
+    whole = [members for members in series.values() if len(members) >= shortest]
+    rest = [group for m in series.values() if len(m) < shortest for group in m]
+    return [*whole, rest] if rest else whole
+
+
+def _natural(key: str) -> tuple:
+    """Sort key under which 9 comes before 10; text and numbers alternate."""
+    parts = re.split(r"(\d+)", key)
+    return tuple(int(p) if i % 2 else p for i, p in enumerate(parts))

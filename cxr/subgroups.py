@@ -1,0 +1,100 @@
+"""Groups of films inside which a model is judged again."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+_MIN_FILMS = 5  # fewer say nothing, and would name single patients
+_ID_BLOCKS = 4
+
+
+def groupings(rows: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
+    """Assigns each film to one group of every grouping that the data allow.
+
+    Args:
+      rows: the split's rows of examples.csv, in index order.
+
+    Returns:
+      Grouping -> group of each film, "" for none. A grouping with fewer than two
+      groups of at least five films is left out.
+    """
+    found = {
+        "subtype": [row["subtype"] for row in rows],
+        "series": [_series(row["filename"]) for row in rows],
+        "id block": _id_blocks(rows),
+        "source size": _sizes(rows),
+        "source mode": [row["source_mode"] for row in rows],
+        "films of the patient": _films_per_patient(rows),
+    }
+    kept = {name: _without_small(groups) for name, groups in found.items()}
+    return {
+        name: groups for name, groups in kept.items() if len(set(groups) - {""}) > 1
+    }
+
+
+def order(group: str) -> tuple:
+    """Sort key that puts sizes and counts in their natural order."""
+    number = re.search(r"\d+", group)
+    return (int(number[0]) if number else 0, not group.startswith("up to"), group)
+
+
+def _without_small(groups: list[str]) -> list[str]:
+    sizes = Counter(groups)
+    return [group if sizes[group] >= _MIN_FILMS else "" for group in groups]
+
+
+def _series(filename: str) -> str:
+    """The letters a file name begins with: `NORMAL2-IM`, `IM`, `person`."""
+    stem = filename.rsplit("/", 1)[-1]
+    match = re.match(r"[A-Za-z][A-Za-z0-9]*(?:-[A-Za-z]+)?", stem)
+    return re.sub(r"\d+$", "", match[0]) if match else ""
+
+
+def _id_blocks(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """Quarters of each class' films by the number in the file name.
+
+    Numbers follow the order of collection, and official test sets are often one
+    block of it: a model that fails in one quarter has learnt the others' habits.
+    """
+    numbers = [_number(row["filename"]) for row in rows]
+    blocks = [""] * len(rows)
+    for label in {row["label"] for row in rows}:
+        members = [
+            i
+            for i, row in enumerate(rows)
+            if row["label"] == label and numbers[i] is not None
+        ]
+        members.sort(key=lambda i: (numbers[i], rows[i]["filename"]))
+        for rank, i in enumerate(members):
+            block = rank * _ID_BLOCKS // len(members) + 1
+            blocks[i] = f"{block} of {_ID_BLOCKS}"
+    return blocks
+
+
+def _number(filename: str) -> int | None:
+    match = re.search(r"\d+", filename.rsplit("/", 1)[-1].removeprefix("NORMAL2-"))
+    return int(match[0]) if match else None
+
+
+def _sizes(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """Thirds by the geometric mean of the source's sides, in pixels."""
+    sides = np.sqrt(
+        [float(r["source_width"]) * float(r["source_height"]) for r in rows]
+    )
+    if not len(sides) or sides.min() == sides.max():
+        return [""] * len(rows)
+    low, high = np.percentile(sides, [100 / 3, 200 / 3])
+    names = (
+        f"up to {low:.0f} px",
+        f"{low:.0f} to {high:.0f} px",
+        f"over {high:.0f} px",
+    )
+    return [names[int(side > low) + int(side > high)] for side in sides]
+
+
+def _films_per_patient(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    films = Counter(row["patient_id"] for row in rows)
+    counts = [films[row["patient_id"]] for row in rows]
+    return ["1" if n == 1 else "2 to 4" if n < 5 else "5 or more" for n in counts]

@@ -1,0 +1,136 @@
+"""Worker processes for conversion and verification: few jobs under way at once.
+
+Processes are started afresh (forkserver or spawn), never as copies of a process
+that may hold TensorFlow's threads, and they import no TensorFlow themselves.
+"""
+
+import concurrent.futures
+import contextlib
+import itertools
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from tqdm import tqdm
+
+from cxr import cli
+
+_AHEAD = 2  # jobs a worker may have waiting: it never idles, memory stays bounded
+
+
+class Workers:
+    """Runs functions over jobs in `count` processes; in this one for 1."""
+
+    def __init__(self, count: int, preload: str):
+        self._count = count
+        self._pool = None
+        if count > 1:
+            self._pool = concurrent.futures.ProcessPoolExecutor(
+                count, mp_context=_context(preload), initializer=_start
+            )
+
+    def map(self, function: Callable[[Any], Any], jobs: Iterable) -> Iterator[Any]:
+        """Yields the results in the order in which they are ready.
+
+        Raises:
+          UnavailableError: a worker process died.
+        """
+        if self._pool is None:
+            yield from map(function, jobs)
+            return
+        jobs = iter(jobs)
+        pending = {
+            self._pool.submit(function, job)
+            for job in itertools.islice(jobs, self._count * _AHEAD)
+        }
+        try:
+            while pending:
+                done, pending = concurrent.futures.wait(
+                    pending, return_when=concurrent.futures.FIRST_COMPLETED
+                )
+                for future in done:
+                    yield future.result()
+                    pending |= {
+                        self._pool.submit(function, job)
+                        for job in itertools.islice(jobs, 1)
+                    }
+        except BrokenProcessPool as error:
+            raise cli.UnavailableError(
+                f"one of {self._count} worker processes died: killed from outside, or "
+                "out of memory\nrepeat the command, with fewer --workers if memory is "
+                "short: it goes on from what is complete"
+            ) from error
+
+    def close(self) -> None:
+        """Waits for the jobs under way and drops the others."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def started(count: int, *, preload: str) -> Iterator[Workers]:
+    """Yields workers, which end with the block.
+
+    Args:
+      count: processes; 0 means one a core.
+      preload: the module whose functions they run.
+    """
+    workers = Workers(count or available_cores(), preload)
+    try:
+        yield workers
+    finally:
+        workers.close()
+
+
+def watch(results: Iterable, *, total: int, label: str, unit: str) -> Iterator[Any]:
+    """Passes results on, with a progress bar where a person watches.
+
+    Args:
+      results: each an int, the units done, or a tuple that begins with it.
+      total: units in all.
+      label: what is being done.
+      unit: what is counted.
+    """
+    with tqdm(
+        total=total,
+        desc=label,
+        unit=unit,
+        disable=not sys.stderr.isatty(),
+        dynamic_ncols=True,
+    ) as bar:
+        for result in results:
+            bar.update(result[0] if isinstance(result, tuple) else result)
+            yield result
+
+
+def available_cores() -> int:
+    """Returns the cores this process may use, which containers often limit."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _context(preload: str) -> multiprocessing.context.BaseContext:
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([preload])
+    return context
+
+
+def _start() -> None:
+    """Prepares a worker: it leaves Ctrl-C to its parent, and dies with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)  # after kill -9 of the parent nobody would ever stop us
+
+    threading.Thread(target=follow, daemon=True).start()

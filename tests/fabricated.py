@@ -1,0 +1,125 @@
+"""Predictions and runs made up for tests, with known properties."""
+
+import pathlib
+
+import numpy as np
+
+from cxr import cli, files, metrics, records, runs
+from cxr.config import TrainConfig
+from cxr.predictions import Predictions
+
+
+def clustered(
+    seed: int,
+    *,
+    patients: int = 60,
+    classes: int = 2,
+    separation: float = 2.5,
+    moved: float = 0.0,
+) -> Predictions:
+    """Predictions of films that resemble each other within a patient.
+
+    `patients` are of each class; `moved` raises the score of the first class, as a
+    shifted test set does.
+    """
+    random = np.random.default_rng(seed)
+    strata = np.repeat(np.arange(classes), patients)
+    films = 1 + random.poisson(np.where(strata > 0, 1.0, 0.4))
+    patient = np.repeat(np.arange(len(strata)), films)
+    labels = strata[patient]
+    own = random.normal(0, 0.8, (len(strata), classes))[patient]
+    scores = separation * np.eye(classes)[labels] + own
+    scores += 0.6 * random.normal(size=scores.shape)
+    scores[:, 1] += moved * (labels == 0)
+    odds = np.exp(1.5 * scores)
+    names = ("NORMAL", "PNEUMONIA") if classes == 2 else ("BACTERIA", "NORMAL", "VIRUS")
+    return Predictions(
+        filenames=tuple(f"{names[c]}/{i}.png" for i, c in enumerate(labels)),
+        patient_ids=tuple(f"patient-{p}" for p in patient),
+        labels=labels,
+        probabilities=metrics.exact_probabilities(odds / odds.sum(1, keepdims=True)),
+        class_names=names,
+    )
+
+
+def example_rows(table: Predictions) -> list[dict[str, str]]:
+    """Rows of examples.csv that fit a table: sizes, modes and subtypes vary."""
+    return [
+        {
+            "filename": f"x/person{i}_{'virus' if i % 3 else 'bacteria'}_{i}.png",
+            "label": table.class_names[label],
+            "patient_id": patient,
+            "subtype": "virus" if i % 3 else "bacteria",
+            "source_width": str(300 + 7 * (i % 90)),
+            "source_height": "400",
+            "source_mode": "RGB" if i % 9 == 0 else "L",
+        }
+        for i, (label, patient) in enumerate(
+            zip(table.labels, table.patient_ids, strict=True)
+        )
+    ]
+
+
+def write_run(
+    workdir: pathlib.Path, record_set: records.RecordSet, *, seed: int = 0
+) -> runs.Run:
+    """A finished run whose linear model is right more often than not.
+
+    The weights tell classes by brightness, which differs in `conftest.write_records`,
+    drowned in noise that differs by `seed`.
+    """
+    import keras
+
+    manifest = record_set.manifest
+    size, classes = manifest.image_size, len(manifest.class_names)
+    model = keras.Sequential(
+        [
+            keras.layers.Input((size, size, 1)),
+            keras.layers.Conv2D(1, 1, use_bias=False, kernel_initializer="ones"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(classes),
+            keras.layers.Activation("softmax"),
+        ]
+    )
+    random = np.random.default_rng(seed)
+    noise = random.normal(size=(size**2, classes))
+    brightness = np.linspace(-0.05, 0.05, classes)
+    kernel = 0.002 * (noise - noise.mean(axis=0) + brightness)
+    middle = 110 + 40 * (classes - 1)
+    bias = -middle * kernel.sum(axis=0)
+    model.layers[-2].set_weights([kernel, bias])
+    workdir.mkdir(parents=True)
+    model.save(workdir / runs.MODEL)
+    config = TrainConfig(
+        data_dir=str(record_set.path.parent.parent),
+        dataset=manifest.name,
+        workdir=str(workdir),
+        image_size=max(32, size),
+    )
+    files.publish(workdir / runs.FLAGS, cli.to_flags(config))
+    runs.write_history(workdir, [{"epoch": 1, "stage": "train", "loss": 0.5}])
+    threshold = {"value": 0.5, "rule": "youden", "chosen_on": "validation"}
+    info = {
+        "schema": runs.SCHEMA,
+        "model": "cnn",
+        "class_names": list(manifest.class_names),
+        "positive_class": manifest.class_names[-1],
+        "head": "softmax",
+        "stored_image_size": size,
+        "image_size": size,
+        "threshold": threshold if classes == 2 else None,
+        "temperature": 1.0,
+        "data": {
+            "data_dir": config.data_dir,
+            "dataset": manifest.name,
+            "version": manifest.version,
+            "fingerprint": manifest.fingerprint,
+        },
+        "model_file": runs.MODEL,
+        "model_sha256": files.sha256_file(workdir / runs.MODEL),
+        "final_weights_sha256": "0" * 64,
+        "best_epoch": 1,
+        "num_parameters": model.count_params(),
+    }
+    runs.write_json(workdir / runs.MODEL_INFO, info)
+    return runs.open_run(workdir)

@@ -1,0 +1,119 @@
+import dataclasses
+
+import pytest
+
+from cxr import cli
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    count: int = cli.option(3, "how many", lower=1, upper=9)
+    rate: float = cli.option(0.5, "share", lower=0, upper=1)
+    names: tuple[str, ...] = cli.option((), "which")
+    fast: bool = cli.option(False, "hurry")
+    kind: str = cli.option("a", "sort", choices=("a", "b"))
+    text: str = cli.option("", "anything")
+
+
+@dataclasses.dataclass(frozen=True)
+class Needs:
+    path: str = cli.required("where")
+
+
+def parse(*args):
+    return cli.parse(["prog", *args], Config, usage="Does things.")
+
+
+def test_defaults_and_values():
+    assert parse() == (Config(), [])
+    config, rest = parse("--count=5", "--names=x,y", "--fast", "file", "--rate=0.25")
+    assert config == Config(count=5, names=("x", "y"), fast=True, rate=0.25)
+    assert rest == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("arg", "words"),
+    [
+        ("--count=0", ["--count=0", "[1, 9]"]),
+        ("--count=ten", ["--count=ten", "INT"]),
+        ("--rate=1.5", ["--rate=1.5", "[0, 1]"]),
+        ("--kind=c", ["--kind=c", "a|b"]),
+        ("--fast=maybe", ["--fast=maybe", "BOOL"]),
+        ("--cuont=1", ["--cuont", "did you mean --count"]),
+        ("--flagfile=/no/such.flags", ["--flagfile", "/no/such.flags"]),
+    ],
+)
+def test_refusals_name_flag_value_and_remedy(arg, words):
+    with pytest.raises(cli.UsageError) as caught:
+        parse(arg)
+    message = str(caught.value)
+    assert len(message.splitlines()) <= 6
+    for word in words:
+        assert word in message
+
+
+def test_required_flag_is_asked_for():
+    with pytest.raises(cli.UsageError, match="--path"):
+        cli.parse(["prog"], Needs, usage="")
+
+
+def test_flagfile_round_trip(tmp_path):
+    config = Config(7, 0.125, ("p", "q"), True, "b", "a b=c")
+    (tmp_path / "run.flags").write_text("# comment\n" + cli.to_flags(config))
+    assert parse(f"--flagfile={tmp_path / 'run.flags'}")[0] == config
+    assert parse(f"--flagfile={tmp_path / 'run.flags'}", "--count=2")[0].count == 2
+
+
+def test_help_shows_own_flags_and_exits_0(capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse("--help")
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    assert "Does things." in shown
+    for field in dataclasses.fields(Config):
+        assert f"--{field.name}=" in shown
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (cli.UsageError("--x=1: no"), 2),
+        (cli.DataError("bad"), 65),
+        (cli.UnavailableError("missing"), 69),
+        (cli.StorageError("disk"), 74),
+        (OSError(28, "No space left on device", "/full"), 74),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_run_maps_errors_to_exit_codes(error, code, monkeypatch, capsys):
+    def main(argv):
+        raise error
+
+    monkeypatch.setattr("sys.argv", ["prog"])
+    with pytest.raises(SystemExit) as caught:
+        cli.run(main)
+    shown = capsys.readouterr().err
+    assert caught.value.code == code
+    assert "Traceback" not in shown
+    assert shown.startswith("error: ")
+
+
+def test_debug_shows_the_traceback_and_is_no_flag_of_the_command(monkeypatch, capsys):
+    def main(argv):
+        assert argv == ["prog"]
+        raise cli.DataError("bad")
+
+    monkeypatch.setattr("sys.argv", ["prog", "--debug"])
+    with pytest.raises(SystemExit):
+        cli.run(main)
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_long_errors_are_cut_to_six_lines(monkeypatch, capsys):
+    def main(argv):
+        raise cli.DataError("\n".join("abcdefghij"))
+
+    monkeypatch.setattr("sys.argv", ["prog"])
+    with pytest.raises(SystemExit):
+        cli.run(main)
+    assert len(capsys.readouterr().err.splitlines()) == 6

@@ -1,0 +1,272 @@
+"""The whole evaluation of small runs: every film once, nothing chosen on test."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from cxr import cli, evaluate, files, operating_points, predictions, runs
+from tests import conftest, fabricated
+
+COUNTS = {"train": 6, "validation": 30, "test": 41}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A data set and two runs on it, left unchanged by the tests."""
+    root = tmp_path_factory.mktemp("home")
+    record_set = conftest.write_records(root / "data", COUNTS)
+    for seed in (0, 1):
+        fabricated.write_run(root / "runs" / f"seed-{seed}", record_set, seed=seed)
+    return root
+
+
+@pytest.fixture
+def run(home, tmp_path):
+    """A run folder of this test's own."""
+    return shutil.copytree(home / "runs" / "seed-0", tmp_path / "run")
+
+
+def config(*workdirs, **flags):
+    flags = {"draws": 100, "explain": 0, **flags}
+    return evaluate.EvaluateConfig(workdir=tuple(map(str, workdirs)), **flags)
+
+
+def test_it_writes_what_the_contract_names(run):
+    summary = evaluate.evaluate(config(run, explain=8))
+    folder = run / "evaluation-test"
+    written = json.loads((folder / "metrics.json").read_text())
+    assert written["metrics"] == summary["metrics"]
+    assert {"split", "n", "n_patients", "positive_class", "threshold"} <= set(written)
+    assert {"confusion_matrix", "per_class", "subgroups"} <= set(written)
+    assert written["n"] == COUNTS["test"]
+    assert np.sum(written["confusion_matrix"]) == COUNTS["test"]
+    assert written["threshold"] == runs.open_run(run).info["threshold"]
+    pngs = {path.stem for path in folder.glob("*.png")}
+    assert {"roc", "confusion_matrix", "samples", "attention", "curves"} <= pngs
+    assert "PNEUMONIA against NORMAL" in (folder / "report.html").read_text()
+    with open(folder / "predictions.csv", newline="") as file:
+        header = next(csv.reader(file))
+    assert header == [
+        "filename",
+        "patient_id",
+        "label",
+        "probability_NORMAL",
+        "probability_PNEUMONIA",
+    ]
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+@pytest.mark.parametrize("cache", ["ram", "none"])
+def test_every_film_counts_once_for_any_batch_size(home, run, batch_size, cache):
+    evaluate.evaluate(config(run, batch_size=batch_size, cache=cache))
+    text = (run / "evaluation-test" / "predictions.csv").read_text()
+    table = predictions.from_csv(text)
+    rows = evaluate.find_data(runs.open_run(run)).examples("test")
+    assert list(table.filenames) == [row["filename"] for row in rows]
+    assert len(set(table.filenames)) == COUNTS["test"]
+    labels = [table.class_names[label] for label in table.labels]
+    assert labels == [row["label"] for row in rows]
+    alone = _alone(home)
+    np.testing.assert_allclose(table.probabilities, alone, atol=1e-5)
+
+
+def _alone(home) -> np.ndarray:
+    """The model applied to the stored pixels without any of our code's batches."""
+    import keras
+
+    from cxr import records
+
+    workdir = home / "runs" / "seed-0"
+    record_set = evaluate.find_data(runs.open_run(workdir))
+    films = [
+        np.frombuffer(records.decode_example(payload)["image/encoded"], np.uint8)
+        for path in record_set.shard_paths("test")
+        for payload in records.read_frames(path)
+    ]
+    size = record_set.manifest.image_size
+    model = keras.models.load_model(workdir / runs.MODEL, compile=False)
+    return model.predict(
+        np.array(films, np.float32).reshape(-1, size, size, 1), verbose=0
+    )
+
+
+def test_nothing_is_chosen_on_test(run, monkeypatch):
+    seen = []
+    choose = operating_points.choose_threshold
+
+    def watched(positive, probability, rule):
+        seen.append(len(positive))
+        return choose(positive, probability, rule)
+
+    monkeypatch.setattr(operating_points, "choose_threshold", watched)
+    summary = evaluate.evaluate(config(run))
+    assert set(seen) == {COUNTS["validation"]}
+    assert summary["calibration"]["temperature"]["fitted_on"] == "validation"
+    # Another frozen threshold is obeyed, whatever test would have liked.
+    info = json.loads((run / runs.MODEL_INFO).read_text())
+    info["threshold"]["value"] = 0.0
+    runs.write_json(run / runs.MODEL_INFO, info)
+    assert evaluate.evaluate(config(run))["metrics"]["recall"]["value"] == 1.0
+
+
+def test_reading_test_is_logged_and_reading_validation_is_not(run):
+    evaluate.evaluate(config(run, split="validation"))
+    assert not (run / "test_reads.csv").exists()
+    for reads in (1, 2):
+        evaluate.evaluate(config(run))
+        with open(run / "test_reads.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) == reads
+    assert rows[0]["films"] == str(COUNTS["test"])
+    page = (run / "evaluation-test" / "report.html").read_text()
+    assert "read 2 times" in page
+
+
+def test_kept_validation_predictions_are_only_used_for_their_model(run):
+    evaluate.evaluate(config(run))
+    kept = run / "evaluation-validation" / "predictions.csv"
+    before = kept.stat().st_mtime_ns
+    evaluate.evaluate(config(run))
+    assert kept.stat().st_mtime_ns == before
+    source = json.loads((kept.parent / "predictions.json").read_text())
+    (kept.parent / "predictions.json").write_text(
+        json.dumps({**source, "model_sha256": "of another model"})
+    )
+    evaluate.evaluate(config(run))
+    assert json.loads((kept.parent / "predictions.json").read_text()) == source
+
+
+def test_several_runs_give_mean_spread_and_ensemble(home, tmp_path):
+    root = shutil.copytree(home / "runs", tmp_path / "runs")
+    summary = evaluate.evaluate(config(root))  # the folder above seed-0, seed-1
+    assert [run["name"] for run in summary["runs"]] == ["seed-0", "seed-1"]
+    tables = [
+        predictions.from_csv(
+            (root / f"seed-{s}/evaluation-test/predictions.csv").read_text()
+        )
+        for s in (0, 1)
+    ]
+    both = np.mean([table.probabilities for table in tables], axis=0)
+    written = root / "evaluation-test" / "predictions.csv"
+    ensemble = predictions.from_csv(written.read_text())
+    np.testing.assert_allclose(ensemble.probabilities, both, atol=1e-12)
+    aucs = [run["metrics"]["roc_auc"]["value"] for run in summary["runs"]]
+    spread = summary["across_runs"]["roc_auc"]
+    assert spread["mean"] == pytest.approx(np.mean(aucs))
+    assert spread["sd"] == pytest.approx(np.std(aucs, ddof=1))
+    assert summary["threshold"]["chosen_on"] == "validation"
+
+
+def test_two_runs_are_compared_film_by_film(home, tmp_path, capsys):
+    root = shutil.copytree(home / "runs", tmp_path / "runs")
+    argv = ["evaluate", "--compare", str(root / "seed-0"), str(root / "seed-1")]
+    assert evaluate.main([*argv, "--draws=100"]) == 0
+    assert "seed-1 against seed-0" in capsys.readouterr().out
+    folder = root / "seed-1" / "comparison-test-with-seed-0"
+    result = json.loads((folder / "comparison.json").read_text())
+    entry = result["differences"]["roc_auc"]
+    assert entry["value"] == pytest.approx(entry["b"] - entry["a"])
+    assert (folder / "report.html").is_file()
+    assert (folder / "differences.png").is_file()
+
+
+def test_three_classes_have_no_threshold(tmp_path):
+    names = ("BACTERIA", "NORMAL", "VIRUS")
+    record_set = conftest.write_records(
+        tmp_path / "data", {"train": 3, "validation": 21, "test": 30}, class_names=names
+    )
+    fabricated.write_run(tmp_path / "run", record_set)
+    summary = evaluate.evaluate(config(tmp_path / "run", explain=6))
+    assert summary["threshold"] is None
+    assert summary["positive_class"] is None
+    assert summary["metrics"]["accuracy_at_0.5"]["value"] is None
+    assert np.shape(summary["confusion_matrix"]) == (3, 3)
+    assert summary["collapsed"]["negative_class"] == "NORMAL"
+
+
+def test_another_data_set_is_judged_at_the_same_threshold(run, tmp_path):
+    other = conftest.write_records(
+        tmp_path / "other", {"train": 2, "validation": 4, "test": 12}, image_size=32
+    )
+    small = conftest.write_records(
+        tmp_path / "small", {"train": 2, "validation": 4, "test": 12}, image_size=16
+    )
+    summary = evaluate.evaluate(config(run, data_dir=str(small.path.parent.parent)))
+    assert summary["n"] == 12
+    # Operating points stay those of the training set's validation.
+    assert len(summary["operating_points"]) > 1
+    page = (run / "evaluation-test" / "report.html").read_text()
+    assert "another data set than the model was trained on" in page
+    assert (
+        evaluate.evaluate(config(run, data_dir=str(other.path.parent.parent)))["n"]
+        == 12
+    )
+
+
+# --- refusals
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "expected either --workdir=RUN"),
+        (["--workdir=a", "--compare=b,c"], "expected either --workdir=RUN"),
+        (["--workdir=nowhere"], "--workdir=nowhere: no such folder"),
+        (["--workdir=nowhere", "--split=tests"], "--split"),
+        (["--compare=a"], "expected two run folders, received 1"),
+        (["--workdir=a", "b"], "unexpected argument 'b'"),
+        (["--workdir=a", "--draws=3"], "--draws"),
+    ],
+)
+def test_wrong_usage_is_refused_by_name(argv, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(cli.UsageError, match=message.replace("(", r"\(")):
+        evaluate.main(["evaluate", *argv])
+
+
+def test_a_changed_model_is_refused(run):
+    with open(run / runs.MODEL, "ab") as file:
+        file.write(b"x")
+    with pytest.raises(cli.DataError, match="changed since training"):
+        evaluate.evaluate(config(run))
+
+
+def test_other_classes_are_refused_by_name(run, tmp_path):
+    conftest.write_records(
+        tmp_path / "data", COUNTS, class_names=("CAT", "DOG"), name="pets"
+    )
+    with pytest.raises(cli.DataError, match="CAT, DOG"):
+        evaluate.evaluate(config(run, data_dir=str(tmp_path / "data"), dataset="pets"))
+
+
+def test_a_damaged_record_is_named(home, run, tmp_path):
+    data = shutil.copytree(home / "data", tmp_path / "data")
+    shard = next(data.glob("tiny/1.0.0/tiny-test.tfrecord-00001-*"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(cli.DataError, match=r"tiny-test\.tfrecord-00001-of-00002"):
+        evaluate.evaluate(config(run, data_dir=str(data)))
+
+
+def test_runs_on_different_films_are_not_averaged(run, tmp_path):
+    other = conftest.write_records(
+        tmp_path / "data", {"train": 2, "validation": 4, "test": 12}
+    )
+    fabricated.write_run(tmp_path / "second", other)
+    with pytest.raises(cli.DataError, match="filenames differ"):
+        evaluate.evaluate(config(run, tmp_path / "second"))
+
+
+def test_the_sha256_of_a_page_of_numbers_repeats(run):
+    evaluate.evaluate(config(run))
+    first = files.sha256_file(run / "evaluation-test" / "metrics.json")
+    evaluate.evaluate(config(run))
+    assert files.sha256_file(run / "evaluation-test" / "metrics.json") != ""
+    text = (run / "evaluation-test" / "metrics.json").read_text()
+    assert first == files.sha256_bytes(
+        text.replace("read 2 times", "read once").encode()
+    )

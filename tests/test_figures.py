@@ -1,0 +1,141 @@
+"""Every picture is a PNG that reads at 800 pixels and repeats byte for byte."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cxr import curve_figures, evaluation, figures, film_figures, illustrations, metrics
+from cxr.evaluation import Question
+from tests import fabricated
+
+ROWS = [
+    {
+        "epoch": epoch,
+        "stage": "head" if epoch < 4 else "fine_tune",
+        "loss": 1 / epoch,
+        "accuracy": 1 - 0.5 / epoch,
+        "val_loss": 1.2 / epoch,
+        "val_accuracy": 1 - 0.6 / epoch,
+        "val_roc_auc": None if epoch == 1 else 0.9,
+        "learning_rate": 1e-3,
+    }
+    for epoch in range(1, 7)
+]
+TABLE = fabricated.clustered(0)
+CURVE = metrics.ranking_curves(TABLE.labels == 1, TABLE.probabilities[:, 1])
+FILM = film_figures.Film(np.full((32, 32), 90, np.uint8), "truth A\nsaid B", False)
+HEAT = film_figures.Film(
+    FILM.image, "x", True, np.linspace(-1, 1, 1024).reshape(32, 32)
+)
+SCORES = {"NORMAL": TABLE.probabilities[:50, 1], "PNEUMONIA": np.array([1.0, 0.0])}
+ENTRY = {"label": "a", "value": 0.8, "ci95": [0.7, 0.9]}
+
+DRAWINGS = {
+    "training": lambda path: figures.training_curves(ROWS, path),
+    "one epoch": lambda path: figures.training_curves(ROWS[:1], path),
+    "no epoch": lambda path: figures.training_curves([], path),
+    "only gaps": lambda path: figures.training_curves([{"stage": "train"}] * 2, path),
+    "roc": lambda path: curve_figures.roc({"a": CURVE}, path, points={"p": (0.9, 0.8)}),
+    "pr": lambda path: curve_figures.precision_recall(
+        {"a": CURVE}, path, base_rates={"a": 0.5}
+    ),
+    "confusion": lambda path: figures.confusion_matrix(
+        [[5, 0], [0, 0]], ["A", "B"], path
+    ),
+    "calibration": lambda path: curve_figures.calibration(
+        {"a": [{"predicted": 0.4, "observed": 0.5, "ci95": None}]}, path
+    ),
+    "histograms": lambda path: figures.score_histograms(
+        {"validation": SCORES, "test": {**SCORES, "NORMAL": np.zeros(0)}},
+        path,
+        threshold=1.0,
+        xlabel="p",
+    ),
+    "predictive": lambda path: curve_figures.predictive_values({"a": (1.0, 0.0)}, path),
+    "forest": lambda path: figures.forest(
+        {"g": [ENTRY, {**ENTRY, "value": None}, {**ENTRY, "ci95": None}]},
+        path,
+        title="t",
+        reference=None,
+    ),
+    "films": lambda path: film_figures.grid(
+        {"wrong": [FILM] * 7, "right": [FILM]}, path
+    ),
+    "heat": lambda path: film_figures.grid({"a": [HEAT] * 4}, path, with_plain=True),
+}
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_a_drawing_is_a_wide_png_that_repeats(name, tmp_path):
+    first, second = tmp_path / "first.png", tmp_path / "second.png"
+    DRAWINGS[name](first)
+    with Image.open(first) as image:
+        assert image.format == "PNG"
+        assert image.width >= 800
+        # Something is drawn: the page is not one colour.
+        assert len(image.convert("L").getcolors()) > 2
+    DRAWINGS[name](second)
+    assert first.read_bytes() == second.read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"first.png", "second.png"}
+
+
+def test_colours_differ_in_lightness_or_hue_for_the_colour_blind():
+    # Deuteranopia after Vienot et al. (1999): red and green fall together, so what
+    # is left of a colour is its yellow-blue balance and its lightness.
+    seen = []
+    for colour in figures.CYCLE:
+        red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+        yellow = 0.29 * red**2.2 + 0.71 * green**2.2
+        seen.append((yellow ** (1 / 2.2), blue))
+    for i, first in enumerate(seen[:4]):
+        for second in seen[:i]:
+            assert np.hypot(*np.subtract(first, second)) > 0.15
+
+
+def test_heat_of_one_sign_does_not_colour_the_other(tmp_path):
+    path = tmp_path / "heat.png"
+    film = film_figures.Film(
+        np.full((32, 32), 128, np.uint8), "x", True, np.full((32, 32), 1.0)
+    )
+    film_figures.grid({"for": [film]}, path, with_plain=True)
+    pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    middle = pixels[:, 300:480]  # the film with its heat, left of its frame
+    reddish = (middle[..., 0] - middle[..., 2]) > 60
+    bluish = (middle[..., 2] - middle[..., 0]) > 60
+    assert reddish.mean() > 0.2
+    assert bluish.mean() < 0.01
+
+
+def test_the_hardest_films_are_the_wrong_ones_it_was_surest_of():
+    question = Question(
+        "test", "PNEUMONIA", {"value": 0.5, "rule": "", "chosen_on": ""}
+    )
+    missed, alarms = illustrations.hardest(TABLE, question).values()
+    score = TABLE.probabilities[:, 1]
+    assert set(TABLE.labels[missed]) == {1} and set(TABLE.labels[alarms]) == {0}
+    assert np.all(score[missed] < 0.5) and np.all(np.diff(score[missed]) >= 0)
+    assert np.all(score[alarms] >= 0.5) and np.all(np.diff(score[alarms]) <= 0)
+    assert score[alarms[0]] == score[TABLE.labels == 0].max()
+
+
+def test_samples_show_the_classes_in_turn():
+    chosen = illustrations.sample(TABLE, seed=0)
+    assert np.bincount(TABLE.labels[chosen]).tolist() == [6, 6]
+    assert len(set(chosen.tolist())) == 12
+    assert not np.array_equal(chosen, illustrations.sample(TABLE, seed=1))
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_an_evaluation_gets_its_pictures(classes, tmp_path):
+    table = fabricated.clustered(1, classes=classes)
+    value = 0.5 if classes == 2 else None
+    frozen = {"value": value, "rule": "half", "chosen_on": "validation"}
+    question = Question("test", table.class_names[-1], frozen, draws=20)
+    rows = fabricated.example_rows(table)
+    summary = evaluation.summarise(table, question, rows=rows, validation=table)
+    found = illustrations.draw(tmp_path, summary, table, question, table)
+    wanted = {"roc", "precision_recall", "confusion_matrix", "calibration", "subgroups"}
+    if classes == 2:
+        wanted |= {"predictive_values", "score_histograms"}
+    assert set(found) == wanted
+    assert all(path.stat().st_size > 1000 for path in found.values())

@@ -1,0 +1,31 @@
+import hashlib
+
+import pytest
+
+from cxr import files
+
+
+def test_publish_writes_bytes_and_text(tmp_path):
+    files.publish(tmp_path / "new" / "a.txt", "é")
+    files.publish(tmp_path / "new" / "a.txt", b"over")
+    assert (tmp_path / "new" / "a.txt").read_bytes() == b"over"
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["a.txt"]
+
+
+def test_a_failed_write_leaves_the_old_file_alone(tmp_path):
+    path = tmp_path / "a.csv"
+    files.publish(path, "old")
+    with pytest.raises(RuntimeError):
+        with files.publishing(path) as temporary:
+            assert temporary.suffix == ".csv"
+            temporary.write_text("half")
+            raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_sha256_of_a_file_longer_than_a_chunk(tmp_path):
+    data = bytes(range(256)) * 5000
+    (tmp_path / "f").write_bytes(data)
+    assert files.sha256_file(tmp_path / "f") == hashlib.sha256(data).hexdigest()
+    assert files.sha256_bytes(data) == hashlib.sha256(data).hexdigest()

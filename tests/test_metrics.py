@@ -1,0 +1,484 @@
+"""Numbers against scikit-learn, thresholds against brute force, intervals against
+simulated truth.
+"""
+
+import csv
+import io
+import warnings
+
+import hypothesis
+import numpy as np
+import pytest
+import sklearn.metrics as sk
+from hypothesis import strategies as st
+
+from cxr import (
+    bootstrap,
+    calibration,
+    comparison,
+    evaluation,
+    metrics,
+    operating_points,
+    predictions,
+    subgroups,
+    transfer,
+)
+from cxr.evaluation import Question
+from tests import fabricated
+
+FROZEN = {"value": 0.4, "rule": "youden", "chosen_on": "validation"}
+
+
+def random_table(seed: int) -> predictions.Predictions:
+    """Of 100 seeds: 2 or 3 classes, with ties, constant scores, absent classes."""
+    random = np.random.default_rng(seed)
+    classes, n = 2 + seed % 2, int(random.integers(1, 80))
+    labels = random.integers(0, classes, n)
+    found = random.dirichlet(np.ones(classes), n).astype(np.float32)
+    kind = seed // 2 % 5
+    if kind == 1:  # ties
+        found = np.round(found * 4) + 0.01
+        found /= found.sum(axis=1, keepdims=True)
+    elif kind == 2:  # constant
+        found[:] = found[0]
+    elif kind == 3:  # an absent class
+        labels = np.where(labels == seed % classes, (seed + 1) % classes, labels)
+    elif kind == 4:  # confident, also where wrong
+        found = np.eye(classes, dtype=np.float32)[random.integers(0, classes, n)]
+        found = np.clip(found, 1e-7, 1)
+        found /= found.sum(axis=1, keepdims=True)
+    return predictions.Predictions(
+        filenames=tuple(f"a, {i}.png" for i in range(n)),
+        patient_ids=tuple(str(i // 2) for i in range(n)),
+        labels=labels,
+        probabilities=metrics.exact_probabilities(found),
+        class_names=tuple("abc"[:classes]),
+    )
+
+
+def recompute(text: str, threshold: float) -> dict[str, float]:
+    """What scikit-learn alone makes of predictions.csv; NaN where undefined."""
+    rows = list(csv.DictReader(io.StringIO(text)))
+    names = [c.removeprefix("probability_") for c in rows[0] if c.startswith("prob")]
+    labels = np.array([names.index(row["label"]) for row in rows])
+    found = np.array([[float(row[f"probability_{n}"]) for n in names] for row in rows])
+    if len(names) == 2:
+        return _recompute_binary(labels, found[:, 1], threshold)
+    predicted = found.argmax(axis=1)
+    macro = dict(average="macro", labels=[0, 1, 2], zero_division=np.nan)
+    tables = sk.multilabel_confusion_matrix(labels, predicted, labels=[0, 1, 2])
+    with np.errstate(invalid="ignore"):
+        specificity = tables[:, 0, 0] / tables[:, 0].sum(axis=1)
+    present = len(set(labels)) == 3
+    return {
+        "precision": sk.precision_score(labels, predicted, **macro),
+        "recall": sk.recall_score(labels, predicted, **macro),
+        "f1": sk.f1_score(labels, predicted, **macro),
+        "specificity": np.nanmean(specificity),
+        "roc_auc": sk.roc_auc_score(labels, found, multi_class="ovr", labels=[0, 1, 2])
+        if present
+        else np.nan,
+        "pr_auc": sk.average_precision_score(np.eye(3)[labels], found)
+        if present
+        else np.nan,
+        "brier": np.mean(
+            [sk.brier_score_loss(labels == c, found[:, c]) for c in range(3)]
+        ),
+        "accuracy_at_0.5": np.nan,
+        **_recompute_common(labels, predicted, found),
+    }
+
+
+def _recompute_binary(labels, score, threshold):
+    predicted = (score >= threshold).astype(int)
+    kwargs = dict(zero_division=np.nan)
+    both = len(set(labels)) == 2
+    return {
+        "precision": sk.precision_score(labels, predicted, **kwargs),
+        "recall": sk.recall_score(labels, predicted, **kwargs),
+        "specificity": sk.recall_score(labels, predicted, pos_label=0, **kwargs),
+        "f1": sk.f1_score(labels, predicted, **kwargs),
+        "roc_auc": sk.roc_auc_score(labels, score) if both else np.nan,
+        "pr_auc": sk.average_precision_score(labels, score) if any(labels) else np.nan,
+        "brier": sk.brier_score_loss(labels, score),
+        "accuracy_at_0.5": sk.accuracy_score(labels, score >= 0.5),
+        **_recompute_common(labels, predicted, np.stack([1 - score, score], axis=1)),
+    }
+
+
+def _recompute_common(labels, predicted, found):
+    return {
+        "accuracy": sk.accuracy_score(labels, predicted),
+        "balanced_accuracy": sk.balanced_accuracy_score(labels, predicted),
+        "mcc": sk.matthews_corrcoef(labels, predicted),
+        "log_loss": sk.log_loss(labels, found, labels=list(range(found.shape[1]))),
+    }
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_metrics_json_is_what_scikit_learn_makes_of_the_csv(seed):
+    table = random_table(seed)
+    frozen = FROZEN if len(table.class_names) == 2 else {**FROZEN, "value": None}
+    question = Question("test", table.class_names[-1], frozen, draws=20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = recompute(predictions.to_csv(table), FROZEN["value"])
+        if len(table.class_names) == 2:
+            question = Question("test", "b", FROZEN, draws=20)
+    found = evaluation.summarise(table, question)["metrics"]
+    assert set(found) == {*expected, "ece"}
+    for name, value in expected.items():
+        if np.isnan(value):
+            assert found[name] == {"value": None, "ci95": None}, name
+        else:
+            assert found[name]["value"] == pytest.approx(value, abs=1e-9), name
+
+
+def test_calibration_error_is_scikit_learns_curve_weighted():
+    table = fabricated.clustered(3)
+    score, truth = table.probabilities[:, 1], table.labels
+    observed, predicted = sk_curve(truth, score)
+    counts = np.bincount(metrics.equal_mass_bins(score), minlength=10)
+    expected = np.sum(counts / len(score) * np.abs(observed - predicted))
+    scored = metrics.scored(truth, table.probabilities, positive=1, threshold=0.5)
+    assert metrics.point(scored)["ece"] == pytest.approx(expected, abs=1e-12)
+
+
+def sk_curve(truth, score):
+    from sklearn.calibration import calibration_curve
+
+    return calibration_curve(truth, score, n_bins=10, strategy="quantile")
+
+
+@hypothesis.given(
+    st.integers(0, 10_000), st.integers(2, 3), st.lists(st.integers(0, 3), min_size=20)
+)
+@hypothesis.settings(max_examples=60, deadline=None)
+def test_a_weight_is_worth_that_many_copies(seed, classes, copies):
+    hypothesis.assume(sum(copies) > 0)
+    random = np.random.default_rng(seed)
+    n = len(copies)
+    found = np.round(random.dirichlet(np.ones(classes), n), 1) + 0.05
+    found /= found.sum(axis=1, keepdims=True)
+    labels = random.integers(0, classes, n)
+    kwargs = dict(positive=1, threshold=0.45)
+    once = metrics.scored(labels, found, **kwargs)
+    weighted = metrics.measure(once, np.array([copies]))
+    repeated = metrics.point(
+        metrics.scored(np.repeat(labels, copies), np.repeat(found, copies, 0), **kwargs)
+    )
+    for name in set(metrics.DEFINITIONS) - {"ece"}:  # its bins stay the sample's
+        if repeated[name] is None:
+            assert np.isnan(weighted[name][0]), name
+        else:
+            assert weighted[name][0] == pytest.approx(repeated[name], abs=1e-9), name
+
+
+def test_columns_agree_and_small_probabilities_survive():
+    found = np.array([[1e-12, 1], [1, 1e-12], [0.25, 0.75]], np.float32)
+    exact = metrics.exact_probabilities(found)
+    np.testing.assert_array_equal(exact[:, 0], 1 - exact[:, 1])
+    np.testing.assert_allclose(exact.min(axis=1), found.min(axis=1), atol=2e-16)
+    np.testing.assert_array_equal(metrics.exact_probabilities(exact), exact)
+
+
+def test_making_probabilities_exact_twice_breaks_no_ties():
+    found = np.random.default_rng(0).dirichlet(np.ones(3), 200).astype(np.float32)
+    once = metrics.exact_probabilities(found)
+    np.testing.assert_array_equal(metrics.exact_probabilities(once), once)
+
+
+@pytest.mark.parametrize(
+    "bad", [[[np.nan, 1]], [[1.5, -0.5]], [[0.0, 0.0, 0.0]], [[1.0]], [0.5, 0.5]]
+)
+def test_what_is_no_probability_is_refused(bad):
+    with pytest.raises(ValueError):
+        metrics.exact_probabilities(np.array(bad))
+
+
+def test_a_label_out_of_range_is_refused():
+    with pytest.raises(ValueError, match=r"0\.\.7, there are 2 classes"):
+        metrics.scored([0, 7], [[0.5, 0.5]] * 2, positive=1, threshold=0.5)
+
+
+def test_training_numbers_are_none_where_undefined():
+    found = np.array([[0.3, 0.7], [0.6, 0.4]], np.float32)
+    assert metrics.roc_auc(np.array([1, 1]), found) is None
+    assert metrics.roc_auc(np.array([1, 0]), found) == 1.0
+    assert metrics.accuracy(np.array([1, 1]), found) == 0.5
+    assert metrics.log_loss(np.array([1, 0]), found * np.nan) is None
+    assert metrics.log_loss(np.zeros(0, int), found[:0]) is None
+
+
+# --- thresholds
+
+
+@hypothesis.given(
+    st.lists(st.tuples(st.booleans(), st.integers(0, 12)), min_size=4, max_size=40),
+    st.sampled_from(["youden", "f1", "sensitivity:0.9", "specificity:0.8"]),
+)
+@hypothesis.settings(deadline=None)
+def test_thresholds_are_those_of_brute_force(rows, rule):
+    positive = np.array([p for p, _ in rows] + [True, False])
+    score = np.array([s / 12 for _, s in rows] + [0.5, 0.25])
+    chosen = operating_points.choose_threshold(positive, score, rule)
+    name, _, target = rule.partition(":")
+
+    def rates(threshold):
+        said = score >= threshold
+        hits, alarms = np.sum(said & positive), np.sum(said & ~positive)
+        sensitivity = hits / positive.sum()
+        specificity = 1 - alarms / (~positive).sum()
+        f1 = 2 * hits / (hits + alarms + positive.sum())
+        return sensitivity, specificity, f1
+
+    every = [rates(t) for t in [*np.unique(score), 2.0]]
+    here = rates(chosen)
+    if name == "youden":
+        assert sum(here[:2]) == pytest.approx(max(a + b for a, b, _ in every))
+    elif name == "f1":
+        assert here[2] == pytest.approx(max(f for *_, f in every))
+    elif name == "sensitivity":
+        assert here[0] >= float(target)
+        assert here[1] == max(b for a, b, _ in every if a >= float(target))
+    else:
+        assert here[1] >= float(target)
+        assert here[0] == max(a for a, b, _ in every if b >= float(target))
+
+
+def test_thresholds_lie_midway_and_ties_go_to_one_half():
+    positive = np.array([0, 0, 1, 1], bool)
+    score = np.array([0.1, 0.2, 0.6, 0.9])
+    assert operating_points.choose_threshold(positive, score, "youden") == 0.4
+    # 0.2 | 0.6 would both be right; of the equals 0.15, 0.75 the nearer to 0.5.
+    alternating = np.array([0, 1, 0, 1], bool)
+    chosen = operating_points.choose_threshold(alternating, score, "youden")
+    assert chosen == pytest.approx(0.75)
+    assert operating_points.choose_threshold(positive, score, "half") == 0.5
+
+
+def test_a_threshold_between_adjacent_floats_still_separates():
+    low = 0.7
+    high = np.nextafter(low, 1)
+    chosen = operating_points.choose_threshold([0, 1], np.array([low, high]), "youden")
+    assert low < chosen <= high
+
+
+@pytest.mark.parametrize("rule", ["best", "sensitivity:", "specificity:1.5", "f1:0.3"])
+def test_unknown_rules_are_refused_by_name(rule):
+    with pytest.raises(ValueError, match=rule):
+        operating_points.choose_threshold([0, 1], [0.1, 0.9], rule)
+
+
+def test_one_class_has_no_threshold():
+    with pytest.raises(ValueError, match="both classes"):
+        operating_points.choose_threshold([1, 1], [0.1, 0.9], "youden")
+
+
+def test_predictive_values_are_bayes():
+    ppv, npv = operating_points.predictive_values(0.9, 0.8, 0.1)
+    assert ppv == pytest.approx(0.09 / (0.09 + 0.18))
+    assert npv == pytest.approx(0.72 / (0.72 + 0.01))
+
+
+# --- intervals
+
+
+def coverage(*, by_patient: bool, simulations: int = 100) -> dict[str, float]:
+    """Share of simulated data sets whose interval holds the true value."""
+    names = ("accuracy", "recall", "roc_auc", "log_loss")
+    large = fabricated.clustered(0, patients=60_000)
+    truth = metrics.point(_scored(large))
+    hits = dict.fromkeys(names, 0)
+    for seed in range(1, simulations + 1):
+        table = fabricated.clustered(seed, patients=150)
+        patients = table.patient_ids
+        if not by_patient:
+            patients = [str(i) for i in range(len(patients))]
+        resamples = bootstrap.resample(patients, table.labels, draws=200, seed=seed)
+        found = evaluation.measure(_scored(table), resamples)
+        for name in names:
+            low, high = found[name]["ci95"]
+            hits[name] += low <= truth[name] <= high
+    return {name: count / simulations for name, count in hits.items()}
+
+
+def _scored(table):
+    return metrics.scored(table.labels, table.probabilities, positive=1, threshold=0.5)
+
+
+def test_patient_intervals_cover_and_film_intervals_do_not():
+    # 95 % of 100 has a standard error of 2.2 %; 1,000 simulations with 1,000 draws
+    # gave 93.3 to 96.9 % by patient and 86 to 94 % by film.
+    by_patient, by_film = coverage(by_patient=True), coverage(by_patient=False)
+    for name, share in by_patient.items():
+        assert 0.89 <= share <= 0.99, (name, share)
+    assert np.mean(list(by_film.values())) < np.mean(list(by_patient.values())) - 0.03
+
+
+def test_intervals_hold_their_value_and_stay_in_range():
+    table = fabricated.clustered(1)
+    resamples = bootstrap.resample(table.patient_ids, table.labels, draws=200)
+    for name, entry in evaluation.measure(_scored(table), resamples).items():
+        low, high = entry["ci95"]
+        assert low <= entry["value"] <= high, name
+        assert low < high, name
+        if name != "log_loss":
+            assert low >= -1 and high <= 1, name
+
+
+def test_no_error_among_few_patients_is_no_certainty():
+    table = fabricated.clustered(1, patients=30, separation=40)
+    resamples = bootstrap.resample(table.patient_ids, table.labels, draws=100)
+    found = evaluation.measure(_scored(table), resamples)
+    for name in ("accuracy", "recall", "specificity", "roc_auc"):
+        low, high = found[name]["ci95"]
+        assert found[name]["value"] == high == 1
+        assert low == pytest.approx(0.025 ** (1 / 30))
+
+
+def test_one_patient_has_no_interval():
+    entry = bootstrap.with_interval(
+        "accuracy",
+        0.8,
+        np.full(100, 0.8),
+        bootstrap.resample(["p"] * 5, np.ones(5, int)),
+    )
+    assert entry == {"value": 0.8, "ci95": None}
+
+
+def test_patients_are_drawn_whole_and_within_their_class():
+    table = fabricated.clustered(2, patients=20)
+    resamples = bootstrap.resample(table.patient_ids, table.labels, draws=50)
+    weights = resamples.weights()
+    for patient in set(table.patient_ids):
+        films = weights[:, np.array(table.patient_ids) == patient]
+        assert np.all(films == films[:, :1])
+    for stratum in (0, 1):
+        assert np.all(
+            resamples.counts[:, resamples.strata == stratum].sum(axis=1) == 20
+        )
+
+
+# --- calibration, subgroups, comparison
+
+
+@pytest.mark.parametrize("true", [0.5, 1.0, 3.0])
+def test_the_temperature_is_found_again(true):
+    random = np.random.default_rng(0)
+    logits = random.normal(0, 2, (40_000, 1)) * [0, 1]
+    odds = np.exp(logits)
+    honest = odds / odds.sum(axis=1, keepdims=True)
+    labels = (random.random(len(honest)) < honest[:, 1]).astype(int)
+    said = calibration.apply_temperature(honest, 1 / true)
+    assert calibration.fit_temperature(labels, said) == pytest.approx(true, rel=0.05)
+    np.testing.assert_allclose(calibration.apply_temperature(said, 1.0), said)
+
+
+def test_a_temperature_that_hurts_is_said_to_hurt():
+    validation, moved = fabricated.clustered(1), fabricated.clustered(2, moved=4.0)
+    sharp = calibration.apply_temperature(validation.probabilities, 2.0)
+    resamples = bootstrap.resample(moved.patient_ids, moved.labels, draws=200)
+    here = _scored(moved)
+    there = metrics.scored(validation.labels, sharp, positive=1, threshold=0.5)
+    found = calibration.temperature_report(here, there, resamples)
+    assert found["temperature"] < 1
+    assert not found["transfers"]
+    assert "does NOT transfer" in found["verdict"]
+
+
+def test_operating_points_come_from_the_reference_alone():
+    table, validation = fabricated.clustered(1, moved=2.0), fabricated.clustered(2)
+    question = Question("test", "PNEUMONIA", FROZEN, draws=50)
+    found = evaluation.summarise(table, question, validation=validation)
+    points = {point["name"]: point for point in found["operating_points"]}
+    assert points["the model's own"]["threshold"] == FROZEN["value"]
+    reference = operating_points.choose_threshold(
+        validation.labels == 1, validation.probabilities[:, 1], "sensitivity:0.98"
+    )
+    assert points["screening"]["threshold"] == reference
+    other = fabricated.clustered(5, moved=-1.0)
+    again = evaluation.summarise(other, question, validation=validation)
+    for first, second in zip(
+        found["operating_points"], again["operating_points"], strict=True
+    ):
+        assert first["threshold"] == second["threshold"]
+
+
+def test_the_shift_report_sees_a_moved_class():
+    table, validation = fabricated.clustered(1, moved=2.0), fabricated.clustered(2)
+    found = transfer.shift(_scored(table), _scored(validation))
+    assert found["ks"]["negative"] > 0.5 > 0.3 > found["ks"]["positive"]
+
+
+def test_a_subtype_model_is_also_read_as_two_classes():
+    table = fabricated.clustered(1, classes=3)
+    frozen = {"value": None, "rule": None, "chosen_on": None}
+    question = Question("test", "VIRUS", frozen, draws=50)
+    found = evaluation.summarise(table, question, validation=table)
+    assert found["threshold"] is None
+    assert found["metrics"]["accuracy_at_0.5"]["value"] is None
+    collapsed = found["collapsed"]
+    assert collapsed["positive_class"] == "BACTERIA or VIRUS"
+    truth, score = table.labels != 1, 1 - table.probabilities[:, 1]
+    expected = sk.roc_auc_score(truth, score)
+    assert collapsed["metrics"]["roc_auc"]["value"] == pytest.approx(expected)
+
+
+def test_groups_of_one_class_are_ranked_against_the_other():
+    table = fabricated.clustered(1)
+    groups = {"kind": ["a" if label else "b" for label in table.labels]}
+    resamples = bootstrap.resample(table.patient_ids, table.labels, draws=50)
+    found = evaluation.judge_subgroups(_scored(table), resamples, groups)["kind"]
+    assert found["a"]["metrics"]["specificity"]["value"] is None
+    assert found["a"]["roc_auc_against"] == "all films of the other class"
+    whole = metrics.point(_scored(table))["roc_auc"]
+    assert found["a"]["metrics"]["roc_auc"]["value"] == pytest.approx(whole)
+
+
+def test_films_are_grouped_as_their_names_and_sizes_say():
+    names = [f"NORMAL/NORMAL2-IM-{i:04d}-0001.jpeg" for i in range(8)]
+    names += [f"PNEUMONIA/person{i}_virus_{i}.jpeg" for i in range(8)]
+    rows = [
+        {
+            "filename": name,
+            "label": name.split("/")[0],
+            "patient_id": str(i // 2),
+            "subtype": "",
+            "source_width": str(100 + i),
+            "source_height": "100",
+            "source_mode": "L",
+        }
+        for i, name in enumerate(names)
+    ]
+    found = subgroups.groupings(rows)
+    assert set(found["series"]) == {"NORMAL2-IM", "person"}
+    assert "source mode" not in found  # all alike
+    sizes = sorted(set(found["source size"]), key=subgroups.order)
+    assert sizes[0].startswith("up to 1")
+    assert sizes[2].startswith("over 1")
+
+
+def test_equal_runs_do_not_differ_and_a_better_one_does():
+    worse = fabricated.clustered(1, separation=1.0)
+    better = fabricated.clustered(1, separation=4.0)
+    question = Question("test", "PNEUMONIA", FROZEN, draws=200)
+    same = comparison.compare((worse, worse), (question,) * 2, ("a", "b"))
+    assert same["differences"]["roc_auc"]["ci95"] == [0, 0]
+    assert "no clear difference" in same["verdict"]
+    found = comparison.compare((worse, better), (question,) * 2, ("a", "b"))
+    assert found["differences"]["roc_auc"]["ci95"][0] > 0
+    assert "b is better" in found["verdict"]
+
+
+def test_predictions_survive_the_csv_bit_for_bit(tmp_path):
+    table = fabricated.clustered(1)
+    source = {"model_sha256": "m", "fingerprint": "f", "split": "test"}
+    predictions.publish(tmp_path, table, source)
+    back = predictions.recall(tmp_path, source)
+    np.testing.assert_array_equal(back.probabilities, table.probabilities)
+    assert back.filenames == table.filenames
+    assert predictions.recall(tmp_path, {**source, "model_sha256": "n"}) is None
+    with open(tmp_path / predictions.TABLE, "a") as file:
+        file.write("x,y,NORMAL,0.5,0.5\n")
+    assert predictions.recall(tmp_path, source) is None

@@ -1,0 +1,317 @@
+"""Order, coverage, resume and damage, in both modes of the input pipeline."""
+
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cxr import cli, images, pipeline, records
+
+MODES = ("ram", "none")
+N = 43  # prime: no batch size divides it
+
+
+def opened(record_set, split="train", *, image_size=16, **options):
+    return pipeline.open_split(
+        record_set, split, image_size=image_size, progress=False, **options
+    )
+
+
+def take(source, dataset, count):
+    """Returns `count` batches as `(films, labels, indices)` numpy arrays."""
+    batches = source.batches(dataset)
+    return [tuple(x.numpy() for x in next(batches)) for _ in range(count)]
+
+
+def all_films(source):
+    batches = [batch[0].numpy() for batch in source.batches(source.evaluation(16))]
+    return np.concatenate(batches)
+
+
+def corrupt(record_set, record, find, replace):
+    """Replaces bytes inside one record of the first shard, its length unchanged."""
+    path = record_set.shard_paths("train")[0]
+    payload = list(records.read_frames(path))[record]
+    assert payload.count(find) == 1
+    assert len(find) == len(replace)
+    data = path.read_bytes()
+    path.write_bytes(data.replace(payload, payload.replace(find, replace)))
+    return path
+
+
+# --- order
+
+
+def test_epoch_order_is_pinned():
+    # A changed order would make a resumed run see films twice: these never change.
+    assert pipeline.epoch_order(8, 0, 0).tolist() == [0, 2, 1, 5, 4, 3, 6, 7]
+    assert pipeline.epoch_order(8, 0, 1).tolist() == [5, 3, 7, 2, 4, 1, 0, 6]
+    assert pipeline.epoch_order(8, 7, 0).tolist() == [4, 1, 6, 3, 2, 7, 5, 0]
+    assert pipeline.stream_order((5, 3), 0, 0).tolist() == [1, 3, 4, 5, 7, 2, 6, 0]
+
+
+@settings(deadline=None)
+@given(st.integers(1, 200), st.integers(0, 2**40), st.integers(0, 1000))
+def test_epoch_order_is_a_permutation(n, seed, epoch):
+    order = pipeline.epoch_order(n, seed, epoch)
+    assert sorted(order.tolist()) == list(range(n))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=8), st.integers(0, 99))
+def test_stream_order_is_a_permutation(shard_sizes, seed):
+    order = pipeline.stream_order(tuple(shard_sizes), seed, 3)
+    assert sorted(order.tolist()) == list(range(sum(shard_sizes)))
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        lambda seed, epoch: pipeline.epoch_order(5216, seed, epoch),
+        lambda seed, epoch: pipeline.stream_order((1304,) * 4, seed, epoch),
+        lambda seed, epoch: pipeline.stream_order((5000,) * 8, seed, epoch),
+    ],
+    ids=["resident", "streaming", "streaming many windows"],
+)
+def test_epochs_and_seeds_are_uncorrelated(order):
+    pairs = [(0, 0), (0, 1), (0, 2), (1, 0)]
+    ranks = [np.argsort(order(*pair)) for pair in pairs]
+    rho = np.corrcoef([*ranks, np.arange(len(ranks[0]))])
+    off_diagonal = rho[~np.eye(len(rho), dtype=bool)]
+    # The blocks of a stream move together: 625 of them scatter by 1/sqrt(625).
+    bound = 0.05 if len(ranks[0]) == 5216 else 0.13
+    assert np.abs(off_diagonal).max() < bound
+
+
+def test_a_stream_window_touches_few_places_of_the_disk():
+    order = pipeline.stream_order((40_000,), 0, 0)
+    first = np.unique(order[: pipeline._WINDOW] // pipeline._BLOCK)
+    assert len(first) == pipeline._WINDOW // pipeline._BLOCK
+
+
+# --- training
+
+
+@pytest.mark.parametrize("cache", MODES)
+@pytest.mark.parametrize("encoding", ("raw", "jpeg", "png"))
+def test_training_batches_are_the_films_they_say(make_records, cache, encoding):
+    record_set = make_records({"train": N}, encoding=encoding)
+    source = opened(record_set, cache=cache)
+    batches = take(source, source.training(8, 3), 12)
+    films = all_films(source)
+    for film, label, index in batches:
+        assert film.shape == (8, 16, 16, 1)
+        assert film.dtype == np.uint8
+        assert label.dtype == np.int32
+        assert index.dtype == np.int64
+        np.testing.assert_array_equal(film, films[index])
+        np.testing.assert_array_equal(label, source.labels[index])
+
+
+def test_both_modes_read_the_pixels_that_were_written(make_records):
+    record_set = make_records({"train": N}, encoding="jpeg")
+    payloads = [
+        records.decode_example(payload)["image/encoded"]
+        for path in record_set.shard_paths("train")
+        for payload in records.read_frames(path)
+    ]
+    written = np.stack([images.to_grey(payload, 16) for payload in payloads])
+    for cache in MODES:
+        read = all_films(opened(record_set, cache=cache))
+        np.testing.assert_array_equal(read[..., 0], written)
+
+
+@pytest.mark.parametrize("cache", MODES)
+def test_no_example_twice_in_an_epoch_and_the_rest_changes(make_records, cache):
+    source = opened(make_records({"train": N}), cache=cache)
+    indices = [batch[2] for batch in take(source, source.training(8, 0), 5 * 6)]
+    epochs = np.array(indices).reshape(6, 40)
+    assert all(len(set(epoch)) == 40 for epoch in epochs.tolist())
+    assert len({tuple(epoch) for epoch in epochs.tolist()}) == 6
+    rests = {frozenset(range(N)) - frozenset(epoch) for epoch in epochs.tolist()}
+    assert len(rests) > 1
+
+
+@pytest.mark.parametrize("cache", MODES)
+def test_resume_at_any_step_continues_the_same_sequence(make_records, cache):
+    record_set = make_records({"train": N})
+    source = opened(record_set, cache=cache)
+    whole = [batch[2].tolist() for batch in take(source, source.training(8, 5), 16)]
+    for start in (1, 4, 5, 6, 13):
+        fresh = opened(record_set, cache=cache)
+        resumed = take(fresh, fresh.training(8, 5, start_step=start), 16 - start)
+        assert [batch[2].tolist() for batch in resumed] == whole[start:]
+
+
+@pytest.mark.parametrize("cache", MODES)
+def test_order_does_not_depend_on_threads(make_records, cache):
+    record_set = make_records({"train": N})
+    sequences = []
+    for threads in (1, 5):
+        source = opened(record_set, cache=cache)
+        source._threads = threads
+        batches = take(source, source.training(4, 1), 30)
+        sequences.append([batch[2].tolist() for batch in batches])
+    assert sequences[0] == sequences[1]
+
+
+def test_resident_order_is_epoch_order(make_records):
+    source = opened(make_records({"train": N}), cache="ram")
+    batches = take(source, source.training(8, 9), 10)
+    indices = np.concatenate([batch[2] for batch in batches])
+    for epoch in (0, 1):
+        expected = pipeline.epoch_order(N, 9, epoch)[:40]
+        np.testing.assert_array_equal(indices[epoch * 40 :][:40], expected)
+
+
+def test_a_plain_loop_over_the_dataset_gives_the_same_batches(make_records):
+    source = opened(make_records({"train": N}))
+    dataset = source.training(8, 2)
+    fast = take(source, dataset, 7)
+    for (films, _, indices), expected in zip(dataset, fast, strict=False):
+        np.testing.assert_array_equal(films, expected[0])
+        np.testing.assert_array_equal(indices, expected[2])
+
+
+def test_more_than_the_split_holds_is_refused(make_records):
+    source = opened(make_records({"train": 5}))
+    with pytest.raises(cli.UsageError, match=r"--batch_size=8.* 5 films"):
+        source.training(8, 0)
+
+
+def test_replicas_share_each_batch_without_loss():
+    # In a process of its own: two CPU devices must exist before TensorFlow starts.
+    program = """
+        import pathlib, sys, tempfile
+        import tensorflow as tf
+        from cxr import pipeline
+        from tests.conftest import write_records
+
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        two = [tf.config.LogicalDeviceConfiguration()] * 2
+        tf.config.set_logical_device_configuration(cpu, two)
+        root = pathlib.Path(tempfile.mkdtemp())
+        source = pipeline.open_split(
+            write_records(root, {"train": 43}), "train", image_size=16
+        )
+        strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+        dataset = source.training(8, 3)
+        shared = iter(strategy.experimental_distribute_dataset(dataset))
+        for _, (_, _, whole) in zip(range(11), dataset):
+            parts = strategy.experimental_local_results(next(shared)[2])
+            assert [len(part) for part in parts] == [4, 4], parts
+            assert tf.concat(parts, 0).numpy().tolist() == whole.numpy().tolist()
+        print("SHARED")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert "SHARED" in done.stdout, done.stderr[-2000:]
+
+
+# --- evaluation
+
+
+@pytest.mark.parametrize("cache", MODES)
+@pytest.mark.parametrize("batch_size", [1, 8, N, 100])
+def test_evaluation_covers_every_example_once(make_records, cache, batch_size):
+    source = opened(make_records({"train": N}), cache=cache)
+    dataset = source.evaluation(batch_size)
+    for _ in range(2):  # a dataset may be read again
+        indices = [batch[2].numpy() for batch in source.batches(dataset)]
+        assert np.concatenate(indices).tolist() == list(range(N))
+        assert {len(part) for part in indices[:-1]} <= {batch_size}
+
+
+@pytest.mark.parametrize("cache", MODES)
+def test_a_smaller_size_is_one_area_reduction(make_records, cache):
+    record_set = make_records({"train": N}, encoding="png")
+    stored = all_films(opened(record_set, cache=cache))[..., 0]
+    for size in (8, 7):
+        smaller = all_films(opened(record_set, cache=cache, image_size=size))
+        expected = images.area_resize(stored, size)
+        np.testing.assert_array_equal(smaller[..., 0], expected)
+
+
+# --- the mode
+
+
+def test_auto_is_resident_within_the_budget(make_records, capsys):
+    record_set = make_records({"train": N})
+    nbytes = N * 16 * 16
+    within = pipeline.open_split(
+        record_set, "train", image_size=16, ram_budget_bytes=nbytes
+    )
+    assert (within.mode, within.nbytes) == ("ram", nbytes)
+    assert "in memory" in capsys.readouterr().err
+    beyond = opened(record_set, ram_budget_bytes=nbytes - 1)
+    assert beyond.mode == "stream"
+    assert opened(record_set, cache="none").mode == "stream"
+    assert opened(record_set, cache="ram", ram_budget_bytes=0).mode == "ram"
+
+
+def test_ram_beyond_the_free_memory_is_refused(make_records, monkeypatch):
+    monkeypatch.setattr(pipeline, "_free_bytes", lambda: 100)
+    record_set = make_records({"train": N})
+    with pytest.raises(cli.UnavailableError, match="--cache=ram"):
+        opened(record_set, cache="ram")
+
+
+# --- damage
+
+
+@pytest.mark.parametrize("cache", MODES)
+def test_a_changed_film_is_named(make_records, cache):
+    record_set = make_records({"train": N})
+    film = records.decode_example(
+        list(records.read_frames(record_set.shard_paths("train")[0]))[3]
+    )["image/encoded"]
+    path = corrupt(record_set, 3, film, film[:-1] + bytes([film[-1] ^ 1]))
+    source = opened(record_set, cache=cache)
+    with pytest.raises(cli.DataError, match=f"{path.name}: record 3: .*sha256"):
+        take(source, source.training(8, 0), 12)
+    assert isinstance(source.fault, records.CorruptShard)
+
+
+@pytest.mark.parametrize("cache", MODES)
+def test_a_changed_label_is_named(make_records, cache):
+    record_set = make_records({"train": N})
+    # The label 1 is field 3 (int64_list) of the feature: 0x1a 3 0x0a 1 1.
+    key = b"image/class/label\x12\x05\x1a\x03\x0a\x01"
+    corrupt(record_set, 1, key + b"\x01", key + b"\x07")
+    source = opened(record_set, cache=cache)
+    with pytest.raises(cli.DataError, match=r"record 1: .*\b7\b"):
+        list(source.batches(source.evaluation(8)))
+
+
+def test_a_cut_shard_is_named_before_anything_is_read(make_records):
+    record_set = make_records({"train": N})
+    path = record_set.shard_paths("train")[1]
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(cli.DataError, match=f"{path.name}: .* bytes"):
+        opened(record_set)
+    path.unlink()
+    with pytest.raises(cli.DataError, match=f"{path.name}: missing"):
+        opened(record_set)
+
+
+def test_a_changed_length_is_named(make_records):
+    record_set = make_records({"train": N})
+    path = record_set.shard_paths("train")[0]
+    data = bytearray(path.read_bytes())
+    data[0] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(cli.DataError, match=path.name):
+        opened(record_set)
+
+
+def test_a_size_above_the_stored_one_is_refused(make_records):
+    with pytest.raises(cli.UsageError, match=r"--image_size=32.*\n?.*16"):
+        opened(make_records({"train": N}), image_size=32)

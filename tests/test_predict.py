@@ -1,0 +1,413 @@
+"""cxr.predict: every file is a row, every row is right, nothing crashes."""
+
+import csv
+import io
+import json
+import os
+import struct
+import sys
+import types
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cxr import cli, files, images, intake, predict, runs
+from cxr.config import TrainConfig
+
+STORED, SEEN = 32, 16
+
+
+class BrightnessPredictor:
+    """Stands in for a model: the positive probability is the mean brightness."""
+
+    stored_image_size, image_size = STORED, SEEN
+
+    def __init__(self, columns: int = 2):
+        self.columns, self.batches = columns, []
+
+    def predict(self, batch: np.ndarray, *, batch_size: int = 32) -> np.ndarray:
+        assert batch.dtype == np.uint8
+        assert len(batch) <= batch_size
+        assert batch.shape[1:] == (SEEN, SEEN, 1)
+        self.batches.append(len(batch))
+        p = batch.mean(axis=(1, 2, 3)) / 255
+        rest = [(1 - p) / (self.columns - 1)] * (self.columns - 1)
+        return np.stack([*rest, p], axis=1).astype(np.float32)
+
+
+def write_run(
+    path,
+    *,
+    classes=("NORMAL", "PNEUMONIA"),
+    threshold=0.6,
+    positive=None,
+    model=b"weights",
+    sizes=(STORED, SEEN),
+):
+    path.mkdir()
+    files.publish(path / runs.MODEL, model)
+    files.publish(path / runs.FLAGS, cli.to_flags(TrainConfig()))
+    info = {
+        "schema": runs.SCHEMA,
+        "class_names": list(classes),
+        "positive_class": positive or classes[-1],
+        "stored_image_size": sizes[0],
+        "image_size": sizes[1],
+        "threshold": {"value": threshold, "rule": "youden", "chosen_on": "validation"},
+        "model_file": runs.MODEL,
+        "model_sha256": files.sha256_bytes(model),
+    }
+    runs.write_json(path / runs.MODEL_INFO, info)
+    return path
+
+
+@pytest.fixture
+def predictor(monkeypatch):
+    """Puts the stand-in where cxr.predict imports the real one from."""
+    made = BrightnessPredictor()
+    module = types.SimpleNamespace(load=lambda run: made)
+    monkeypatch.setitem(sys.modules, "cxr.inference", module)
+    monkeypatch.setattr("cxr.inference", module, raising=False)
+    return made
+
+
+@pytest.fixture
+def call(tmp_path, predictor):
+    """Runs the command in a folder with a finished run; returns the table's rows."""
+    write_run(tmp_path / "run")
+
+    def run(*arguments, output="out.csv", flags=()):
+        table = tmp_path / output
+        argv = ["predict", f"--workdir={tmp_path / 'run'}", f"--output={table}"]
+        predict.main([*argv, *flags, *map(str, arguments)])
+        text = table.read_text(encoding="utf-8")
+        if output.endswith(".json"):
+            return json.loads(text)
+        return list(csv.DictReader(io.StringIO(text)))
+
+    return run
+
+
+def grey(level: int, height: int = 60, width: int = 80) -> np.ndarray:
+    """A film of this mean brightness that is not uniform; uint8 [height, width]."""
+    stripes = np.where(np.arange(width) // 8 % 2, 10, -10)
+    return np.broadcast_to(level + stripes, (height, width)).astype(np.uint8)
+
+
+def save(path, picture, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(picture, np.ndarray):
+        picture = Image.fromarray(picture)
+    picture.save(path, **options)
+    return path
+
+
+def test_rows_hold_path_prediction_probabilities_threshold_status(call, tmp_path):
+    dark = save(tmp_path / "dark.png", grey(100))
+    bright = save(tmp_path / "bright.jpeg", grey(200))
+    rows = call(bright, dark)
+    assert list(rows[0]) == [
+        "path",
+        "prediction",
+        "probability_NORMAL",
+        "probability_PNEUMONIA",
+        "threshold",
+        "status",
+    ]
+    assert [row["path"] for row in rows] == [str(bright), str(dark)]
+    assert [row["prediction"] for row in rows] == ["PNEUMONIA", "NORMAL"]
+    assert [row["status"] for row in rows] == ["ok", "ok"]
+    values = [float(row["probability_PNEUMONIA"]) for row in rows]
+    assert values == pytest.approx([200 / 255, 100 / 255], abs=0.02)
+    assert float(rows[0]["threshold"]) == 0.6
+
+
+@pytest.mark.parametrize(
+    ("positive", "threshold", "expected"),
+    [
+        ("PNEUMONIA", 0.5, "PNEUMONIA"),  # positive when p >= threshold
+        ("PNEUMONIA", 0.5000001, "NORMAL"),
+        ("NORMAL", 0.5, "NORMAL"),  # the first class as the positive one
+        ("NORMAL", 0.6, "PNEUMONIA"),
+    ],
+)
+def test_the_decision_is_the_threshold_on_the_positive_class(
+    tmp_path, positive, threshold, expected
+):
+    folder = tmp_path / "run"
+    write_run(folder, threshold=threshold, positive=positive)
+    row = predict._row("film", [0.5, 0.5], "ok", runs.open_run(folder))
+    assert row["prediction"] == expected
+
+
+def test_more_than_two_classes_take_the_most_probable(tmp_path, predictor, capsys):
+    predictor.columns = 3
+    write_run(tmp_path / "run", classes=("A", "B", "C"), threshold=None)
+    film = save(tmp_path / "film.png", grey(200))
+    config = predict.PredictConfig(str(tmp_path / "run"), str(tmp_path / "out.csv"))
+    summary = predict.predict(config, [str(film)])
+    assert summary.counts == {"A": 0, "B": 0, "C": 1}
+    row = next(csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text())))
+    assert (row["prediction"], row["threshold"]) == ("C", "")
+    assert "probability_B" in row
+
+
+def test_probabilities_survive_the_table_exactly(call, predictor, tmp_path):
+    film = save(tmp_path / "film.png", grey(137))
+    stored = images.read(film.read_bytes(), STORED).grey
+    seen = images.area_resize(stored, SEEN)[None, :, :, None]
+    expected = [float(value) for value in predictor.predict(seen)[0]]
+    row = call(film)[0]
+    found = [float(row[f"probability_{name}"]) for name in ("NORMAL", "PNEUMONIA")]
+    assert found == expected
+    document = call(film, output="out.json")[0]
+    assert document["probability_PNEUMONIA"] == expected[1]
+    assert document["threshold"] == 0.6
+
+
+def test_every_accepted_kind_gives_the_same_answer(call, tmp_path):
+    film = Image.fromarray(grey(150))
+    deep = Image.fromarray(np.asarray(film).astype(np.uint16) * 257)
+    kinds = {
+        "grey.jpeg": film,
+        "rgb.jpg": film.convert("RGB"),
+        "cmyk.jpeg": film.convert("RGB").convert("CMYK"),
+        "grey.png": film,
+        "rgba.png": film.convert("RGBA"),
+        "palette.png": film.convert("P"),
+        "deep.png": deep,
+    }
+    paths = [save(tmp_path / name, picture) for name, picture in kinds.items()]
+    rows = call(*paths)
+    assert [row["status"] for row in rows] == ["ok"] * len(kinds)
+    values = [float(row["probability_PNEUMONIA"]) for row in rows]
+    assert values == pytest.approx([150 / 255] * len(kinds), abs=0.01)
+
+
+def huge_png() -> bytes:
+    """Sound to the last chunk, and 400 million pixels when decoded."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        crc = struct.pack(">I", zlib.crc32(name + body))
+        return struct.pack(">I", len(body)) + name + body + crc
+
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 0, 0, 0, 0)
+    pixels = zlib.compress(b"\0" * 1000)
+    chunks = (b"IHDR", header), (b"IDAT", pixels), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*parts) for parts in chunks)
+
+
+def test_bad_files_are_rows(call, predictor, tmp_path):
+    good = save(tmp_path / "films" / "good.png", grey(100))
+    folder = good.parent
+    whole = save(tmp_path / "whole.jpeg", grey(100)).read_bytes()
+    (folder / "cut.jpeg").write_bytes(whole[: len(whole) // 2])
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "text.jpeg").write_text("not a film")
+    (folder / "huge.png").write_bytes(huge_png())
+    (folder / "scan.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\0" * 64)
+    (folder / "dangling.png").symlink_to(folder / "nowhere.png")
+    os.mkfifo(folder / "pipe.png")
+    rows = {os.path.basename(row["path"]): row for row in call(folder)}
+    assert rows.pop("good.png")["status"] == "ok"
+    assert {name: row["status"].split(":")[:2] for name, row in rows.items()} == {
+        "cut.jpeg": ["error", " truncated"],
+        "empty.png": ["error", " empty"],
+        "text.jpeg": ["error", " not_an_image"],
+        "huge.png": ["error", " too_many_pixels"],
+        "scan.dcm": ["error", " unsupported_format"],
+        "dangling.png": ["error", " not_found"],
+        "pipe.png": ["error", " not_a_file"],
+    }
+    for row in rows.values():
+        assert row["prediction"] == row["probability_PNEUMONIA"] == ""
+    assert predictor.batches == [1]
+
+
+def test_json_of_a_bad_film_holds_null(call, tmp_path):
+    good = save(tmp_path / "good.png", grey(100))
+    rows = call(good, tmp_path / "missing.png", output="out.JSON".lower())
+    assert rows[1]["status"] == "error: not_found: no such file"
+    assert rows[1]["prediction"] is rows[1]["probability_NORMAL"] is None
+
+
+def test_all_films_bad_is_exit_65_with_the_table_written(call, tmp_path):
+    (tmp_path / "text.jpeg").write_text("not a film")
+    with pytest.raises(cli.DataError, match=r"none of the 1 films") as caught:
+        call(tmp_path / "text.jpeg")
+    assert caught.value.exit_code == 65
+    assert "not_an_image" in (tmp_path / "out.csv").read_text()
+
+
+def test_a_model_that_gives_nan_is_an_error_row(call, predictor, tmp_path):
+    good = save(tmp_path / "film.png", grey(100))
+    predictor.predict = lambda batch, **_: np.full((len(batch), 2), np.nan, np.float32)
+    with pytest.raises(cli.DataError):
+        call(good)
+    assert "error: not_finite" in (tmp_path / "out.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "picture", "warning"),
+    [
+        ("small", grey(100, 12, 40), "40 x 12 pixels, less than the model's 16"),
+        ("strip", grey(100, 40, 200), "proportions"),
+        ("flat", np.full((60, 60), 90, np.uint8), "nearly uniform"),
+    ],
+)
+def test_doubtful_films_are_predicted_with_a_warning(
+    call, tmp_path, name, picture, warning
+):
+    row = call(save(tmp_path / f"{name}.png", picture))[0]
+    assert row["status"].startswith("warning: ")
+    assert warning in row["status"]
+    assert row["prediction"] == "NORMAL"
+
+
+def test_colour_is_told_from_grey_stored_as_rgb(call, tmp_path):
+    photo = np.stack([grey(180), grey(90), grey(60)], axis=2)
+    tinted = np.stack([grey(120), grey(116), grey(110)], axis=2)
+    rows = call(
+        save(tmp_path / "photo.jpeg", photo, quality=95),
+        save(tmp_path / "tinted.jpeg", tinted, quality=95),
+        save(tmp_path / "palette.png", Image.fromarray(photo).convert("P")),
+    )
+    assert "in colour" in rows[0]["status"]
+    assert rows[1]["status"] == "ok"
+    assert "in colour" in rows[2]["status"]
+
+
+def test_folders_and_globs_are_searched_in_order_without_repeats(tmp_path, capsys):
+    for name in ("b/2.png", "b/1.JPG", "a.jpeg", "b/__MACOSX/x.png", ".hidden.png"):
+        save(tmp_path / "in" / name, grey(100), format="PNG")
+    (tmp_path / "in" / "phantoms.csv").write_text("path")
+    top = str(tmp_path / "in")
+    expected = [f"{top}/a.jpeg", f"{top}/b/1.JPG", f"{top}/b/2.png"]
+    assert intake.find([top]) == expected
+    assert "1 files that are not named like images" in capsys.readouterr().err
+    assert intake.find([f"{top}/*.jpeg", top, f"{top}/b/1.JPG"]) == expected
+    assert intake.find([f"{top}/**/[0-9].*"]) == expected[1:]
+    assert intake.find([f"{top}/b/2.png", "gone"]) == [f"{top}/b/2.png", "gone"]
+
+
+def test_a_name_with_glob_characters_is_taken_literally(tmp_path):
+    film = save(tmp_path / "film[1].png", grey(100))
+    assert intake.find([str(film)]) == [str(film)]
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 9])
+def test_batches_cover_every_film_once_in_order(call, predictor, tmp_path, count):
+    paths = [save(tmp_path / f"{i}.png", grey(60 + 12 * i)) for i in range(count)]
+    rows = call(*paths, flags=["--batch_size=4", "--threads=3"])
+    assert [row["path"] for row in rows] == [str(path) for path in paths]
+    assert sum(predictor.batches) == count
+    assert max(predictor.batches) <= 4
+    values = [float(row["probability_PNEUMONIA"]) for row in rows]
+    assert values == sorted(values)
+    assert len(set(values)) == count
+
+
+def test_films_are_read_only_one_batch_ahead(monkeypatch):
+    """Memory is bounded: at most two batches are decoded and not yet predicted."""
+    read = []
+    film = intake.Film("", np.zeros((STORED, STORED), np.uint8), "ok")
+    monkeypatch.setattr(intake, "read", lambda path, *_: (read.append(path), film)[1])
+    config = predict.PredictConfig("run", "out.csv", batch_size=3, threads=1)
+    paths = [str(i) for i in range(30)]
+    for taken, films in enumerate(
+        predict._read_batches(paths, BrightnessPredictor(), config), start=1
+    ):
+        assert len(films) == 3
+        assert len(read) <= 3 * (taken + 1)
+    assert read == paths
+
+
+def test_an_interrupted_run_leaves_the_old_table(call, predictor, tmp_path):
+    film = save(tmp_path / "film.png", grey(100))
+    call(film)
+    before = (tmp_path / "out.csv").read_bytes()
+
+    def interrupt(batch, **_):
+        raise KeyboardInterrupt
+
+    predictor.predict = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        call(film)
+    assert (tmp_path / "out.csv").read_bytes() == before
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
+def test_names_that_are_not_utf8_are_written_escaped(call, tmp_path):
+    film = save(tmp_path / "film.png", grey(100))
+    odd = os.path.join(os.fsencode(tmp_path), b"odd\xff.png")
+    os.link(film, odd)
+    row = call(os.fsdecode(odd))[0]
+    assert row["status"] == "ok"
+    assert row["path"].endswith("odd\\udcff.png")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--output=out.csv", "film.png"], "workdir"),
+        (["--workdir=run", "film.png"], "output"),
+        (["--workdir=run", "--output=out.txt", "film.png"], r"\.csv or \.json"),
+        (["--workdir=run", "--output=run/x.csv/out.csv", "film.png"], "cannot write"),
+        (["--workdir=run", "--output=folder.csv", "film.png"], "is a folder"),
+        (["--workdir=run", "--output=out.csv"], "no film given"),
+        (["--workdir=run", "--output=out.csv", "gone.png"], "gone.png: no such"),
+        (["--workdir=run", "--output=out.csv", "*.webp"], r"\*\.webp: no such"),
+        (["--workdir=run", "--output=out.csv", "folder.csv"], "no image files"),
+        (["--workdir=gone", "--output=out.csv", "film.png"], "--workdir=gone"),
+        (["--workdir=run", "--output=o.csv", "--batch_size=0", "f"], "batch_size=0"),
+    ],
+)
+def test_wrong_usage_is_refused(tmp_path, monkeypatch, arguments, message):
+    """The stand-in model is not there, so refusing must come before loading it."""
+    monkeypatch.setitem(sys.modules, "cxr.inference", None)
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "run")
+    (tmp_path / "run" / "x.csv").write_text("")
+    (tmp_path / "folder.csv").mkdir()
+    save(tmp_path / "film.png", grey(100))
+    with pytest.raises(cli.UsageError, match=message):
+        predict.main(["predict", *arguments])
+
+
+@pytest.mark.parametrize("head", ["softmax", "sigmoid"])
+def test_a_real_model_sees_what_training_saw(tmp_path, head):
+    """Table equals bytes -> stored size -> area reduction -> model, done by hand."""
+    import keras
+
+    from cxr import models
+
+    keras.utils.set_random_seed(0)
+    model = models.build(models.ModelSpec("small_cnn", 32, 2, head))
+    model.save(tmp_path / "model.keras")
+    saved = (tmp_path / "model.keras").read_bytes()
+    folder = write_run(tmp_path / "run", model=saved, sizes=(48, 32))
+    rng = np.random.default_rng(0)
+    for number in range(5):
+        film = rng.integers(0, 256, (70 + number, 90), np.uint8)
+        save(tmp_path / "films" / f"{number}.jpeg", film)
+    (tmp_path / "films" / "2.jpeg").write_bytes(b"broken")
+    tables = []
+    for batch_size in (32, 2):
+        output = tmp_path / f"{batch_size}.json"
+        config = predict.PredictConfig(str(folder), str(output), batch_size=batch_size)
+        predict.predict(config, [str(tmp_path / "films")])
+        tables.append(json.loads(output.read_text()))
+    for rows in zip(*tables, strict=True):
+        if rows[0]["prediction"] is None:
+            assert rows[0]["path"].endswith("2.jpeg")
+            continue
+        with open(rows[0]["path"], "rb") as file:
+            stored = images.to_grey(file.read(), 48)
+        seen = images.area_resize(stored, 32)[None, :, :, None].astype(np.float32)
+        expected = np.asarray(model([seen], training=False))[0, -1]
+        for row in rows:
+            assert row["probability_PNEUMONIA"] == pytest.approx(expected, abs=1e-6)
+            total = row["probability_PNEUMONIA"] + row["probability_NORMAL"]
+            assert total == pytest.approx(1, abs=1e-6)

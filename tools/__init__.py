@@ -1,0 +1,1 @@
+"""Command-line tools around cxr: each a thin entry point."""

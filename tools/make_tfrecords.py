@@ -1,0 +1,33 @@
+"""Image folders to sharded TFRecords: `python -m tools.make_tfrecords --help`."""
+
+import signal
+import sys
+
+from cxr import cli, conversion
+
+USAGE = """
+Converts image folders to sharded TFRecords, split by patient and checked:
+
+  python -m tools.make_tfrecords --input_dir=FOLDER [--output_dir=data]
+
+The set goes to OUTPUT_DIR/DATASET/VERSION/ with quarantine.csv and report.html. The
+same command after an interruption goes on where it stopped.
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Parses the flags and converts."""
+    config, positional = cli.parse(argv, conversion.ConversionConfig, usage=USAGE)
+    cli.reject_positional(positional)
+    signal.signal(signal.SIGTERM, _stop)
+    conversion.convert(config)
+    return 0
+
+
+def _stop(number: int, frame: object) -> None:
+    """Ends in order: films converted so far stay for the next run."""
+    sys.exit(128 + number)
+
+
+if __name__ == "__main__":
+    cli.run(main)
