@@ -1,6 +1,7 @@
 """Grad-CAM on a few films of an evaluation, and the alarm for looking at the border."""
 
 import pathlib
+import sys
 from typing import Any
 
 import numpy as np
@@ -38,11 +39,12 @@ def draw(
     """
     sections = _choose(table, question, count)
     chosen = np.concatenate(list(sections.values()))
+    if not len(chosen):
+        return None
     try:
         grad_cam = explain.GradCam(predictor.model)
-    except ValueError:
-        return None
-    if not len(chosen):
+    except ValueError as error:
+        print(f"no Grad-CAM: {error}", file=sys.stderr)
         return None
     films = images.area_resize(read(chosen), predictor.image_size)
     positive = table.class_names.index(question.positive_class)

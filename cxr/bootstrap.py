@@ -20,7 +20,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 DRAWS = 1000
-_FEW = 10  # patients whose equal results say nothing about the next one
+_FEW = 10
 _AREAS = ("roc_auc", "pr_auc")
 METHOD = (
     "patient bootstrap, stratified by the patient's class; value -+ t standard "
@@ -115,7 +115,9 @@ def with_interval(
     # A metric that most draws cannot compute has no interval worth showing.
     if len(known) < max(2, len(draws) / 2):
         return {"value": value, "ci95": None}
-    if np.ptp(known) == 0 and 0 < value < 1 and resamples.smallest_stratum() < _FEW:
+    # One patient of a class says nothing about the next, nor do a few equal ones.
+    few = resamples.smallest_stratum()
+    if few < 2 or (few < _FEW and np.ptp(known) == 0 and 0 < value < 1):
         return {"value": value, "ci95": None}
     low, high = _interval(name, value, known, resamples)
     return {"value": value, "ci95": [float(low), float(high)]}
@@ -136,6 +138,8 @@ def mean_loss(losses: np.ndarray, resamples: Resamples) -> dict[str, Any]:
     sums = np.bincount(resamples.patient, losses, patients)
     films = np.bincount(resamples.patient, minlength=patients).astype(np.float64)
     value, error = _mean_and_error(np.ones((1, patients)), sums, films)
+    if resamples.smallest_stratum() < 2:
+        return {"value": float(value[0]), "ci95": None}
     if value[0] <= 0 or error[0] == 0:
         return {"value": float(value[0]), "ci95": [float(value[0])] * 2}
     means, errors = _mean_and_error(resamples.counts.astype(np.float64), sums, films)
@@ -200,7 +204,7 @@ def _interval(
         low, high = _logit_interval((1 + value) / 2, t * error / 2)
         return 2 * low - 1, 2 * high - 1
     if name in _AREAS:
-        return _area_interval(value, draws, t, resamples)
+        return _area_interval(value, draws, resamples)
     return _logit_interval(value, t * error)
 
 
@@ -213,18 +217,20 @@ def _logit_interval(value: float, half: float) -> tuple[float, float]:
 
 
 def _area_interval(
-    value: float, draws: np.ndarray, t: float, resamples: Resamples
+    value: float, draws: np.ndarray, resamples: Resamples
 ) -> tuple[float, float]:
     """As `_logit_interval`, with the error of the draws' own logits.
 
     An area near 1 is skewed even locally, which its slope does not see. A draw that
-    reaches 1 counts as half a wrongly ordered pair of patients.
+    reaches 1 counts as half a wrongly ordered pair of patients. The smaller class
+    limits what is known of an area, so its patients are the degrees of freedom.
     """
     if not 0 < value < 1 or np.ptp(draws) == 0:
         return value, value
-    edge = 0.5 / resamples.smallest_stratum() ** 2
-    logits = _logit(np.clip(draws, edge, 1 - edge))
-    reach = t * logits.std(ddof=1)
+    smallest = resamples.smallest_stratum()
+    edge = min(0.5 / smallest**2, value / 2, (1 - value) / 2)
+    error = _logit(np.clip(draws, edge, 1 - edge)).std(ddof=1)
+    reach = float(stdtrit(smallest - 1, 0.975)) * error
     return _logistic(_logit(value) - reach), _logistic(_logit(value) + reach)
 
 

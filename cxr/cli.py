@@ -162,7 +162,10 @@ def _define(field: dataclasses.Field, values: flags.FlagValues) -> None:
         flags.DEFINE_enum(field.name, default, meta["choices"], meta["help"], **common)
     elif get_origin(field.type) is tuple:
         _check_tuple(field)
-        flags.DEFINE_list(field.name, list(default or ()), meta["help"], **common)
+        # Given several times, or several values between commas, or both.
+        flags.DEFINE_multi_string(
+            field.name, list(default or ()), meta["help"], **common
+        )
     elif field.type is bool:
         flags.DEFINE_boolean(field.name, default, meta["help"], **common)
     elif field.type in (int, float):
@@ -208,7 +211,9 @@ def _build(config: type, values: flags.FlagValues) -> Any:
     found = {}
     for field in dataclasses.fields(config):
         value = values[field.name].value
-        found[field.name] = tuple(value) if isinstance(value, list) else value
+        if isinstance(value, list):
+            value = tuple(part for text in value for part in text.split(",") if part)
+        found[field.name] = value
     instance = config(**found)
     if hasattr(instance, "validate"):
         instance.validate()

@@ -76,11 +76,7 @@ def _verdict(found: dict[str, dict[str, Any]], names: tuple[str, str]) -> str:
         if not entry["ci95"]:
             continue
         low, high = entry["ci95"]
-        shown = f"{label} {entry['value']:+.3f} (95 %: {low:+.3f} to {high:+.3f})"
-        if low > 0:
-            parts.append(f"{names[1]} is better, {shown}")
-        elif high < 0:
-            parts.append(f"{names[1]} is worse, {shown}")
-        else:
-            parts.append(f"no clear difference, {shown}")
+        word = "better" if low > 0 else "worse" if high < 0 else "no clear difference"
+        shown = f"{entry['value']:+.3f}, 95 %: {low:+.3f} to {high:+.3f}"
+        parts.append(f"{word} in {label} ({shown})")
     return f"{names[1]} against {names[0]}: " + "; ".join(parts) + "."

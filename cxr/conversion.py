@@ -40,8 +40,8 @@ _SHAPELESS = frozenset({"input_dir", "output_dir", "workers", "max_bad_fraction"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ConversionConfig(planning.PlanConfig):
-    """Every flag of a conversion."""
+class _SetConfig:
+    """The flags that say what becomes which set; first in `--help`."""
 
     input_dir: str = cli.required(
         "holds any of train/ val/ test/ with class sub-folders, or the class folders "
@@ -62,6 +62,12 @@ class ConversionConfig(planning.PlanConfig):
         choices=images.ENCODINGS,
     )
     quality: int = cli.option(95, "of --encoding=jpeg", lower=1, upper=100)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConversionConfig(planning.PlanConfig, _SetConfig):
+    """Every flag of a conversion."""
+
     workers: int = cli.option(0, "processes; 0 is one a core", lower=0, upper=1024)
     max_bad_fraction: float = cli.option(
         0.05, "a larger share of unreadable files is an error", lower=0, upper=1
@@ -120,13 +126,17 @@ def convert(
         with workers.started(1 if few else config.workers, preload=__name__) as pool:
             chunks = _chunks(config, tree, work)
             _fill_spool(chunks, pool, log)
-            films, rejected, identities = _read_spool(chunks, tree)
-            _check_bad_fraction(config, rejected, len(identities), work)
+            films, unreadable = _read_spool(chunks)
+            rejected = [*tree.rejected, *map(_quarantined, unreadable)]
+            _check_bad_fraction(config, rejected, len(films) + len(rejected), work)
             plan = planning.make(films, config)
             _announce(plan, log)
             written = _write_shards(config, plan, films, chunks, pool)
         rejected = tuple(sorted([*rejected, *plan.rejected]))
         outcome = side_files.Outcome(films, plan, rejected, written)
+        identities = {row.path: row.reason for row in tree.rejected}
+        for film in [*films, *unreadable]:
+            identities[film.path] = film.sha256 or film.reason
         manifest = _manifest(config, outcome, identities)
         _write_report(config, outcome, chunks, manifest, time.monotonic() - began)
         manifest = side_files.publish(config.folder, outcome, manifest)
@@ -198,19 +208,18 @@ def _fill_spool(
 
 
 def _read_spool(
-    chunks: list[spool.Chunk], tree: sources.Tree
-) -> tuple[list[spool.Film], list[Rejected], dict[str, str]]:
-    """Returns the readable films by path, what is not, and every file's identity."""
-    taken, rejected = [], list(tree.rejected)
-    identities = {row.path: row.reason for row in tree.rejected}
-    for film in (film for chunk in chunks for film in spool.read_films(chunk)):
-        path = film.path
-        identities[path] = film.sha256 or film.reason
-        if film.reason:
-            rejected.append(Rejected(path, film.reason, film.detail))
-        else:
-            taken.append(film)
-    return taken, rejected, identities
+    chunks: list[spool.Chunk],
+) -> tuple[list[spool.Film], list[spool.Film]]:
+    """Returns the readable films and the others, each by path."""
+    taken, unreadable = [], []
+    for chunk in chunks:
+        for film in spool.read_films(chunk):
+            (unreadable if film.reason else taken).append(film)
+    return taken, unreadable
+
+
+def _quarantined(film: spool.Film) -> Rejected:
+    return Rejected(film.path, film.reason, film.detail)
 
 
 def _check_bad_fraction(
@@ -287,7 +296,9 @@ def _write_report(
     manifest: records.Manifest,
     seconds: float,
 ) -> None:
-    content = conversion_report.numbers(outcome, manifest, seconds=seconds)
+    content = conversion_report.numbers(
+        outcome, chunks, manifest=manifest, seconds=seconds
+    )
     sheets = conversion_report.contact_sheets(outcome, chunks, manifest)
     spool.store(config.folder / REPORT_JSON, conversion_report.to_json(content))
     page = conversion_report.to_html(content, outcome, sheets)

@@ -16,16 +16,22 @@ _SHEET_FILMS = 24  # a class
 _SHEET_COLUMNS = 8
 _THUMBNAIL = 112  # pixels
 _MAX_ROWS = 200  # of the quarantine shown in the page; quarantine.csv has all
+_WARNED = ("width", "height", "aspect", "colour")  # the bytes follow the content too
 _SHORTCUT_AUC = 0.6  # a property ranked this well or better gives the class away
 
 
 def numbers(
-    outcome: Outcome, manifest: records.Manifest, *, seconds: float
+    outcome: Outcome,
+    chunks: Sequence[spool.Chunk],
+    *,
+    manifest: records.Manifest,
+    seconds: float,
 ) -> dict[str, Any]:
     """Returns the report's content, ready for JSON.
 
     Args:
       outcome: the films and where they went.
+      chunks: the spool they lie in.
       manifest: with its splits.
       seconds: wall time of the conversion so far.
     """
@@ -43,7 +49,7 @@ def numbers(
         "files_without_patient": outcome.plan.unmatched,
         "patients_on_two_sides": _on_two_sides(placed),
         "duplicates": _duplicates(placed, outcome),
-        "near_duplicates_across_splits": _near(placed, films),
+        "near_duplicates_across_splits": _near(placed, outcome, chunks),
         "quarantine": dict(collections.Counter(r.reason for r in outcome.rejected)),
         "bytes_in": sum(film.source_bytes for film in outcome.films),
         "bytes_out": sum(split.num_bytes for split in manifest.splits.values()),
@@ -88,7 +94,7 @@ def to_html(content: dict[str, Any], outcome: Outcome, sheets: dict[str, bytes])
         f"<h1>{pages.escape(title)}</h1>",
         pages.paragraph(
             f"{content['films']} films, split policy {content['split_policy']}. No "
-            "patient and no identical film stands on two sides. "
+            "identical film and no known patient stands on two sides. "
             f"{content['bytes_in'] / 1e6:.1f} MB read and "
             f"{content['bytes_out'] / 1e6:.1f} MB written in {content['seconds']} s, "
             f"{content['films_per_second']} films/s.",
@@ -164,8 +170,9 @@ def _by_class(
         kinds = ", ".join(f"{n} {mode}" for mode, n in sorted(modes.items()))
         row: dict[str, Any] = {"class": label, "kinds": kinds, "films": len(mine)}
         for name, values in _properties(mine).items():
+            digits = 2 if name == "aspect" else 0
             low, middle, high = np.quantile(values, (0, 0.5, 1))
-            row[name] = f"{middle:.4g} ({low:.4g} to {high:.4g})"
+            row[name] = f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
         rows.append(row)
     return rows
 
@@ -222,17 +229,19 @@ def _duplicates(placed: list[tuple[str, Placed]], outcome: Outcome) -> dict[str,
 
 
 def _near(
-    placed: list[tuple[str, Placed]], films: list[spool.Film]
+    placed: list[tuple[str, Placed]], outcome: Outcome, chunks: Sequence[spool.Chunk]
 ) -> list[dict[str, Any]]:
-    hashes = [film.difference_hash for film in films]
+    stored = [h for chunk in chunks for h in spool.read_hashes(chunk)]
+    hashes = [stored[one.film] for _, one in placed]
     sides = np.array([records.SPLITS.index(split) for split, _ in placed])
+    paths = [outcome.films[one.film].path for _, one in placed]
     return [
         {
-            "bits apart": distance,
-            "film": films[i].path,
+            "film": paths[i],
             "in": placed[i][0],
-            "other film": films[j].path,
+            "other film": paths[j],
             "other in": placed[j][0],
+            "bits apart": distance,
         }
         for distance, i, j in near_duplicates.across(hashes, sides)
     ]
@@ -245,13 +254,15 @@ def _warnings(content: dict[str, Any]) -> Iterable[str]:
             "film counts as a patient of its own, so films of one patient may stand on "
             "two sides, and test results may be too good. Give a --patient_pattern."
         )
-    for row in content["shortcuts"]:
-        for name, auc in row.items():
-            if name != "class" and max(auc, 1 - auc) >= _SHORTCUT_AUC:
+    rows = content["shortcuts"]
+    for row in rows[1:] if len(rows) == 2 else rows:  # two classes mirror each other
+        for name in _WARNED:
+            auc = max(row[name], 1 - row[name])
+            if auc >= _SHORTCUT_AUC:
                 yield (
                     f"The {name} of the source files alone tells {row['class']} from "
-                    f"the rest, area under the ROC curve {max(auc, 1 - auc):.3f}: a "
-                    "network may learn what goes with it instead of the disease."
+                    f"the rest, area under the ROC curve {auc:.3f}: a network may "
+                    "learn what goes with it instead of the disease."
                 )
 
 

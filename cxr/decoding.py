@@ -6,28 +6,28 @@ encoded film, its size, and its label against examples.csv.
 """
 
 import concurrent.futures
-import functools
 import hashlib
+import io
 import os
 import pathlib
 import struct
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 from cxr import cli, images, records
 
 _FRAME_HEADER = struct.Struct("<QI")  # payload length, its CRC
 _FRAME_FOOTER_BYTES = 4  # the payload's CRC
+_KEYS = (
+    "image/encoded",
+    "image/height",
+    "image/width",
+    "image/class/label",
+    "image/key/sha256",
+)
 _INDEX_THREADS = 8  # shards whose record lengths are read at a time: disk latency
-_DECODERS = {
-    # TensorFlow's default INTEGER_FAST is up to 16 grey levels from what Pillow
-    # reads in `cxr.predict`; INTEGER_ACCURATE gives the same bits.
-    "jpeg": functools.partial(
-        tf.io.decode_jpeg, channels=1, dct_method="INTEGER_ACCURATE"
-    ),
-    "png": functools.partial(tf.io.decode_png, channels=1),
-}
 
 
 class Reader:
@@ -37,6 +37,8 @@ class Reader:
       n: number of examples.
       labels: int32 [n], from examples.csv.
       image_size: height = width in pixels of the films handed out.
+      stored_size: height = width in pixels of the films in the records.
+      encoding: `jpeg`, `png` or `raw`.
       shard_sizes: number of examples of each shard.
       fault: the first error met while reading, or None; inside tf.data an
         exception arrives as a `tf.errors.OpError`, and this is what it was.
@@ -62,8 +64,8 @@ class Reader:
         self.shard_sizes = tuple(shard.count for shard in shards)
         self.n = sum(self.shard_sizes)
         self.fault: Exception | None = None
-        self._stored_size = manifest.image_size
-        self._encoding = manifest.encoding
+        self.stored_size = manifest.image_size
+        self.encoding = manifest.encoding
         self._paths = record_set.shard_paths(split)
         self.labels = _labels(record_set, split, self.n)
         with concurrent.futures.ThreadPoolExecutor(_INDEX_THREADS) as pool:
@@ -103,75 +105,46 @@ class Reader:
             )
         ]
 
-    def decoded(self, rows: tf.data.Dataset, batch_size: int, threads: int):
-        """Maps rows of indices to films.
+    def films(self, indices: np.ndarray) -> np.ndarray:
+        """Reads, verifies and decodes films: uint8 [B, image_size, image_size].
 
-        Args:
-          rows: dataset of int64 [B] with B <= `batch_size`.
-          batch_size: static; shorter rows are decoded at the cost of a full one.
-          threads: batches in the making at a time.
-
-        Returns:
-          Dataset of `(uint8 [B, image_size, image_size], int64 [B])`.
+        Raises:
+          DataError: naming the shard and the record that is not what it was.
         """
-        shape = (None, self._stored_size, self._stored_size)
-        if self._encoding == "raw":
+        size = self.stored_size
+        films = np.empty((len(indices), size, size), np.uint8)
+        for film, encoded in zip(films, self.encoded(indices), strict=True):
+            if self.encoding == "raw":
+                film[:] = np.frombuffer(encoded, np.uint8).reshape(size, size)
+            else:
+                film[:] = Image.open(io.BytesIO(encoded))
+        return self.reduced(films)
 
-            def read(indices):
-                films = tf.numpy_function(self._raw, [indices], tf.uint8)
-                return tf.ensure_shape(films, shape), indices
-
-            dataset = rows.map(read, num_parallel_calls=threads)
-        else:
-            dataset = self._compressed(rows, batch_size, threads)
-        if self.image_size == self._stored_size:
-            return dataset
-
-        def reduce(films, indices):
-            films = tf.numpy_function(self._reduced, [films], tf.uint8)
-            return tf.ensure_shape(films, (None, *(self.image_size,) * 2)), indices
-
-        return dataset.map(reduce, num_parallel_calls=threads)
-
-    def _compressed(self, rows, batch_size, threads):
-        size = self._stored_size
-
-        def padded(indices):
-            films = self.encoded(indices)
-            films += films[-1:] * (batch_size - len(films))
-            return np.array(films, object)
-
-        def read(indices):
-            films = tf.numpy_function(padded, [indices], tf.string)
-            return tf.ensure_shape(films, [batch_size]), indices
-
-        def decode(films, indices):
-            # One call decodes a batch: 20 us of scheduling an element are saved,
-            # and its decodes still run on all threads as separate nodes.
-            decoded = [
-                tf.ensure_shape(_DECODERS[self._encoding](film), [size, size, 1])
-                for film in tf.unstack(films)
-            ]
-            return tf.stack(decoded)[: tf.size(indices), ..., 0], indices
-
-        rows = rows.map(read, num_parallel_calls=threads)
-        return rows.map(decode, num_parallel_calls=threads)
-
-    def _raw(self, indices: np.ndarray) -> np.ndarray:
-        size = self._stored_size
-        films = np.frombuffer(b"".join(self.encoded(indices)), np.uint8)
-        return films.reshape(len(indices), size, size)
-
-    def _reduced(self, films: np.ndarray) -> np.ndarray:
+    def reduced(self, films: np.ndarray) -> np.ndarray:
+        """Reduces films from the stored to the model's size where it is smaller."""
+        if self.image_size == self.stored_size:
+            return films
         return images.area_resize(films, self.image_size)
+
+    def decode(self, encoded: tf.Tensor) -> tf.Tensor:
+        """Decodes one JPEG or PNG in a graph: uint8 [stored_size, stored_size, 1].
+
+        The same pixels as `films`. TensorFlow's default INTEGER_FAST would be up to
+        16 grey levels from what Pillow reads in `cxr.predict`.
+        """
+        if self.encoding == "jpeg":
+            film = tf.io.decode_jpeg(encoded, 1, dct_method="INTEGER_ACCURATE")
+        else:
+            film = tf.io.decode_png(encoded, 1)
+        return tf.ensure_shape(film, [self.stored_size, self.stored_size, 1])
 
     def _verified(self, payload: bytes, index: int) -> bytes:
         try:
-            fields = records.decode_example(payload)
+            fields = records.decode_example(payload, _KEYS)
             film = fields["image/encoded"]
             wanted = (
-                self._stored_size,
-                self._stored_size,
+                self.stored_size,
+                self.stored_size,
                 int(self.labels[index]),
                 hashlib.sha256(film).hexdigest(),
             )
@@ -181,7 +154,7 @@ class Reader:
                 fields["image/class/label"],
                 fields["image/key/sha256"].decode(),
             )
-        except (KeyError, ValueError, AttributeError) as error:
+        except (ValueError, AttributeError) as error:
             raise self._fault(index, f"unreadable: {error}") from error
         if found != wanted:
             raise self._fault(
@@ -189,7 +162,7 @@ class Reader:
                 "height, width, label, sha256 of the film are "
                 f"{found} in the record, expected {wanted}",
             )
-        if self._encoding == "raw" and len(film) != self._stored_size**2:
+        if self.encoding == "raw" and len(film) != self.stored_size**2:
             raise self._fault(index, f"{len(film)} bytes of raw film")
         return film
 

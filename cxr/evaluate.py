@@ -49,6 +49,7 @@ class EvaluateConfig:
     explain: int = cli.option(
         24, "films explained by Grad-CAM; 0 = none", lower=0, upper=10_000
     )
+    report: bool = cli.option(True, "also draw the pictures and write report.html")
 
     def validate(self) -> None:
         """Refuses what does not go together."""

@@ -22,7 +22,7 @@ BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, GREY, INK = "#CC79A7", "#56B4E9", "#8A8F98", "#22272E"
 CYCLE = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY)
 STYLE = {"linewidth": 2.0, "solid_capstyle": "round"}
-_DPI = 160
+_DPI = 144
 _LOGIT_EDGE = 9.0  # probabilities beyond 1e-4 of 0 or 1 share the outer bars
 
 
@@ -44,7 +44,8 @@ def training_curves(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike) 
     _mark_stages(loss, rows)
     _mark_stages(share, rows)
     share.set_ylim(top=1.005)
-    if any(row.get("learning_rate") for row in rows):
+    rates = [row["learning_rate"] for row in rows if row.get("learning_rate")]
+    if rates and max(rates) > 9 * min(rates):
         rate.set_yscale("log")
     dress(loss, "Loss", "epoch")
     dress(share, "Accuracy and ROC AUC", "epoch")
@@ -57,9 +58,8 @@ def _history_panel(
 ) -> None:
     epochs = np.arange(1, len(rows) + 1)
     marker = "o" if len(rows) < 30 else None
-    for (column, label), color, line in zip(
-        series.items(), CYCLE, ("--", "-", "-."), strict=False
-    ):
+    lines = ("--", "-", "-.") if len(series) > 1 else ("-",)
+    for (column, label), color, line in zip(series.items(), CYCLE, lines, strict=False):
         values = _column(rows, column)
         if np.isfinite(values).any():
             axes.plot(

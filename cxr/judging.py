@@ -5,6 +5,8 @@ import pathlib
 import time
 from typing import Any
 
+import numpy as np
+
 from cxr import (
     attention,
     evaluation,
@@ -36,6 +38,7 @@ class Options:
     draws: int = 1000
     seed: int = 0
     explain: int = 24
+    report: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +52,10 @@ class Judged:
     question: Question
     summary: dict[str, Any]
 
+    def read_films(self, indices: np.ndarray) -> np.ndarray:
+        """Films of the judged split, uint8 [n, S, S]."""
+        return scoring.films(self.record_set, self.question.split, indices)
+
 
 def judge_run(run: runs.Run, record_set: records.RecordSet, options: Options) -> Judged:
     """Predicts a split, judges it and publishes the run's evaluation folder.
@@ -58,12 +65,11 @@ def judge_run(run: runs.Run, record_set: records.RecordSet, options: Options) ->
       record_set: the data to judge on.
       options: split, batch size, draws, films to explain.
     """
-    folder = scoring.folder(run, options.split)
+    folder = predictions.folder(run.workdir, options.split)
     reads = log_reading(run, record_set, options.split)
     predictor = inference.load(run)
     begin = time.perf_counter()
     table = scoring.predict(
-        run,
         record_set,
         options.split,
         predictor=predictor,
@@ -80,27 +86,48 @@ def judge_run(run: runs.Run, record_set: records.RecordSet, options: Options) ->
     question = ask(run, options)
     rows = record_set.examples(options.split)
     summary = evaluation.summarise(table, question, rows=rows, validation=validation)
-    pictures = illustrations.draw(folder, summary, table, question, validation)
-
-    def read(indices):
-        return scoring.films(record_set, options.split, indices)
-
-    pictures |= illustrations.draw_films(folder, table, question, read)
-    pictures |= _draw_curves(folder, run)
-    if options.explain:
-        path = folder / "attention.png"
-        summary["attention"] = attention.draw(
-            path, predictor, table, question, read=read, count=options.explain
-        )
-        pictures |= {"attention": path} if summary["attention"] else {}
+    judged = Judged(run, record_set, table, validation, question, summary)
+    pictures = draw(judged, folder) if options.report else {}
+    if options.report and options.explain:
+        pictures |= _explain(judged, folder, predictor, options.explain)
     where = origins.describe(run, record_set) | origins.remarks(run, record_set, reads)
-    publish(folder, summary, pictures, where)
+    publish(folder, summary, where, pictures)
     say(summary, folder)
     print(
         f"{len(table.labels)} films predicted in {predicted_s:.1f} s, judged and drawn "
         f"in {time.perf_counter() - begin:.1f} s"
     )
-    return Judged(run, record_set, table, validation, question, summary)
+    return judged
+
+
+def draw(judged: Judged, folder: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Draws an evaluation's pictures, all but Grad-CAM; name -> PNG."""
+    found = illustrations.draw(
+        folder, judged.summary, judged.table, judged.question, judged.validation
+    )
+    found |= illustrations.draw_films(
+        folder, judged.table, judged.question, judged.read_films
+    )
+    if (judged.run.workdir / runs.HISTORY).is_file():
+        found["curves"] = folder / "curves.png"
+        figures.training_curves(runs.read_history(judged.run.workdir), found["curves"])
+    return found
+
+
+def _explain(
+    judged: Judged, folder: pathlib.Path, predictor: inference.Predictor, count: int
+) -> dict[str, pathlib.Path]:
+    path = folder / "attention.png"
+    found = attention.draw(
+        path,
+        predictor,
+        judged.table,
+        judged.question,
+        read=judged.read_films,
+        count=count,
+    )
+    judged.summary["attention"] = found
+    return {"attention": path} if found else {}
 
 
 def ask(run: runs.Run, options: Options) -> Question:
@@ -155,26 +182,20 @@ def log_reading(run: runs.Run, record_set: records.RecordSet, split: str) -> int
     return scoring.log_test_read(run, record_set, split)
 
 
-def _draw_curves(folder: pathlib.Path, run: runs.Run) -> dict[str, pathlib.Path]:
-    if not (run.workdir / runs.HISTORY).is_file():
-        return {}
-    path = folder / "curves.png"
-    figures.training_curves(runs.read_history(run.workdir), path)
-    return {"curves": path}
-
-
 def publish(
     folder: pathlib.Path,
     summary: dict[str, Any],
-    pictures: dict[str, pathlib.Path],
     where: dict[str, str],
+    pictures: dict[str, pathlib.Path],
 ) -> None:
-    """Writes metrics.json and report.html, the numbers first."""
-    summary["provenance"] = {
-        name: text for name, text in where.items() if name != "evaluated"
-    }
+    """Writes metrics.json, and the page where there are pictures for it."""
+    # When it was judged is no property of the result: the same run and films give
+    # the same file.
+    changing = ("evaluated", "test_reads")
+    summary["provenance"] = {n: text for n, text in where.items() if n not in changing}
     runs.write_json(folder / METRICS, summary)
-    files.publish(folder / REPORT, report.render(summary, pictures, where))
+    if pictures:
+        files.publish(folder / REPORT, report.render(summary, pictures, where))
 
 
 def say(summary: dict[str, Any], folder: pathlib.Path) -> None:
@@ -192,4 +213,5 @@ def say(summary: dict[str, Any], folder: pathlib.Path) -> None:
         print(f"  {name:12s} {entry['value']:.4f} {shown}")
     majority = summary["majority"]
     print(f"  always {majority['class']}: accuracy {majority['accuracy']:.4f}")
-    print(f"report: {folder / REPORT}")
+    page = folder / REPORT
+    print(f"report: {page}" if page.is_file() else f"numbers: {folder / METRICS}")

@@ -60,10 +60,10 @@ def table(
     rows: Sequence[Sequence[object]],
     *,
     caption: str = "",
-    text_columns: int = 1,
+    text_columns: Sequence[int] = (0,),
 ) -> str:
-    """A table whose first `text_columns` columns are text and the rest numbers."""
-    kinds = ["text" if i < text_columns else "number" for i in range(len(header))]
+    """A table; the columns that are not among `text_columns` hold numbers."""
+    kinds = ["text" if i in text_columns else "number" for i in range(len(header))]
     head = "".join(
         f'<th scope="col" class="{k}">{escape(h)}</th>'
         for h, k in zip(header, kinds, strict=True)

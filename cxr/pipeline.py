@@ -7,11 +7,12 @@ computes where it was, and skips nothing and repeats nothing.
 """
 
 import contextlib
+import functools
 import itertools
 import os
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -21,6 +22,8 @@ from cxr.decoding import Reader
 from cxr.resident import Resident
 
 Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+Rows = Callable[[int], np.ndarray]  # number of a batch to its example indices
+FirstUse = Callable[[], np.ndarray]  # the order in which films are asked for first
 
 _GROUP_BYTES = 6 << 20  # 6 MiB gathered by one call, see Source._gathered
 _MAX_GROUP = 8  # batches; more would only delay the first
@@ -151,32 +154,20 @@ class Source:
                 f"--batch_size={batch_size}: training needs one full batch, the "
                 f"split holds {self.n} films"
             )
-        epoch, done = divmod(start_step, steps)
-        order = self._order(seed, epoch)
-        rows = order[done * batch_size : steps * batch_size].reshape(-1, batch_size)
-        opening = tf.data.Dataset.from_tensor_slices(rows)
-        if self._resident:
-            self._resident.begin(np.roll(order, -done * batch_size))
-            opening = opening.map(self._arrived)
+        order = functools.lru_cache(2)(functools.partial(self._order, seed))
 
-        def later_rows(epoch: int) -> np.ndarray:
-            if self._resident:
-                self._resident.wait()
-            order = self._order(seed, int(epoch))
-            return order[: steps * batch_size].reshape(steps, batch_size)
+        def rows(step: int) -> np.ndarray:
+            epoch, done = divmod(step, steps)
+            return order(epoch)[done * batch_size : (done + 1) * batch_size]
 
-        def later_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-            rows = tf.numpy_function(later_rows, [epoch], tf.int64)
-            rows = tf.ensure_shape(rows, [steps, batch_size])
-            return tf.data.Dataset.from_tensor_slices(rows)
+        if not self._resident:
+            return self._streamed(rows, start_step, None, batch_size)
 
-        later = tf.data.Dataset.counter(epoch + 1).flat_map(later_epoch)
-        rows = opening.concatenate(later)
-        if self._resident:
-            return self._gathered(rows, batch_size)
-        return self._streamed(rows, batch_size).map(
-            lambda *batch: _ensure_batch_size(batch, batch_size)
-        )
+        def first_use() -> np.ndarray:
+            epoch, done = divmod(start_step, steps)
+            return np.roll(order(epoch), -done * batch_size)
+
+        return self._gathered(rows, first_use, start_step, batch_size)
 
     def evaluation(self, batch_size: int) -> tf.data.Dataset:
         """Returns each example once, in index order, the last batch partial.
@@ -188,11 +179,17 @@ class Source:
           Dataset of `(films uint8 [<=B, S, S, 1], labels int32 [<=B], example
           indices int64 [<=B])`.
         """
-        rows = tf.data.Dataset.range(self.n).batch(batch_size)
+        steps = -(-self.n // batch_size)
+
+        def rows(step: int) -> np.ndarray:
+            return np.arange(step * batch_size, min((step + 1) * batch_size, self.n))
+
         if not self._resident:
-            return self._streamed(rows, batch_size)
-        self._resident.begin(np.arange(self.n))
-        batches = rows.map(self._arrived).map(self._films_and_labels)
+            return self._streamed(rows, 0, steps, batch_size)
+        first_use = functools.partial(np.arange, self.n)
+        batches = tf.data.Dataset.range(steps).map(
+            lambda step: self._resident_batch(rows, first_use, step, [None])
+        )
         return batches.prefetch(2).with_options(_options(threads=1))
 
     def batches(self, dataset: tf.data.Dataset) -> Iterator[Batch]:
@@ -233,43 +230,93 @@ class Source:
             return epoch_order(self.n, seed, epoch)
         return stream_order(self._reader.shard_sizes, seed, epoch)
 
-    def _arrived(self, indices: tf.Tensor) -> tf.Tensor:
-        def wait(indices: np.ndarray) -> np.ndarray:
-            self._resident.wait(indices)
-            return indices
-
-        arrived = tf.numpy_function(wait, [indices], tf.int64)
-        return tf.ensure_shape(arrived, indices.shape)
-
-    def _films_and_labels(self, indices: tf.Tensor) -> Batch:
-        return self._resident.gather(indices), tf.gather(self.labels, indices), indices
-
-    def _gathered(self, rows: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
+    def _gathered(
+        self, rows: Rows, first_use: FirstUse, start_step: int, batch_size: int
+    ) -> tf.data.Dataset:
         """Gathers several batches in one call and hands out slices of the result.
 
-        A slice is a view, so this divides the scheduling cost of a call (100 us) by
-        the number of batches without another copy.
+        A slice is a view, so this divides the cost of a call (100 us) by the number
+        of batches without another copy.
         """
         batch_bytes = batch_size * self.image_size**2
         group = min(max(1, _GROUP_BYTES // batch_bytes), _MAX_GROUP)
-        groups = rows.batch(group, drop_remainder=True)
-        batches = groups.map(self._films_and_labels, num_parallel_calls=2)
-        return batches.unbatch().with_options(_options(threads=1))
 
-    def _streamed(self, rows: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
-        films = self._reader.decoded(rows, batch_size, self._threads)
-        batches = films.map(
-            lambda films, indices: (
-                films[..., tf.newaxis],
-                tf.gather(self.labels, indices),
-                indices,
-            )
+        def grouped_rows(number: int) -> np.ndarray:
+            first = start_step + number * group
+            return np.stack([rows(step) for step in range(first, first + group)])
+
+        groups = tf.data.Dataset.counter().map(
+            lambda number: self._resident_batch(
+                grouped_rows, first_use, number, [group, batch_size]
+            ),
+            num_parallel_calls=2,
         )
-        return batches.prefetch(2).with_options(_options(threads=self._threads))
+        return groups.unbatch().with_options(_options(threads=1))
 
+    def _resident_batch(
+        self,
+        rows: Rows,
+        first_use: FirstUse,
+        number: tf.Tensor,
+        shape: list[int | None],
+    ) -> Batch:
+        def arrived(number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            # Not before a batch is asked for: until then the filling threads would
+            # only hold up the Python that builds the dataset.
+            self._resident.begin(first_use)
+            indices = rows(int(number))
+            self._resident.wait(indices)
+            return self.labels[indices], indices
 
-def _ensure_batch_size(batch: Batch, batch_size: int) -> Batch:
-    return tuple(tf.ensure_shape(x, [batch_size, *x.shape[1:]]) for x in batch)
+        labels, indices = tf.numpy_function(arrived, [number], (tf.int32, tf.int64))
+        indices = tf.ensure_shape(indices, shape)
+        films = self._resident.gather(indices)
+        return films, tf.ensure_shape(labels, shape), indices
+
+    def _streamed(
+        self, rows: Rows, start_step: int, steps: int | None, batch_size: int
+    ) -> tf.data.Dataset:
+        """Reads each batch in one call; decodes its films on all threads."""
+        numbers = tf.data.Dataset.counter(start_step)
+        if steps is not None:
+            numbers = tf.data.Dataset.range(steps)
+        reader, threads = self._reader, self._threads
+        raw = reader.encoding == "raw"
+        rest = [None] if steps else [batch_size]
+        size = reader.image_size if raw else reader.stored_size
+
+        def read(number: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            indices = rows(int(number))
+            if raw:
+                films = reader.films(indices)[..., np.newaxis]
+            else:
+                films = np.array(reader.encoded(indices), object)
+            return films, self.labels[indices], indices
+
+        def shaped(number: tf.Tensor) -> Batch:
+            dtypes = (tf.uint8 if raw else tf.string, tf.int32, tf.int64)
+            films, labels, indices = tf.numpy_function(read, [number], dtypes)
+            films = tf.ensure_shape(films, [*rest, size, size, 1] if raw else rest)
+            return films, tf.ensure_shape(labels, rest), tf.ensure_shape(indices, rest)
+
+        batches = numbers.map(shaped, num_parallel_calls=threads)
+        if not raw:
+            films = batches.unbatch().map(
+                lambda film, *rest: (reader.decode(film), *rest),
+                num_parallel_calls=threads,
+            )
+            batches = films.batch(batch_size, drop_remainder=steps is None)
+            if size != reader.image_size:
+                batches = batches.map(self._reduced, num_parallel_calls=threads)
+        return batches.prefetch(2).with_options(_options(threads=threads))
+
+    def _reduced(self, films: tf.Tensor, *rest: tf.Tensor) -> Batch:
+        def reduce(films: np.ndarray) -> np.ndarray:
+            return self._reader.reduced(films[..., 0])[..., np.newaxis]
+
+        shape = [films.shape[0], self.image_size, self.image_size, 1]
+        smaller = tf.numpy_function(reduce, [films], tf.uint8)
+        return tf.ensure_shape(smaller, shape), *rest
 
 
 def _options(threads: int) -> tf.data.Options:

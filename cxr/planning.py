@@ -127,14 +127,15 @@ def make(films: Sequence[Film], config: PlanConfig) -> Plan:
 
 
 def patient_parser(pattern: str) -> Callable[[str], tuple[str, str]]:
-    """Returns a function from a file name to (subtype, patient), '' where unknown.
+    """Returns a function from a file's path to (subtype, patient), '' where unknown.
 
     Args:
       pattern: `--patient_pattern`; empty for the reference set's two.
     """
     patterns = [_compile(p) for p in ([pattern] if pattern else PATIENT_PATTERNS)]
 
-    def parse(name: str) -> tuple[str, str]:
+    def parse(path: str) -> tuple[str, str]:
+        name = path.rpartition("/")[2]
         for compiled in patterns:
             if match := compiled.search(name):
                 groups = match.groupdict()
@@ -186,16 +187,18 @@ def _identify(
 ) -> list[Placed]:
     """Gives every film its label and patient, in the order of paths."""
     parse = patient_parser(config.patient_pattern)
-    names = [parse(film.path.rpartition("/")[2]) for film in films]
-    with_subtypes = {f.folder for f, (s, _) in zip(films, names, strict=True) if s}
-    if config.labels == "subtype" and not with_subtypes:
-        raise cli.DataError(
-            "--labels=subtype: no file name tells a subtype; use --labels=folder or a "
-            "--patient_pattern with a group 'subtype'"
-        )
+    with_subtypes = set()
+    if config.labels == "subtype":
+        with_subtypes = {film.folder for film in films if parse(film.path)[0]}
+        if not with_subtypes:
+            raise cli.DataError(
+                "--labels=subtype: no file name tells a subtype; use --labels=folder, "
+                "or a --patient_pattern with a group 'subtype'"
+            )
     placed = []
     for index in sorted(range(len(films)), key=lambda i: films[i].path):
-        film, (subtype, patient) = films[index], names[index]
+        film = films[index]
+        subtype, patient = parse(film.path)
         label = film.folder
         if config.labels == "subtype":
             if not subtype and film.folder in with_subtypes:
@@ -213,7 +216,7 @@ def _drop_conflicts(
 ) -> list[Placed]:
     """Removes all copies of films that stand under several labels."""
     dropped = set()
-    for copies in splitting.by_content(films, placed).values():
+    for copies in splitting.identical(films, placed):
         labels = sorted({one.label for one in copies})
         if len(labels) > 1:
             paths = [films[one.film].path for one in copies]
@@ -269,8 +272,8 @@ def _mark_duplicates(films: Sequence[Film], members: list[Placed]) -> list[Place
     for one in sorted(members, key=lambda one: films[one.film].path):
         path = films[one.film].path
         original = first.setdefault(films[one.film].sha256, path)
-        duplicate_of = "" if original == path else original
-        marked.append(one._replace(duplicate_of=duplicate_of))
+        copy = original != path
+        marked.append(one._replace(duplicate_of=original) if copy else one)
     return marked
 
 

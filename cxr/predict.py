@@ -80,7 +80,7 @@ def predict(config: PredictConfig, paths: Sequence[str]) -> Summary:
 
     Raises:
       UsageError: no such run, or nothing that `paths` name exists.
-      DataError: the run is unfinished or damaged, or holds no film at all.
+      DataError: the run is unfinished or damaged.
     """
     run = runs.open_run(config.workdir)
     found = intake.find(paths)

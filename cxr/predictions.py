@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from cxr import cli, files
+from cxr import cli, files, metrics
 
 TABLE = "predictions.csv"
 SOURCE = "predictions.json"
@@ -37,6 +37,34 @@ class Predictions:
     labels: np.ndarray
     probabilities: np.ndarray
     class_names: tuple[str, ...]
+
+
+def tabulate(
+    rows: Sequence[Mapping[str, str]],
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    class_names: Sequence[str],
+) -> Predictions:
+    """A split's table from what the model gave.
+
+    Args:
+      rows: the split's rows of examples.csv, in index order.
+      labels: int [n].
+      probabilities: float [n, C], brought to float64 whose rows sum to 1.
+      class_names: the C classes in column order.
+    """
+    return Predictions(
+        filenames=tuple(row["filename"] for row in rows),
+        patient_ids=tuple(row["patient_id"] for row in rows),
+        labels=np.asarray(labels, np.int64),
+        probabilities=metrics.exact_probabilities(probabilities),
+        class_names=tuple(class_names),
+    )
+
+
+def folder(workdir: pathlib.Path, split: str) -> pathlib.Path:
+    """Where a run's evaluation of a split lies."""
+    return workdir / f"evaluation-{split}"
 
 
 def to_csv(predictions: Predictions) -> str:
@@ -77,26 +105,26 @@ def from_csv(text: str) -> Predictions:
 
 
 def publish(
-    folder: pathlib.Path, predictions: Predictions, source: Mapping[str, str]
+    path: pathlib.Path, predictions: Predictions, source: Mapping[str, str]
 ) -> None:
     """Writes the table and, beside it, what it was made from.
 
     Args:
-      folder: for example `RUN/evaluation-validation`.
+      path: the folder to write to, see `folder`.
       predictions: the table.
       source: what must be equal for a later `recall`, see `describe_source`.
     """
     text = to_csv(predictions)
-    files.publish(folder / TABLE, text)
+    files.publish(path / TABLE, text)
     described = {**source, "sha256": files.sha256_bytes(text.encode())}
-    files.publish(folder / SOURCE, json.dumps(described, indent=2) + "\n")
+    files.publish(path / SOURCE, json.dumps(described, indent=2) + "\n")
 
 
-def recall(folder: pathlib.Path, source: Mapping[str, str]) -> Predictions | None:
+def recall(path: pathlib.Path, source: Mapping[str, str]) -> Predictions | None:
     """Reads the table back, None where it is missing, stale or damaged."""
     try:
-        described = json.loads((folder / SOURCE).read_text(encoding="utf-8"))
-        text = (folder / TABLE).read_text(encoding="utf-8")
+        described = json.loads((path / SOURCE).read_text(encoding="utf-8"))
+        text = (path / TABLE).read_text(encoding="utf-8")
         if described != {**source, "sha256": files.sha256_bytes(text.encode())}:
             return None
         return from_csv(text)

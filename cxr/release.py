@@ -13,6 +13,7 @@ from cxr import (
     models,
     operating_points,
     pipeline,
+    predictions,
     provenance,
     records,
     runs,
@@ -47,6 +48,7 @@ def publish(
     model.set_weights(best)
     with files.publishing(workdir / runs.MODEL) as temporary:
         model.save(temporary)
+    found = _predict(config, manifest, model, validation)
     info = {
         "schema": runs.SCHEMA,
         "model": config.model,
@@ -55,7 +57,7 @@ def publish(
         "head": config.head,
         "stored_image_size": manifest.image_size,
         "image_size": config.image_size,
-        **_choose(config, manifest, model, validation),
+        **_choose(config, manifest, found, validation.labels),
         "data": provenance.data_identity(config, manifest),
         "model_file": runs.MODEL,
         "model_sha256": files.sha256_file(workdir / runs.MODEL),
@@ -63,6 +65,17 @@ def publish(
         "best_epoch": best_epoch,
         "num_parameters": model.count_params(),
     }
+    # Kept, so that an evaluation need not predict validation again.
+    predictions.publish(
+        predictions.folder(workdir, "validation"),
+        predictions.tabulate(
+            record_set.examples("validation"),
+            validation.labels,
+            found,
+            manifest.class_names,
+        ),
+        predictions.describe_source(info, manifest.fingerprint, "validation"),
+    )
     runs.write_json(workdir / runs.MODEL_INFO, info)
 
 
@@ -76,19 +89,27 @@ def _positive_class(config: TrainConfig, manifest: records.Manifest) -> str:
     return config.positive_class or manifest.class_names[-1]
 
 
-def _choose(
+def _predict(
     config: TrainConfig,
     manifest: records.Manifest,
     model: keras.Model,
     validation: pipeline.Source,
-) -> dict[str, Any]:
-    """Chooses threshold and temperature with the very model that is published."""
+) -> np.ndarray:
+    """Probabilities of the very model that is published, float32 [n, C]."""
     predictor = inference.Predictor(
         model, manifest.class_names, config.image_size, manifest.image_size
     )
     batches = validation.evaluation(config.batch_size)
-    found = predictor.predict(batches, batch_size=config.batch_size)
-    labels = validation.labels
+    return predictor.predict(batches, batch_size=config.batch_size)
+
+
+def _choose(
+    config: TrainConfig,
+    manifest: records.Manifest,
+    found: np.ndarray,
+    labels: np.ndarray,
+) -> dict[str, Any]:
+    """Chooses threshold and temperature on validation."""
     temperature = calibration.fit_temperature(labels, found.astype(np.float64))
     if len(manifest.class_names) > 2:  # argmax decides: there is no threshold
         return {"threshold": None, "temperature": temperature}

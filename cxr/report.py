@@ -27,27 +27,27 @@ def render(
     Returns:
       HTML that needs no other file.
     """
-    parts = [_first_screen(summary, provenance)]
-    parts += [
-        part
-        for part in (
-            sections.discrimination(summary, pictures),
-            sections.threshold(summary, pictures),
-            sections.calibration(summary, pictures),
-            sections.shift(summary, pictures),
-            sections.subgroups(summary, pictures),
-            sections.films(pictures),
-            sections.attention(summary, pictures),
-            sections.runs(summary, pictures),
-            sections.training(pictures),
-            sections.numbers(summary),
-            sections.provenance(provenance),
-            sections.limits(summary),
-        )
-        if part
+    body = {
+        "discrimination": sections.discrimination(summary, pictures),
+        "threshold": sections.threshold(summary, pictures),
+        "calibration": sections.calibration(summary, pictures),
+        "shift": sections.shift(summary, pictures),
+        "subgroups": sections.subgroups(summary, pictures),
+        "films": sections.films(pictures),
+        "attention": sections.attention(summary, pictures),
+        "runs": sections.runs(summary, pictures),
+        "training": sections.training(pictures),
+        "numbers": sections.numbers(summary),
+        "provenance": sections.provenance(provenance),
+        "limits": sections.limits(summary),
+    }
+    written = {anchor: part for anchor, part in body.items() if part}
+    parts = [
+        _first_screen(summary, provenance, list(written)),
+        *written.values(),
+        f"<footer>{pages.escape(DISCLAIMER)}</footer>",
     ]
-    title = f"{_what(summary)}, {summary['split']} split"
-    return pages.page(title, [*parts, f"<footer>{pages.escape(DISCLAIMER)}</footer>"])
+    return pages.page(f"{_what(summary)}, {summary['split']} split", parts)
 
 
 def _what(summary: Mapping[str, Any]) -> str:
@@ -57,23 +57,13 @@ def _what(summary: Mapping[str, Any]) -> str:
     return f"{summary['positive_class']} against {others[0]}"
 
 
-def _first_screen(summary: Mapping[str, Any], provenance: Mapping[str, str]) -> str:
+def _first_screen(
+    summary: Mapping[str, Any], provenance: Mapping[str, str], anchors: list[str]
+) -> str:
     cards = [
         _card(summary["metrics"][name], label) for name, label in sections.HEADLINE
     ]
-    links = "".join(
-        f'<a href="#{anchor}">{label}</a>'
-        for anchor, label in (
-            ("discrimination", "curves"),
-            ("threshold", "threshold"),
-            ("calibration", "calibration"),
-            ("subgroups", "subgroups"),
-            ("films", "films"),
-            ("numbers", "all numbers"),
-            ("provenance", "provenance"),
-            ("limits", "limits"),
-        )
-    )
+    links = "".join(f'<a href="#{anchor}">{anchor}</a>' for anchor in anchors)
     return "".join(
         [
             "<header>",
@@ -128,13 +118,13 @@ def _findings(
 ) -> list[tuple[str, str]]:
     """What a careful reader should know beside the four numbers."""
     majority, accuracy = summary["majority"], summary["metrics"]["accuracy"]
-    found = [
-        (
-            "warn" if accuracy["value"] <= majority["accuracy"] else "plain",
-            f"Always answering {majority['class']} would be right in "
-            f"{pages.percent(majority['accuracy'])} of these films.",
-        )
-    ]
+    line = (
+        f"Always answering {majority['class']} would be right in "
+        f"{pages.percent(majority['accuracy'])} of these films"
+    )
+    found = [("plain", f"{line}.")]
+    if accuracy["value"] <= majority["accuracy"]:
+        found = [("warn", f"{line}: the model's accuracy is no better than that.")]
     if summary["shift"]:
         found += _shift_findings(summary)
     temperature = summary["calibration"]["temperature"]

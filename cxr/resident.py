@@ -4,20 +4,21 @@ import contextlib
 import ctypes
 import mmap
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from cxr.decoding import Reader
 
-_FILL_BATCH = 32  # films decoded at a time on the way into memory
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # glibc's malloc.h
+_CHUNK = 16  # films decoded at a time by one thread on the way into memory
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 _LARGEST_MMAP_THRESHOLD = 32 << 20  # 32 MiB: glibc refuses more
 
 
 class Resident:
-    """The films of a split as one uint8 tensor that a thread fills once.
+    """The films of a split as one uint8 tensor that threads fill once.
 
     The tensor shares the memory it is filled through, so no second copy ever
     exists; `wait` tells when given films have arrived. The first batch is ready
@@ -37,38 +38,43 @@ class Resident:
         self._films = _huge_array((reader.n, reader.image_size**2))
         self._tensor = tf.experimental.dlpack.from_dlpack(self._films.__dlpack__())
         self._ready = np.zeros(reader.n, bool)
+        self._missing = reader.n
         self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
+        self._begun = False
         self._failure: Exception | None = None
-        self._complete = False
 
-    def begin(self, order: np.ndarray) -> None:
-        """Starts filling in the order in which films will be asked for, once.
+    def begin(self, first_use: Callable[[], np.ndarray]) -> None:
+        """Starts filling, once.
 
         Args:
-          order: int64 [n], a permutation.
+          first_use: gives the order in which films will be asked for, int64 [n], a
+            permutation.
         """
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._fill, args=(order,))
-            self._thread.start()
+        with self._changed:
+            if self._begun:
+                return
+            self._begun = True
+        order = first_use()
+        chunks = iter(np.split(order, range(_CHUNK, len(order), _CHUNK)))
+        for _ in range(self._threads):
+            threading.Thread(target=self._fill, args=(chunks,)).start()
 
-    def wait(self, indices: np.ndarray | None = None) -> None:
-        """Returns when the films (None: all) are in memory.
+    def wait(self, indices: np.ndarray) -> None:
+        """Returns when the films are in memory.
 
         Raises:
-          Exception: what stopped the filling thread, such as a DataError.
+          Exception: what stopped a filling thread, such as a DataError.
         """
-        if self._complete:
+        if not self._missing:
             return
 
         def arrived() -> bool:
-            wanted = self._ready if indices is None else self._ready[indices]
-            return self._failure is not None or bool(wanted.all())
+            return self._failure is not None or bool(self._ready[indices].all())
 
         with self._changed:
             self._changed.wait_for(arrived)
         if self._failure is not None:
-            raise self._reader.fault or self._failure
+            raise self._failure
 
     def gather(self, indices: tf.Tensor) -> tf.Tensor:
         """Returns films by index: uint8 [*indices.shape, S, S, 1]."""
@@ -76,29 +82,32 @@ class Resident:
         films = tf.gather(self._tensor, indices)
         return tf.reshape(films, tf.concat([tf.shape(indices), [size, size, 1]], 0))
 
-    def _fill(self, order: np.ndarray) -> None:
+    def _fill(self, chunks: Iterator[np.ndarray]) -> None:
         try:
-            for films, indices in self._decoded(order):
-                rows = indices.numpy()
-                self._films[rows] = films.numpy().reshape(len(rows), -1)
+            for chunk in _shared(chunks, self._changed):
+                films = self._reader.films(chunk)
+                self._films[chunk] = films.reshape(len(chunk), -1)
                 with self._changed:
-                    self._ready[rows] = True
+                    self._ready[chunk] = True
+                    self._missing -= len(chunk)
                     self._changed.notify_all()
-                if not threading.main_thread().is_alive():
-                    return  # the program is over: do not hold up its exit
-            self._complete = True
+                # The program may be over: do not hold up its exit.
+                if self._failure or not threading.main_thread().is_alive():
+                    return
         except Exception as error:  # handed to whoever waits for the films
             with self._changed:
                 self._failure = error
                 self._changed.notify_all()
 
-    def _decoded(self, order: np.ndarray) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
-        rows = tf.data.Dataset.from_tensor_slices(order).batch(_FILL_BATCH)
-        dataset = self._reader.decoded(rows, _FILL_BATCH, self._threads)
-        options = tf.data.Options()
-        options.threading.private_threadpool_size = self._threads
-        options.autotune.enabled = False
-        return iter(dataset.prefetch(self._threads).with_options(options))
+
+def _shared(items: Iterator[Any], lock: threading.Condition) -> Iterator[Any]:
+    """Iterates what is left of `items`, which several threads consume."""
+    while True:
+        with lock:
+            item = next(items, None)
+        if item is None:
+            return
+        yield item
 
 
 def keep_freed_memory() -> None:

@@ -2,25 +2,18 @@
 
 import csv
 import datetime
-import pathlib
 import time
 
 import numpy as np
 
-from cxr import files, images, inference, metrics, pipeline, predictions, records, runs
+from cxr import files, images, inference, pipeline, predictions, records, runs
 from cxr.decoding import Reader
 
 TEST_READS = "test_reads.csv"
 _READ_COLUMNS = ("time", "split", "dataset", "fingerprint", "model_sha256", "films")
 
 
-def folder(run: runs.Run, split: str) -> pathlib.Path:
-    """Where a run's evaluation of a split lies."""
-    return run.workdir / f"evaluation-{split}"
-
-
 def predict(
-    run: runs.Run,
     record_set: records.RecordSet,
     split: str,
     *,
@@ -51,13 +44,8 @@ def predict(
         np.add.at(met, indices, 1)
     if not np.all(met == 1) or source.n != record_set.split(split).num_examples:
         raise RuntimeError(f"{split}: {np.sum(met != 1)} films not met exactly once")
-    rows = record_set.examples(split)
-    return predictions.Predictions(
-        filenames=tuple(row["filename"] for row in rows),
-        patient_ids=tuple(row["patient_id"] for row in rows),
-        labels=labels,
-        probabilities=metrics.exact_probabilities(found),
-        class_names=predictor.class_names,
+    return predictions.tabulate(
+        record_set.examples(split), labels, found, predictor.class_names
     )
 
 
@@ -73,18 +61,17 @@ def reference(
     source = predictions.describe_source(
         run.info, record_set.manifest.fingerprint, "validation"
     )
-    kept = predictions.recall(folder(run, "validation"), source)
+    kept = predictions.recall(predictions.folder(run.workdir, "validation"), source)
     if kept is not None:
         return kept
     found = predict(
-        run,
         record_set,
         "validation",
         predictor=predictor,
         batch_size=batch_size,
         cache=cache,
     )
-    predictions.publish(folder(run, "validation"), found, source)
+    predictions.publish(predictions.folder(run.workdir, "validation"), found, source)
     return found
 
 

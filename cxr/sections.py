@@ -104,7 +104,7 @@ def threshold(summary: Mapping[str, Any], pictures: Mapping[str, pathlib.Path]) 
             ("point", "rule", "threshold", "sensitivity", "specificity", "precision")
             + ("NPV", "accuracy"),
             rows,
-            text_columns=2,
+            text_columns=(0, 1),
         ),
     ]
     if "predictive_values" in pictures:
@@ -119,7 +119,9 @@ def threshold(summary: Mapping[str, Any], pictures: Mapping[str, pathlib.Path]) 
     parts.append(
         "<details><summary>PPV and NPV by prevalence, with intervals</summary>"
         + pages.table(
-            ("point", "", *(f"{p:.0%}" for p in prevalences)), values, text_columns=2
+            ("point", "", *(f"{p:.0%}" for p in prevalences)),
+            values,
+            text_columns=(0, 1),
         )
         + "</details>"
     )
@@ -241,7 +243,7 @@ def subgroups(summary: Mapping[str, Any], pictures: Mapping[str, pathlib.Path]) 
             ("grouping", "group", "films", "patients", "accuracy", "sensitivity")
             + ("specificity", "ROC AUC"),
             rows,
-            text_columns=2,
+            text_columns=(0, 1),
         )
     )
     parts.append(
@@ -347,7 +349,11 @@ def numbers(summary: Mapping[str, Any]) -> str:
     found = summary["intervals"]
     how = f"{found['draws']:,} draws, seed {found['seed']}: {found['method']}."
     parts = [
-        pages.table(("metric", "value", "95 % interval", "definition"), rows),
+        pages.table(
+            ("metric", "value", "95 % interval", "definition"),
+            rows,
+            text_columns=(0, 3),
+        ),
         pages.paragraph(how, kind="quiet"),
     ]
     return pages.section("All numbers", parts, anchor="numbers")
@@ -355,8 +361,12 @@ def numbers(summary: Mapping[str, Any]) -> str:
 
 def provenance(origins: Mapping[str, str]) -> str:
     """Where data and model come from, and the flags that repeat the run."""
-    rows = [(label, text) for label, text in origins.items() if label != "flags"]
-    parts = [pages.table(("what", "value"), rows, text_columns=2)]
+    rows = [
+        (label.replace("_", " "), text)
+        for label, text in origins.items()
+        if label != "flags"
+    ]
+    parts = [pages.table(("what", "value"), rows, text_columns=(0, 1))]
     if origins.get("flags"):
         parts.append(
             "<details><summary>flags of the run</summary><pre>"

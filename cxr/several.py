@@ -60,25 +60,19 @@ def judge_ensemble(
         for name in summary["metrics"]
     }
     predictions.publish(folder, table, {"ensemble": ",".join(names)})
-    pictures = illustrations.draw(folder, summary, table, question, validation)
-    pictures["runs"] = folder / "runs.png"
-    illustrations.draw_runs(pictures["runs"], summary, ("roc_auc", "accuracy"))
-
-    def read(indices):
-        return scoring.films(first.record_set, options.split, indices)
-
-    pictures |= illustrations.draw_films(folder, table, question, read)
+    judged_together = dataclasses.replace(
+        first, table=table, validation=validation, question=question, summary=summary
+    )
+    pictures = {}
+    if options.report:
+        pictures = judging.draw(judged_together, folder)
+        pictures["runs"] = folder / "runs.png"
+        illustrations.draw_runs(pictures["runs"], summary, ("roc_auc", "accuracy"))
     where = origins.describe(first.run, first.record_set)
     where["runs"] = ", ".join(str(each.run.workdir) for each in judged)
-    judging.publish(folder, summary, pictures, where)
+    judging.publish(folder, summary, where, pictures)
     judging.say(summary, folder)
-    return dataclasses.replace(
-        first,
-        table=table,
-        validation=validation,
-        question=question,
-        summary=summary,
-    )
+    return judged_together
 
 
 def judge_pair(
@@ -123,13 +117,12 @@ def _table(
     source = predictions.describe_source(
         run.info, record_set.manifest.fingerprint, options.split
     )
-    folder = scoring.folder(run, options.split)
+    folder = predictions.folder(run.workdir, options.split)
     kept = predictions.recall(folder, source)
     if kept is not None:
         return kept
     judging.log_reading(run, record_set, options.split)
     found = scoring.predict(
-        run,
         record_set,
         options.split,
         predictor=inference.load(run),

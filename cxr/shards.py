@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from cxr import files, planning, records, spool
+from cxr import files, planning, records, spool, tfrecord
 
 
 class Member(NamedTuple):
@@ -107,7 +107,7 @@ def write(job: Job) -> records.Shard:
     try:
         with files.publishing(job.path) as temporary, open(temporary, "wb") as file:
             for member in job.members:
-                framed = records.frame(records.encode_example(_fields(member, job)))
+                framed = tfrecord.frame(tfrecord.encode_example(_fields(member, job)))
                 digest.update(framed)
                 count += file.write(framed)
     except OSError as error:

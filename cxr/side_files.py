@@ -7,10 +7,11 @@ import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from cxr import files, planning, records, spool
+from cxr import files, planning, records, spool, tfds_metadata
 from cxr.sources import Rejected
 
 QUARANTINE = "quarantine.csv"
+_TABLES = (records.EXAMPLES, QUARANTINE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,21 +57,17 @@ def publish(
     )
     publish_quarantine(folder / QUARANTINE, outcome.rejected)
     texts = {
-        "features.json": records.features_json(
+        "features.json": tfds_metadata.features_json(
             names, manifest.image_size, manifest.encoding
         ),
-        "dataset_info.json": records.dataset_info_json(manifest, _describe(manifest)),
-        **records.label_files(names),
+        "dataset_info.json": tfds_metadata.dataset_info_json(
+            manifest, _describe(manifest)
+        ),
+        **tfds_metadata.label_files(names),
     }
     for name, text in texts.items():
         spool.store(folder / name, text)
-    listed = {
-        name: {
-            "bytes": (folder / name).stat().st_size,
-            "sha256": files.sha256_file(folder / name),
-        }
-        for name in (records.EXAMPLES, QUARANTINE, *texts)
-    }
+    listed = {n: _describe_file(folder / n) for n in (*_TABLES, *texts)}
     manifest = dataclasses.replace(manifest, files=listed)
     spool.store(folder / records.MANIFEST, manifest.to_json())
     return manifest
@@ -118,6 +115,10 @@ def splits(outcome: Outcome) -> dict[str, records.Split]:
             shards=shards,
         )
     return found
+
+
+def _describe_file(path: pathlib.Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": files.sha256_file(path)}
 
 
 def _describe(manifest: records.Manifest) -> str:

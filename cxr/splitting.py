@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from cxr import cli
@@ -70,7 +70,7 @@ class Shares:
     seed: int
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class _Group:
     """Patients that must stay together: one, or several sharing a film."""
 
@@ -97,14 +97,14 @@ def cut(
     return sides
 
 
-def by_content(
-    films: Sequence[Film], placed: Iterable[Placed]
-) -> dict[str, list[Placed]]:
-    """Returns the films of each SHA-256, in the order given."""
-    copies = collections.defaultdict(list)
+def identical(films: Sequence[Film], placed: Sequence[Placed]) -> list[list[Placed]]:
+    """Returns the groups of films with the same bytes, each in the order given."""
+    counts = collections.Counter(films[one.film].sha256 for one in placed)
+    groups = collections.defaultdict(list)
     for one in placed:
-        copies[films[one.film].sha256].append(one)
-    return copies
+        if counts[films[one.film].sha256] > 1:
+            groups[films[one.film].sha256].append(one)
+    return list(groups.values())
 
 
 def salted(seed: int, key: str) -> bytes:
@@ -120,7 +120,7 @@ def _groups(films: Sequence[Film], placed: list[Placed]) -> list[_Group]:
             parent[key] = key = parent[parent[key]]
         return key
 
-    for copies in by_content(films, placed).values():
+    for copies in identical(films, placed):
         for one in copies[1:]:
             low, high = sorted((root(copies[0].patient_id), root(one.patient_id)))
             parent[high] = low

@@ -58,7 +58,6 @@ class Film(NamedTuple):
       format: the source's format.
       offset: of the stored image in the chunk's images.
       length: its bytes.
-      difference_hash: 256 bits; near-identical films differ in few of them.
       chunk: index of the chunk that holds it.
     """
 
@@ -73,7 +72,6 @@ class Film(NamedTuple):
     format: str = ""
     offset: int = 0
     length: int = 0
-    difference_hash: int = 0
     chunk: int = 0
 
     @property
@@ -131,14 +129,15 @@ def convert(chunk: Chunk) -> int:
       StorageError: the chunk could not be written.
     """
     key = _key(chunk)  # before reading: a film that changes now is read again
-    rows, blobs, offset = [], [], 0
+    rows, hashes, blobs, offset = [], [], [], 0
     for source in chunk.sources:
-        film, stored = _convert_one(chunk.root, source, chunk.encoding)
+        film, stored, difference_hash = _convert_one(chunk.root, source, chunk.encoding)
         rows.append(film._replace(offset=offset))
+        hashes.append(difference_hash)
         blobs.append(stored)
         offset += len(stored)
-    head = json.dumps({"key": key, "films": [row[1:] for row in rows]}).encode() + b"\n"
-    store(chunk.path, b"".join([head, *blobs]))
+    head = {"key": key, "films": [row[1:] for row in rows], "hashes": hashes}
+    store(chunk.path, b"".join([json.dumps(head).encode(), b"\n", *blobs]))
     return sum(not row.reason for row in rows)
 
 
@@ -159,6 +158,15 @@ def read_films(chunk: Chunk) -> list[Film]:
             )
         )
     return films
+
+
+def read_hashes(chunk: Chunk) -> list[int]:
+    """Returns the difference hashes of a chunk's readable films, in order."""
+    with open(chunk.path, "rb") as file:
+        head = json.loads(file.readline())
+    reason = Film._fields.index("reason") - 1  # rows do not repeat the source
+    pairs = zip(head["films"], head["hashes"], strict=True)
+    return [difference_hash for row, difference_hash in pairs if not row[reason]]
 
 
 def read_stored(path: pathlib.Path, offset: int, length: int) -> bytes:
@@ -211,8 +219,8 @@ def _key(chunk: Chunk) -> str:
 
 def _convert_one(
     root: pathlib.Path, source: Source, encoding: Encoding
-) -> tuple[Film, bytes]:
-    """Returns what became of one source, and its stored image (or no bytes)."""
+) -> tuple[Film, bytes, int]:
+    """Returns what became of one source, its stored image and difference hash."""
     film = Film(source)
     try:
         data = _read_file(root / source.path)
@@ -221,10 +229,10 @@ def _convert_one(
         )
         decoded = images.read(data, encoding.image_size)
     except images.BadImage as bad:
-        return film._replace(reason=bad.reason, detail=bad.detail), b""
+        return film._replace(reason=bad.reason, detail=bad.detail), b"", 0
     except OSError as error:
         detail = error.strerror or str(error)
-        return film._replace(reason="unreadable", detail=detail), b""
+        return film._replace(reason="unreadable", detail=detail), b"", 0
     stored = images.encode(decoded.grey, encoding.encoding, quality=encoding.quality)
     film = film._replace(
         width=decoded.width,
@@ -232,9 +240,8 @@ def _convert_one(
         mode=decoded.mode,
         format=decoded.format,
         length=len(stored),
-        difference_hash=near_duplicates.difference_hash(decoded.grey),
     )
-    return film, stored
+    return film, stored, near_duplicates.difference_hash(decoded.grey)
 
 
 def _read_file(path: pathlib.Path) -> bytes:

@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -81,8 +82,7 @@ def train(config: TrainConfig, record_set: records.RecordSet) -> runs.Run:
             console.say(f"{workdir} is finished; nothing to do")
             return finished
         try:
-            trainer = Trainer(config, record_set, signals)
-            trainer.fit()
+            Trainer(config, record_set, signals).fit()
         except tf.errors.ResourceExhaustedError as error:
             raise cli.UnavailableError(
                 f"out of memory with --batch_size={config.batch_size} "
@@ -160,6 +160,9 @@ class Trainer:
                 self._save()
             console.say("saved; the same command goes on from here")
             raise
+        except tf.errors.OpError as error:
+            # tf.data wraps what our readers raise; a damaged record is a DataError.
+            raise self._train.fault or self._validation.fault or error from error
 
     # --- beginnings
 
@@ -286,16 +289,21 @@ class Trainer:
         batches = source.training(
             self._config.batch_size, self._config.seed, start_step=self._position.step
         )
-        distributed = self._devices.strategy.experimental_distribute_dataset(
-            devices.prefetch(batches)
-        )
-        self._iterator = iter(distributed)
+        self._iterator = self._iterate(source, batches)
         self._evaluate = steps.BatchMap(
             steps.probabilities(self._network, self._spec.head),
             strategy=self._devices.strategy,
         )
         while not self._stage_is_done(stage):
             self._run_epoch(stage, validation)
+
+    def _iterate(self, source, batches: tf.data.Dataset) -> Iterator:
+        """The source's own iterator where the step needs no tf.data iterator."""
+        strategy, config = self._devices.strategy, self._config
+        own = isinstance(source, pipeline.Source) and self._devices.replicas == 1
+        if own and config.steps_per_execution == 1:
+            return source.batches(devices.prefetch(batches))
+        return iter(strategy.experimental_distribute_dataset(devices.prefetch(batches)))
 
     def _stage_rows(self) -> list[dict[str, Any]]:
         name = self._stages[self._position.stage].name

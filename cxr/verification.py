@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from cxr import cli, files, records, workers
+from cxr import cli, files, records, tfrecord, workers
 
 _MAX_RECORD_FAULTS = 20  # a shard; a shifted shard would name every record
 
@@ -202,7 +202,7 @@ def _check_shard(job: _Job) -> tuple[int, list[Fault]]:
 def _check_records(job: _Job) -> tuple[list[Fault], int]:
     """Returns the faults of single records, and how many records were seen."""
     faults, count = [], 0
-    for index, (payload, fault) in enumerate(records.scan_frames(job.path)):
+    for index, (payload, fault) in enumerate(tfrecord.scan_frames(job.path)):
         count += 1
         fault = fault or _judge(payload, job, index)
         if fault and len(faults) < _MAX_RECORD_FAULTS:
@@ -213,7 +213,7 @@ def _check_records(job: _Job) -> tuple[list[Fault], int]:
 def _judge(payload: bytes, job: _Job, index: int) -> str:
     """Returns what is wrong with a record whose framing is sound."""
     try:
-        fields = records.decode_example(payload)
+        fields = tfrecord.decode_example(payload)
         label = fields["image/class/label"]
         text = fields["image/class/text"].decode()
         if not 0 <= label < len(job.class_names) or job.class_names[label] != text:

@@ -11,7 +11,14 @@ from PIL import Image
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import tensorflow as tf
+
 from cxr import files, records
+
+# Before anything else touches a device: two CPUs, for tests of mirrored training.
+_CPU = tf.config.list_physical_devices("CPU")[0]
+_LOGICAL = [tf.config.LogicalDeviceConfiguration()] * 2
+tf.config.set_logical_device_configuration(_CPU, _LOGICAL)
 
 
 def encode(image: np.ndarray, encoding: str) -> bytes:
@@ -51,7 +58,8 @@ def write_records(
                 label = int(member) % len(class_names)
                 labels.append(class_names[label])
                 low = 60 + 80 * label
-                pixels = random.integers(low, low + 100, (image_size,) * 2, np.uint8)
+                high = min(low + 100, 256)
+                pixels = random.integers(low, high, (image_size,) * 2, np.uint8)
                 filename = f"{class_names[label]}/{split}-{member}.png"
                 encoded = encode(pixels, encoding)
                 example = _example(

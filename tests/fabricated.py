@@ -72,22 +72,18 @@ def write_run(
 
     manifest = record_set.manifest
     size, classes = manifest.image_size, len(manifest.class_names)
-    model = keras.Sequential(
-        [
-            keras.layers.Input((size, size, 1)),
-            keras.layers.Conv2D(1, 1, use_bias=False, kernel_initializer="ones"),
-            keras.layers.Flatten(),
-            keras.layers.Dense(classes),
-            keras.layers.Activation("softmax"),
-        ]
-    )
+    films = keras.Input((size, size, 1))
+    maps = keras.layers.Conv2D(1, 1, use_bias=False, kernel_initializer="ones")(films)
+    dense = keras.layers.Dense(classes)
+    logits = dense(keras.layers.Flatten()(maps))
+    model = keras.Model(films, keras.layers.Activation("softmax")(logits))
     random = np.random.default_rng(seed)
     noise = random.normal(size=(size**2, classes))
-    brightness = np.linspace(-0.05, 0.05, classes)
+    brightness = np.linspace(-0.02, 0.02, classes)
     kernel = 0.002 * (noise - noise.mean(axis=0) + brightness)
     middle = 110 + 40 * (classes - 1)
     bias = -middle * kernel.sum(axis=0)
-    model.layers[-2].set_weights([kernel, bias])
+    dense.set_weights([kernel, bias])
     workdir.mkdir(parents=True)
     model.save(workdir / runs.MODEL)
     config = TrainConfig(

@@ -102,6 +102,7 @@ def test_heat_of_one_sign_does_not_colour_the_other(tmp_path):
     middle = pixels[:, 300:480]  # the film with its heat, left of its frame
     reddish = (middle[..., 0] - middle[..., 2]) > 60
     bluish = (middle[..., 2] - middle[..., 0]) > 60
+    bluish &= middle[..., 2] > middle[..., 1]  # not the green frame
     assert reddish.mean() > 0.2
     assert bluish.mean() < 0.01
 
@@ -139,3 +140,12 @@ def test_an_evaluation_gets_its_pictures(classes, tmp_path):
         wanted |= {"predictive_values", "score_histograms"}
     assert set(found) == wanted
     assert all(path.stat().st_size > 1000 for path in found.values())
+
+
+def test_runs_and_their_ensemble_stand_beneath_each_other(tmp_path):
+    entry = {"value": 0.9, "ci95": [0.8, 0.95]}
+    found = {"roc_auc": entry, "accuracy": {"value": None, "ci95": None}}
+    summary = {"runs": [{"name": "seed-0", "metrics": found}], "metrics": found}
+    path = tmp_path / "runs.png"
+    illustrations.draw_runs(path, summary, ("roc_auc", "accuracy"))
+    assert path.stat().st_size > 1000

@@ -337,14 +337,23 @@ def test_no_error_among_few_patients_is_no_certainty():
         assert low == pytest.approx(0.025 ** (1 / 30))
 
 
-def test_one_patient_has_no_interval():
-    entry = bootstrap.with_interval(
-        "accuracy",
-        0.8,
-        np.full(100, 0.8),
-        bootstrap.resample(["p"] * 5, np.ones(5, int)),
+def test_one_patient_of_a_class_has_no_interval():
+    table = fabricated.clustered(1, patients=20)
+    labels = np.append(np.zeros(len(table.labels), int), 1)
+    resamples = bootstrap.resample([*table.patient_ids, "alone"], labels, draws=100)
+    found = metrics.scored(
+        labels, np.full((len(labels), 2), 0.5), positive=1, threshold=0.5
     )
-    assert entry == {"value": 0.8, "ci95": None}
+    for entry in evaluation.measure(found, resamples).values():
+        assert entry["ci95"] is None
+
+
+def test_equal_results_of_few_patients_have_no_interval():
+    few = bootstrap.resample(["p", "q"] * 5, np.ones(10, int))
+    many = bootstrap.resample([str(i) for i in range(50)], np.ones(50, int))
+    draws = np.full(100, 0.5)
+    assert bootstrap.with_interval("recall", 0.5, draws, few)["ci95"] is None
+    assert bootstrap.with_interval("roc_auc", 0.5, draws, many)["ci95"] == [0.5, 0.5]
 
 
 def test_patients_are_drawn_whole_and_within_their_class():
@@ -468,7 +477,7 @@ def test_equal_runs_do_not_differ_and_a_better_one_does():
     assert "no clear difference" in same["verdict"]
     found = comparison.compare((worse, better), (question,) * 2, ("a", "b"))
     assert found["differences"]["roc_auc"]["ci95"][0] > 0
-    assert "b is better" in found["verdict"]
+    assert "b against a: better in ROC AUC" in found["verdict"]
 
 
 def test_predictions_survive_the_csv_bit_for_bit(tmp_path):

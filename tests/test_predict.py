@@ -286,10 +286,15 @@ def test_folders_and_globs_are_searched_in_order_without_repeats(tmp_path, capsy
     top = str(tmp_path / "in")
     expected = [f"{top}/a.jpeg", f"{top}/b/1.JPG", f"{top}/b/2.png"]
     assert intake.find([top]) == expected
-    assert "1 files that are not named like images" in capsys.readouterr().err
+    assert "not named like an image (1 in all)" in capsys.readouterr().err
     assert intake.find([f"{top}/*.jpeg", top, f"{top}/b/1.JPG"]) == expected
     assert intake.find([f"{top}/**/[0-9].*"]) == expected[1:]
     assert intake.find([f"{top}/b/2.png", "gone"]) == [f"{top}/b/2.png", "gone"]
+
+
+def test_a_folder_that_cannot_be_listed_is_told(capsys):
+    assert list(intake._walk("/gone/folder")) == []
+    assert "/gone/folder: left out: No such file" in capsys.readouterr().err
 
 
 def test_a_name_with_glob_characters_is_taken_literally(tmp_path):

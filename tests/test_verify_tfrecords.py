@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from cxr import cli, records, verification, workers
+from cxr import cli, records, tfrecord, verification, workers
 from tests.conftest import write_records
 from tools import verify_tfrecords
 
@@ -171,7 +171,7 @@ def test_a_forged_length_allocates_nothing(damaged):
     path = damaged.shard_paths("train")[0]
     data = bytearray(path.read_bytes())
     length = struct.pack("<Q", 1 << 60)
-    data[:12] = length + struct.pack("<I", records._masked_crc(length))
+    data[:12] = length + struct.pack("<I", tfrecord._masked_crc(length))
     path.write_bytes(bytes(data))
     assert any(fault.record == 0 for fault in verify(damaged.path))
 

@@ -1,0 +1,351 @@
+import csv
+import dataclasses
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from cxr import cli, inference, pipeline, preflight, runs, train, training
+from cxr.config import TrainConfig
+from tests import survival
+from tests.conftest import write_records
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("training") / "data"
+    counts = {"train": 40, "validation": 12, "test": 8}
+    write_records(root, counts, image_size=SIZE)
+    return root
+
+
+@pytest.fixture
+def config(data, tmp_path):
+    return TrainConfig(
+        data_dir=str(data),
+        dataset="tiny",
+        workdir=str(tmp_path / "run"),
+        model="small_cnn",
+        image_size=SIZE,
+        batch_size=8,
+        epochs=2,
+        augmentation="none",
+        progress=False,
+        tensorboard=False,
+        early_stopping_patience=0,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    """One finished run of the plain configuration, for tests that only look."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    config = TrainConfig(
+        data_dir=str(data),
+        dataset="tiny",
+        workdir=str(workdir),
+        model="small_cnn",
+        image_size=SIZE,
+        batch_size=8,
+        epochs=2,
+        augmentation="mild",
+        progress=False,
+    )
+    return train.train(config)[0]
+
+
+def history(config):
+    return survival.result(pathlib.Path(config.workdir))
+
+
+def test_the_run_folder_is_as_promised(finished):
+    names = {path.name for path in finished.workdir.iterdir()}
+    assert names >= {
+        "run.flags",
+        "environment.json",
+        "history.csv",
+        "curves.png",
+        "checkpoints",
+        "tensorboard",
+        "best_xray_model.keras",
+        "model.json",
+    }
+    with open(finished.workdir / "history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0])[: len(runs.REPRODUCIBLE_COLUMNS)] == (
+        runs.REPRODUCIBLE_COLUMNS
+    )
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    for name in runs.REPRODUCIBLE_COLUMNS[2:]:
+        assert repr(float(rows[0][name])) == rows[0][name]
+    info = finished.info
+    assert info["class_names"] == ["NORMAL", "PNEUMONIA"]
+    assert info["positive_class"] == "PNEUMONIA"
+    assert info["image_size"] == info["stored_image_size"] == SIZE
+    assert info["threshold"]["rule"] == "youden"
+    assert info["threshold"]["chosen_on"] == "validation"
+    environment = json.loads((finished.workdir / "environment.json").read_text())
+    assert environment["data"]["fingerprint"] == info["data"]["fingerprint"]
+    assert environment["packages"]["keras"] == keras.__version__
+
+
+def test_the_model_loads_without_this_package(finished, tmp_path):
+    films = np.random.default_rng(0).integers(0, 256, (5, SIZE, SIZE, 1), np.uint8)
+    np.save(tmp_path / "films.npy", films)
+    code = (
+        "import sys, keras, numpy as np\n"
+        f"model = keras.models.load_model({str(finished.model_path)!r})\n"
+        f"films = np.load({str(tmp_path / 'films.npy')!r}).astype('float32')\n"
+        f"np.save({str(tmp_path / 'found.npy')!r}, model.predict(films, verbose=0))\n"
+        "assert not any(name.split('.')[0] == 'cxr' for name in sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+    found = np.load(tmp_path / "found.npy")
+    expected = inference.load(finished).predict(films, batch_size=2)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_run_flags_reproduce_the_run(finished, tmp_path):
+    flags = f"--flagfile={finished.workdir / 'run.flags'}"
+    config, _ = cli.parse(["", flags], TrainConfig, usage="")
+    assert config == finished.config
+    again = dataclasses.replace(config, workdir=str(tmp_path / "again"))
+    train.train(again)
+    assert history(again) == survival.result(finished.workdir)
+
+
+def test_a_finished_run_says_so_and_stays(finished, capsys):
+    before = (finished.workdir / "model.json").read_bytes()
+    train.train(finished.config)
+    assert "is finished" in capsys.readouterr().out
+    assert (finished.workdir / "model.json").read_bytes() == before
+
+
+def test_more_epochs_go_on_where_the_run_ended(config, tmp_path):
+    config = dataclasses.replace(config, schedule="constant")
+    train.train(config)
+    longer = dataclasses.replace(config, epochs=4)
+    train.train(longer)
+    whole = dataclasses.replace(longer, workdir=str(tmp_path / "whole"))
+    train.train(whole)
+    assert history(longer) == history(whole)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"augmentation": "mild", "dropout": 0.5},
+        {"checkpoint_every_steps": 2, "optimizer": "adamw", "weight_decay": 0.1},
+        {"head": "sigmoid", "class_weights": "balanced", "cache": "none"},
+        {"virtual_devices": 2, "steps_per_execution": 3},
+    ],
+    ids=lambda options: "-".join(options),
+)
+def test_an_interrupted_run_resumes_at_the_exact_step(
+    config, options, tmp_path, monkeypatch
+):
+    config = dataclasses.replace(config, **options)
+    whole = dataclasses.replace(config, workdir=str(tmp_path / "whole"))
+    train.train(whole)
+
+    execute, calls = training.Trainer._execute, []
+
+    def interrupt_fourth_call(trainer, count):
+        calls.append(count)
+        if len(calls) == 4:
+            trainer._signals.number = signal.SIGTERM
+        return execute(trainer, count)
+
+    monkeypatch.setattr(training.Trainer, "_execute", interrupt_fourth_call)
+    with pytest.raises(training.interruption.Interrupted) as caught:
+        train.train(config)
+    assert caught.value.exit_code == 143
+    found = [p.name for p in (pathlib.Path(config.workdir) / "checkpoints").iterdir()]
+    assert any(name.startswith(f"step-{sum(calls):08d}") for name in found)
+    monkeypatch.setattr(training.Trainer, "_execute", execute)
+    train.train(config)
+    assert history(config) == history(whole)
+
+
+def test_interrupted_validation_is_done_again(config, tmp_path, monkeypatch):
+    whole = dataclasses.replace(config, workdir=str(tmp_path / "whole"))
+    train.train(whole)
+    validate = training.Trainer._validate
+
+    def interrupt(trainer, validation):
+        trainer._signals.number = signal.SIGINT
+        return validate(trainer, validation)
+
+    monkeypatch.setattr(training.Trainer, "_validate", interrupt)
+    with pytest.raises(training.interruption.Interrupted) as caught:
+        train.train(config)
+    assert caught.value.exit_code == 130
+    monkeypatch.setattr(training.Trainer, "_validate", validate)
+    train.train(config)
+    assert history(config) == history(whole)
+
+
+def test_a_kill_inside_a_save_heals(data, tmp_path):
+    """One real SIGKILL; `python -m tests.survival` strikes at every phase."""
+    flags = [flag for flag in survival.FLAGS if not flag.startswith("--epochs")]
+    trials = survival.Trials(tmp_path, data, (*flags, "--epochs=2"))
+    assert trials.kill_inside_save(survival.SAVE_PHASES[5])
+
+
+def test_changed_flags_and_data_are_refused(config, tmp_path):
+    train.train(config)
+    changed = dataclasses.replace(config, learning_rate=0.5, seed=3)
+    with pytest.raises(cli.UsageError, match=r"--learning_rate: 0\.001 in the run"):
+        train.train(changed)
+    other = tmp_path / "other"
+    write_records(other, {"train": 48, "validation": 12}, image_size=SIZE)
+    with pytest.raises(cli.UsageError, match="fingerprint"):
+        train.train(dataclasses.replace(config, data_dir=str(other)))
+    with pytest.raises(cli.UsageError, match="--resume=never"):
+        train.train(dataclasses.replace(config, resume="never"))
+
+
+def test_force_goes_on_despite_changed_flags(config):
+    train.train(config)
+    forced = dataclasses.replace(
+        config, learning_rate=0.5, epochs=3, resume="force", schedule="constant"
+    )
+    train.train(forced)
+    rows = runs.read_history(pathlib.Path(config.workdir))
+    assert [row["learning_rate"] for row in rows] == [0.001, 0.001, 0.5]
+
+
+def test_two_trainers_in_one_folder(config):
+    workdir = pathlib.Path(config.workdir)
+    with runs.lock(workdir):
+        with pytest.raises(cli.UsageError, match="is training there"):
+            train.train(config)
+    (workdir / ".lock").write_text("12345")  # stale: its process is gone
+    train.train(config)
+
+
+def test_a_bad_number_stops_the_run_and_names_the_films(config, monkeypatch):
+    build = training.augmentation.build
+
+    def poisoned(policy, *, seed):
+        augment = build(policy, seed=seed)
+
+        def function(images, step, indices):
+            bad = training.tf.where(step == 6, np.nan, 1.0)
+            return augment(images, step, indices) * training.tf.cast(bad, "float32")
+
+        return function
+
+    monkeypatch.setattr(training.augmentation, "build", poisoned)
+    config = dataclasses.replace(config, log_every_steps=2)
+    with pytest.raises(training.Diverged) as caught:
+        train.train(config)
+    message = str(caught.value)
+    assert "step 6:" in message
+    assert caught.value.exit_code not in (0, 143, 130)
+    record_set = preflight.open_data(config)
+    source = pipeline.open_split(record_set, "train", image_size=SIZE, progress=False)
+    _, _, indices = next(iter(source.training(8, config.seed, start_step=6)))
+    rows = record_set.examples("train")
+    for index in indices.numpy():
+        assert rows[index]["filename"] in message
+    checkpoint, _ = training.checkpoints.load_newest(
+        pathlib.Path(config.workdir) / "checkpoints", "step"
+    )
+    assert all(np.isfinite(array).all() for array in checkpoint.arrays.values())
+
+
+@pytest.mark.parametrize("damage", ["model", "model.json"])
+def test_a_changed_model_is_refused(config, damage):
+    run = train.train(config)[0]
+    if damage == "model":
+        run.model_path.write_bytes(run.model_path.read_bytes()[:-1])
+    else:
+        (run.workdir / "model.json").write_text("{}")
+    with pytest.raises(cli.DataError, match="model"):
+        runs.open_run(run.workdir)
+
+
+def test_the_head_on_cached_features_equals_the_head_on_the_backbone(
+    config, tmp_path, monkeypatch
+):
+    """Without augmentation a view is the film itself, so both must agree."""
+    config = dataclasses.replace(
+        config, model="vgg16", weights="none", epochs=2, dropout=0.3, feature_views=2
+    )
+    cached = dataclasses.replace(
+        config, feature_cache=True, workdir=str(tmp_path / "cached")
+    )
+    train.train(config)
+    train.train(cached)
+    through = runs.read_history(pathlib.Path(config.workdir))
+    stored = runs.read_history(pathlib.Path(cached.workdir))
+    for a, b in zip(through, stored, strict=True):
+        for name in ("loss", "accuracy", "val_loss", "val_roc_auc"):
+            assert a[name] == pytest.approx(b[name], rel=1e-4), name
+    # Another start on the same films computes nothing again.
+    chunks = sorted((tmp_path / "cached" / "features").rglob("*.npy"))
+    before = [path.stat().st_mtime_ns for path in chunks]
+    assert len(chunks) == 3  # two views of train, one of validation
+    (tmp_path / "cached" / "model.json").unlink()
+    for path in (tmp_path / "cached" / "checkpoints").glob("*"):
+        training.checkpoints.shutil.rmtree(path)
+    train.train(cached)
+    assert [path.stat().st_mtime_ns for path in chunks] == before
+
+
+def test_two_stages_train_what_they_say(config, monkeypatch):
+    config = dataclasses.replace(
+        config, model="vgg16", weights="none", epochs=1, fine_tune_epochs=1
+    )
+    trained = []
+    make = training.steps.TrainingStep
+
+    def spy(network, *args, **kwargs):
+        trained.append([v.path for v in network.trainable_variables])
+        return make(network, *args, **kwargs)
+
+    monkeypatch.setattr(training.steps, "TrainingStep", spy)
+    train.train(config)
+    rows = runs.read_history(pathlib.Path(config.workdir))
+    assert [row["stage"] for row in rows] == ["head", "fine_tune"]
+    assert rows[1]["learning_rate"] == pytest.approx(1e-5)
+    assert not any("block" in path for path in trained[0])
+    assert {path.split("/")[-2] for path in trained[1] if "block" in path} == {
+        "block5_conv1",
+        "block5_conv2",
+        "block5_conv3",
+    }
+
+
+def test_seeds_make_a_run_each(config):
+    found = train.train(dataclasses.replace(config, seeds=("0", "5"), epochs=1))
+    assert [run.workdir.name for run in found] == ["seed-0", "seed-5"]
+    assert [run.config.seed for run in found] == [0, 5]
+    hashes = {run.info["final_weights_sha256"] for run in found}
+    assert len(hashes) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"image_size": 64}, cli.UsageError, "--image_size=64"),
+        ({"batch_size": 41}, cli.UsageError, "--batch_size=41"),
+        ({"positive_class": "X"}, cli.UsageError, "--positive_class=X"),
+        ({"dataset": "none"}, cli.DataError, "make_tfrecords"),
+        ({"model": "vgg16", "weights": "/no.h5"}, cli.UsageError, "--weights=/no.h5"),
+    ],
+)
+def test_flags_that_do_not_fit_are_refused_and_nothing_is_made(
+    config, change, error, words
+):
+    with pytest.raises(error, match=words):
+        train.train(dataclasses.replace(config, **change))
+    assert not pathlib.Path(config.workdir).exists()
