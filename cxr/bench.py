@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 from typing import Any
 
@@ -34,12 +33,12 @@ class BenchConfig:
         0, "interleaved windows of each rung; 0 = 7, with --quick 5", lower=0
     )
     window_ms: int = cli.option(
-        0, "length of a window; 0 = 800, with --quick 250", lower=0
+        0, "length of a window; 0 = 800, with --quick 200", lower=0
     )
     sweep: tuple[str, ...] = cli.option(
         ("auto",),
-        "batch sizes to compare, e.g. 16,64,256; 'auto' = half, twice and four times "
-        "--batch_size, none with --quick; 'none'",
+        "batch sizes to compare, e.g. 16,64,256; 'auto' = half, once and twice "
+        "--batch_size where a step is short, none with --quick; 'none'",
     )
     stage: str = cli.option(
         "last",
@@ -77,12 +76,12 @@ def bench(train_config: TrainConfig, options: BenchConfig) -> dict[str, Any]:
 
     plan = benchmark.Plan(
         repeats=options.repeats or (5 if options.quick else 7),
-        window_s=(options.window_ms or (250 if options.quick else 800)) / 1000,
+        window_s=(options.window_ms or (200 if options.quick else 800)) / 1000,
         input_only=options.only == "input",
-        sweep=_sweep(options, train_config.batch_size),
+        sweep=_sweep(options),
         stage=options.stage,
     )
-    document = benchmark.run(train_config, record_set, plan)
+    document = benchmark.run(train_config, record_set, plan, baseline=baseline)
     changes = regression.compare(baseline, document) if baseline else []
     document["changes"] = [dataclasses.asdict(change) for change in changes]
     text = bench_report.markdown(document, changes)
@@ -132,13 +131,11 @@ def _read_baseline(path: str) -> dict[str, Any]:
     return document
 
 
-def _sweep(options: BenchConfig, batch_size: int) -> tuple[int, ...]:
+def _sweep(options: BenchConfig) -> tuple[int, ...] | None:
     if options.sweep == ("none",) or options.only == "input":
         return ()
     if options.sweep == ("auto",):
-        if options.quick:
-            return ()
-        return tuple(b for b in (batch_size // 2, batch_size, 2 * batch_size) if b)
+        return () if options.quick else None
     return tuple(int(size) for size in options.sweep)
 
 

@@ -23,7 +23,7 @@ _MEANING = {
 
 
 def markdown(document: Mapping[str, Any], changes: Sequence[Change] = ()) -> str:
-    """Returns bench.md: the verdict, a table a person can paste, how it was measured."""
+    """Returns bench.md: the verdict, a table to paste, how it was measured."""
     config, environment = document["config"], document["environment"]
     lines = [
         f"## cxr.bench: {config['model']} at {config['image_size']} px, batch "
@@ -88,8 +88,8 @@ def _facts(document: Mapping[str, Any]) -> list[str]:
     if mfu:
         vendor = mfu["vendor_peak_flops"]
         lines.append(
-            f"MFU {mfu['value']:.1%}: {mfu['flops_per_image'] / 1e9:.3g} GFLOP an image "
-            f"({mfu['mode']}) x {mfu['images_per_sec']:,.0f} images/s / "
+            f"MFU {mfu['value']:.1%}: {mfu['flops_per_image'] / 1e9:.3g} GFLOP an "
+            f"image ({mfu['mode']}) x {mfu['images_per_sec']:,.0f} images/s / "
             f"{mfu['peak_flops'] / 1e9:,.0f} GFLOP/s ({mfu['peak_from']}"
             + (f"; the maker states {vendor / 1e12:,.0f} TFLOP/s)." if vendor else ").")
         )

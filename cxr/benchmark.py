@@ -1,18 +1,14 @@
 """The benchmark from flags to a result: builds the ladder, measures it, judges it."""
 
 import dataclasses
-import importlib.metadata
 import os
-import pathlib
-import platform
 from collections.abc import Mapping
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from cxr import (
-    bench_report,
+    bench_document,
     compute_rungs,
     console,
     devices,
@@ -28,21 +24,6 @@ from cxr.config import TrainConfig
 from cxr.film_audit import FilmAudit
 from cxr.timing import Clock, Rung, Window
 
-_PACKAGES = ("tensorflow", "keras", "numpy")
-# What must be equal for two runs to be comparable.
-_SETTINGS = (
-    "dataset",
-    "model",
-    "image_size",
-    "head",
-    "batch_size",
-    "optimizer",
-    "augmentation",
-    "jit_compile",
-    "steps_per_execution",
-    "fine_tune_from",
-)
-
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -54,7 +35,8 @@ class Plan:
       warm_up_s: seconds of untimed steps before, at least `warm_up_steps`.
       warm_up_steps: the first traces the graph.
       input_only: leave the computing rungs out.
-      sweep: batch sizes to train with beside the configured one.
+      sweep: batch sizes to train with; None chooses half, once and twice the
+        configured one where a step fits into a window.
       stage: `first` or `last` of the training's stages.
     """
 
@@ -63,7 +45,7 @@ class Plan:
     warm_up_s: float = 0.3
     warm_up_steps: int = 2
     input_only: bool = False
-    sweep: tuple[int, ...] = ()
+    sweep: tuple[int, ...] | None = ()
     stage: str = "last"
 
 
@@ -72,6 +54,7 @@ def run(
     record_set: records.RecordSet,
     plan: Plan,
     *,
+    baseline: Mapping[str, Any] | None = None,
     clock: Clock | None = None,
 ) -> dict[str, Any]:
     """Measures the ladder; returns bench.json's content.
@@ -80,13 +63,17 @@ def run(
       config: what would be trained.
       record_set: a checked data set that fits it.
       plan: how to measure.
+      baseline: an earlier result that this one will be compared with.
       clock: gives the time; this machine's by default.
 
     Raises:
+      UsageError: the baseline measured something else.
       WrongBatch: the pipeline delivered other films than it should have.
       WrongStep: a step did not compute what it should have.
     """
     bench = Bench(config, record_set, plan, clock or Clock())
+    if baseline:
+        regression.check_comparable(baseline, {"config": bench.settings})
     windows = bench.measure()
     return bench.document(windows)
 
@@ -99,6 +86,9 @@ class Bench:
       record_set: a checked data set that fits it.
       plan: how to measure.
       clock: gives the time.
+
+    Attributes:
+      settings: what must be equal for two benchmarks to be comparable.
     """
 
     def __init__(
@@ -126,9 +116,17 @@ class Bench:
             shares=self._workshop.shares,
         )
         self._stage = recipe.stages(config)[0 if plan.stage == "first" else -1]
+        self.settings = bench_document.settings(
+            config,
+            record_set.manifest,
+            devices=self._devices,
+            source=self._input.source,
+            stage=self._stage,
+        )
         self._network: compute_rungs.Network | None = None
         self._training: ladder.Drawn | None = None
         self._sweep: list[dict[str, float]] = []
+        self._wait_share: float | None = None
 
     def measure(self) -> dict[str, list[Window]]:
         """Warms all rungs up, then measures them in turn; returns their windows."""
@@ -144,7 +142,8 @@ class Bench:
             clock=self._clock,
             between=self._show_round,
         )
-        self._sweep = self._measure_sweep()
+        self._wait_share = self._share_of_waiting(found)
+        self._sweep = self._measure_sweep(self._sweep_sizes(found))
         return found
 
     # --- what is measured
@@ -152,7 +151,7 @@ class Bench:
     def _compute_rungs(self, batch_size: int) -> list[Rung]:
         console.say(f"network: building {self._config.model}, counting operations")
         shop = self._workshop
-        self._network = self._network or shop.network(self._stage)
+        self._network = shop.network(self._stage)
         network = self._network.network
         self._training = self._drawn(batch_size)
         trivial = shop.trivial_network()
@@ -182,9 +181,19 @@ class Bench:
             rungs.append(roofline.bare_decode_rung(self._audit.reader))
         return rungs
 
-    def _measure_sweep(self) -> list[dict[str, float]]:
+    def _sweep_sizes(self, windows: Mapping[str, list[Window]]) -> list[int]:
+        sizes, batch_size = self._plan.sweep, self._config.batch_size
+        if sizes is None:
+            slowest = max(window.step_seconds[0] for window in windows["train"])
+            if slowest > self._plan.window_s:
+                console.say(f"no sweep: a step takes {slowest:.1f} s; ask with --sweep")
+                return []
+            sizes = (batch_size // 2, batch_size, 2 * batch_size)
+        fitting = [size for size in sizes if 0 < size <= self._input.source.n]
+        return fitting if self._network else []
+
+    def _measure_sweep(self, sizes: list[int]) -> list[dict[str, float]]:
         """Returns step and training rates by batch size, measured in turn."""
-        sizes = [b for b in self._plan.sweep if b <= self._input.source.n]
         rungs = []
         for size in sizes:
             network, drawn = self._network.network, self._drawn(size)
@@ -203,7 +212,7 @@ class Bench:
             seconds=self._plan.window_s / 2,
             clock=self._clock,
         )
-        rates = {name: _rates(windows)["median"] for name, windows in found.items()}
+        rates = {name: timing.rates(each)["median"] for name, each in found.items()}
         return [
             {
                 "batch_size": size,
@@ -224,8 +233,6 @@ class Bench:
                 clock=self._clock,
             )
             console.say(f"warm [{number}/{len(rungs)}] {rung.name}: {seconds:.1f} s")
-        if self._training:
-            self._training.waits.clear()
 
     def _show_round(self, repeat: int, windows: Mapping[str, Window]) -> None:
         rates = ", ".join(
@@ -238,22 +245,31 @@ class Bench:
     # --- the result
 
     def document(self, windows: Mapping[str, list[Window]]) -> dict[str, Any]:
-        """Returns bench.json's content, the sweep left for the caller to add."""
-        medians = {
-            name: _rates(windows[name])["median"]
-            for name in ladder.RUNGS
-            if name in windows
-        }
-        mfu = self._mfu(windows)
-        found = verdict.judge(medians, self._setting(mfu))
+        """Returns bench.json's content.
+
+        Args:
+          windows: of the rungs and the calibrations, from `measure`.
+        """
+        measured = bench_document.Measured(
+            self._config,
+            self._record_set.manifest,
+            devices=self._devices,
+            source=self._input.source,
+            stage=self._stage,
+            network=self._network,
+            windows=windows,
+        )
+        mfu = measured.mfu()
+        found = verdict.judge(measured.medians(), measured.setting(mfu))
         return {
             "schema": regression.SCHEMA,
-            "environment": self._environment(),
-            "config": self._settings(),
-            "calibration": self._calibration(windows),
-            "stages": [self._stage_entry(name, windows) for name in medians],
+            "environment": bench_document.environment(self._devices, self._load),
+            "config": self.settings,
+            "plan": dataclasses.asdict(self._plan),
+            "calibration": measured.calibration(),
+            "stages": measured.stages(),
             "sweep": self._sweep,
-            "input_wait_share": self._wait_share(windows),
+            "input_wait_share": self._wait_share,
             "time_to_first_batch_s": self._input.first_batch_s,
             "first_epoch_s": self._input.first_epoch_s,
             "peak_rss_mb": self._clock.peak_mib(),
@@ -264,130 +280,12 @@ class Bench:
             "method": self._method(),
         }
 
-    def _stage_entry(
-        self, name: str, windows: Mapping[str, list[Window]]
-    ) -> dict[str, Any]:
-        mine = windows[name]
-        rates = _rates(mine)
-        seconds = sum(window.seconds for window in mine)
-        cpu_seconds = sum(window.cpu_seconds for window in mine)
-        images = sum(window.items for window in mine)
-        return {
-            "name": name,
-            "what": bench_report.describe(name),
-            "images_per_sec": rates,
-            "aa_difference": timing.split_halves_difference(rates["repeats"]),
-            "step_ms": timing.step_quantiles(mine),
-            "images": images,
-            "seconds": seconds,
-            "cpu_seconds": cpu_seconds,
-            "cores_busy": cpu_seconds / seconds,
-            "rss_mb": max(window.resident_mib for window in mine),
-            "roofline": self._roofline(name, rates["median"], windows),
-        }
-
-    def _roofline(
-        self, name: str, rate: float, windows: Mapping[str, list[Window]]
-    ) -> dict[str, Any] | None:
-        pixels = self._config.image_size**2
-        split = self._record_set.split(ladder.SPLIT)
-        copied = _rates(windows[roofline.COPY])["max"]
-        if name in ("read", "parse"):
-            limit, best = "memory copy", copied * split.num_examples / split.num_bytes
-        elif name == "batch":
-            limit, best = "memory copy", copied / pixels
-        elif name == "augment":  # uint8 in, float32 out
-            limit, best = "memory copy", copied / (5 * pixels)
-        elif name == "decode" and roofline.BARE_DECODE in windows:
-            cores = len(os.sched_getaffinity(0))
-            limit = f"bare decode x {cores} cores"
-            best = _rates(windows[roofline.BARE_DECODE])["max"] * cores
-        elif name in ("step", "train") and self._network:
-            limit = "matrix product"
-            peak = _rates(windows[roofline.PRODUCT])["max"]
-            best = peak / self._network.flops_per_image
-        else:
-            return None
-        return {"limit": limit, "images_per_sec": best, "reached": rate / best}
-
-    def _mfu(self, windows: Mapping[str, list[Window]]) -> dict[str, Any] | None:
-        if not self._network:
-            return None
-        rate = _rates(windows["step"])["median"]
-        peak = _rates(windows[roofline.PRODUCT])["max"] * self._devices.replicas
-        per_image = self._network.flops_per_image
-        return {
-            "value": rate * per_image / peak,
-            "flops_per_image": per_image,
-            "forward_flops_per_image": self._network.forward_flops_per_image,
-            "mode": compute_rungs.mode(self._config, self._stage),
-            "images_per_sec": rate,
-            "achieved_flops": rate * per_image,
-            "peak_flops": peak,
-            "peak_from": f"{self._devices.precision} matrix product in this run",
-            "vendor_peak_flops": roofline.vendor_peak(
-                self._devices.names[0], self._devices.precision
-            ),
-        }
-
-    def _calibration(self, windows: Mapping[str, list[Window]]) -> dict[str, Any]:
-        units = {
-            roofline.COPY: "bytes",
-            roofline.PRODUCT: "floating-point operations",
-            roofline.BARE_DECODE: "films, one thread",
-        }
-        return {
-            name.replace(" ", "_"): {"unit": unit, "per_sec": _rates(windows[name])}
-            for name, unit in units.items()
-            if name in windows
-        }
-
-    def _wait_share(self, windows: Mapping[str, list[Window]]) -> float | None:
+    def _share_of_waiting(self, windows: Mapping[str, list[Window]]) -> float | None:
         if not self._training:
             return None
-        # Audits come in pairs: after draining, after the window.
-        waited = self._training.waits[1::2][: len(windows["train"])]
+        # Audits come after the warm-up, then in pairs: after draining, after a window.
+        waited = self._training.waits[2::2]
         return sum(waited) / sum(window.seconds for window in windows["train"])
-
-    def _setting(self, mfu: Mapping[str, Any] | None) -> verdict.Setting:
-        source = self._input.source
-        return verdict.Setting(
-            resident=source.mode == "ram",
-            cores=len(os.sched_getaffinity(0)),
-            accelerator=bool(tf.config.list_physical_devices("GPU")),
-            memory_mib=source.nbytes / 2**20,
-            memory_fits=source.nbytes < _memory_bytes() / 2,
-            encoding=self._record_set.manifest.encoding,
-            mfu=mfu and mfu["value"],
-        )
-
-    def _settings(self) -> dict[str, Any]:
-        manifest = self._record_set.manifest
-        chosen = {name: getattr(self._config, name) for name in _SETTINGS}
-        return {
-            **chosen,
-            "precision": self._devices.precision,
-            "replicas": self._devices.replicas,
-            "cache": self._input.source.mode,
-            "stage": self._stage.name,
-            "films": self._input.source.n,
-            "encoding": manifest.encoding,
-            "stored_image_size": manifest.image_size,
-            "data_fingerprint": manifest.fingerprint,
-            "window_s": self._plan.window_s,
-        }
-
-    def _environment(self) -> dict[str, Any]:
-        return {
-            "device": ", ".join(self._devices.names),
-            "processor": _processor(),
-            "cores": len(os.sched_getaffinity(0)),
-            "memory_gib": _memory_bytes() / 2**30,
-            "platform": platform.platform(),
-            "python": platform.python_version(),
-            "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
-            "load": self._load,
-        }
 
     def _method(self) -> str:
         plan = self._plan
@@ -397,21 +295,7 @@ class Bench:
             "in turn with all others (A B C A B C ...), each after draining what had "
             "been prepared. images/s = images / seconds of a window; the median of the "
             "windows counts. A/A: odd against even windows. cores: CPU seconds / "
-            "seconds. Shards were in the page cache. Counts, order, labels and pixels "
-            "were checked against an independent decode in every window."
+            "seconds. Training ran one step a call. Shards were in the page cache. "
+            "Counts, order, labels and pixels were checked against an independent "
+            "decode in every window."
         )
-
-
-def _rates(windows: list[Window]) -> dict[str, Any]:
-    return timing.spread([window.per_sec for window in windows])
-
-
-def _memory_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _processor() -> str:
-    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -8,6 +8,7 @@ registers a flag and the same dataclass serves several commands.
 
 import dataclasses
 import difflib
+import os
 import re
 import signal
 import sys
@@ -137,6 +138,8 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     Errors for the user are shown in at most six lines without a traceback;
     `--debug` anywhere on the command line shows it.
     """
+    # TensorFlow's C++ notes are for its developers; errors still come through.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     debug = "--debug" in sys.argv
     argv = [arg for arg in sys.argv if arg != "--debug"]
     try:

@@ -39,21 +39,13 @@ class Network:
 
     Attributes:
       network: `[inputs, dropout_key] -> logits`, frozen as the stage asks.
-      stage: of the training that is measured.
       flops_per_image: of a step in this mode.
       forward_flops_per_image: of the forward pass alone.
     """
 
     network: keras.Model
-    stage: recipe.Stage
     flops_per_image: int
     forward_flops_per_image: int
-
-    @property
-    def mode(self) -> str:
-        """The share of the network that trains: `full`, `frozen` or `from LAYER`."""
-        trained = sum(int(np.prod(v.shape)) for v in self.network.trainable_variables)
-        return f"{self.stage.name}: {trained:,} of {self.network.count_params():,}"
 
 
 class Workshop:
@@ -78,7 +70,7 @@ class Workshop:
 
     def iterate(self, source: pipeline.Source, batches: tf.data.Dataset) -> Iterator:
         """Returns the batches as the training loop iterates over them."""
-        if self.devices.replicas == 1 and self.config.steps_per_execution == 1:
+        if self.devices.replicas == 1:
             return source.batches(devices.prefetch(batches))
         return self._distribute(batches)
 
@@ -100,7 +92,7 @@ class Workshop:
             )
         recipe.set_trainable(model, stage, self.config)
         network = models.logits_model(model)
-        return Network(network, stage, flops.training(network), flops.forward(network))
+        return Network(network, flops.training(network), flops.forward(network))
 
     def trivial_network(self) -> keras.Model:
         """Builds a network that costs nothing beside its input: mean grey, linear."""
@@ -233,11 +225,3 @@ def mode(config: TrainConfig, stage: recipe.Stage) -> str:
     if config.fine_tune_from == "all":
         return "full"
     return f"from {config.fine_tune_from}"
-
-
-def training_batches(
-    source: pipeline.Source, config: TrainConfig, batch_size: int
-) -> tuple[tf.data.Dataset, int]:
-    """Returns a source's endless batches and the films of an epoch."""
-    films = source.n // batch_size * batch_size
-    return source.training(batch_size, config.seed), films

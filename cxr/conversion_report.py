@@ -102,8 +102,8 @@ def to_html(content: dict[str, Any], outcome: Outcome, sheets: dict[str, bytes])
         ),
         pages.notes([("warn", text) for text in _warnings(content)]),
         _section("Splits", content["splits"]),
-        _section("Subtypes", content["subtypes"], text_columns=2),
-        _section("Source films by class", content["source"], text_columns=2),
+        _section("Subtypes", content["subtypes"]),
+        _section("Source films by class", content["source"]),
         _section(
             "What gives the class away without looking",
             content["shortcuts"],
@@ -117,7 +117,6 @@ def to_html(content: dict[str, Any], outcome: Outcome, sheets: dict[str, bytes])
             f"{copies['groups']} groups of byte-identical films with "
             f"{copies['surplus']} surplus copies are kept, each on one side. These "
             "pairs differ in bytes, yet hardly in a hash of 256 bits: look at them.",
-            text_columns=4,
         ),
         _section(
             "Kept out",
@@ -126,7 +125,6 @@ def to_html(content: dict[str, Any], outcome: Outcome, sheets: dict[str, bytes])
         _section(
             f"Files kept out (at most {_MAX_ROWS})",
             [row._asdict() for row in outcome.rejected[:_MAX_ROWS]],
-            text_columns=3,
         ),
         *(_sheet(label, data) for label, data in sheets.items()),
     ]
@@ -268,11 +266,11 @@ def _warnings(content: dict[str, Any]) -> Iterable[str]:
 
 def _thumbnail(stored: bytes, manifest: records.Manifest) -> np.ndarray:
     size = manifest.image_size
-    if manifest.encoding == "raw":
-        grey = np.frombuffer(stored, np.uint8).reshape(size, size)
-    else:
-        grey = images.to_grey(stored, size)
-    return images.area_resize(grey, min(size, _THUMBNAIL))
+    side = min(size, _THUMBNAIL)
+    if manifest.encoding != "raw":
+        return images.to_grey(stored, side)
+    grey = np.frombuffer(stored, np.uint8).reshape(size, size)
+    return images.area_resize(grey, side)
 
 
 def _grid(thumbnails: list[np.ndarray]) -> np.ndarray:
@@ -293,14 +291,13 @@ def _sheet(label: str, data: bytes) -> str:
     return pages.section(label, [figure], anchor=f"sheet-{label}")
 
 
-def _section(
-    title: str, rows: list[dict[str, Any]], text: str = "", *, text_columns: int = 1
-) -> str:
+def _section(title: str, rows: list[dict[str, Any]], text: str = "") -> str:
     """A titled table, or `none` where it would be empty."""
     parts = [pages.paragraph(text)] if text else []
     if rows:
         values = [list(row.values()) for row in rows]
-        parts.append(pages.table(list(rows[0]), values, text_columns=text_columns))
+        texts = [i for i, value in enumerate(values[0]) if isinstance(value, str)]
+        parts.append(pages.table(list(rows[0]), values, text_columns=texts))
     else:
         parts.append(pages.paragraph("none", kind="quiet"))
     return pages.section(title, parts, anchor=title.lower().replace(" ", "-"))

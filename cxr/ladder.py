@@ -37,9 +37,9 @@ Contents = Callable[[np.ndarray, np.ndarray], None]
 class ReadOnly(Reader):
     """A reader that hands out whole records, unparsed and unverified."""
 
-    def _verified(self, payload: bytes, index: int) -> bytes:
+    def _verified(self, framed: bytes, index: int) -> bytes:
         del index
-        return payload
+        return framed
 
 
 class Drawn:

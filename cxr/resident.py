@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from cxr.decoding import Reader
 
-_CHUNK = 16  # films decoded at a time by one thread on the way into memory
+_CHUNK = 32  # films decoded at a time by one thread on the way into memory
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 _LARGEST_MMAP_THRESHOLD = 32 << 20  # 32 MiB: glibc refuses more
 
@@ -91,9 +91,10 @@ class Resident:
                     self._ready[chunk] = True
                     self._missing -= len(chunk)
                     self._changed.notify_all()
-                # The program may be over: do not hold up its exit.
-                if self._failure or not threading.main_thread().is_alive():
+                if self._failure:
                     return
+                if not threading.main_thread().is_alive():
+                    raise RuntimeError("the program ended")  # releases who waits
         except Exception as error:  # handed to whoever waits for the films
             with self._changed:
                 self._failure = error

@@ -94,6 +94,11 @@ def _judge_header(header: bytes, rest: int) -> str:
     return ""
 
 
+def is_intact(payload: bytes, footer: bytes) -> bool:
+    """Returns whether a payload matches the four CRC bytes that follow it."""
+    return _CRC.unpack(footer)[0] == _masked_crc(payload)
+
+
 def _masked_crc(data: bytes) -> int:
     crc = google_crc32c.value(data)
     return (((crc >> 15) | (crc << 17)) + _CRC_MASK_DELTA) & 0xFFFFFFFF

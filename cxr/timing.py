@@ -160,13 +160,14 @@ def interleave(
     return found
 
 
-def spread(values: Sequence[float]) -> dict[str, float | list[float]]:
-    """Returns median, min and max of the repeats, and the repeats themselves."""
+def rates(windows: Sequence[Window]) -> dict[str, float | list[float]]:
+    """Returns median, min and max of the windows' items/s, and all of them in order."""
+    values = [window.per_sec for window in windows]
     return {
         "median": statistics.median(values),
         "min": min(values),
         "max": max(values),
-        "repeats": list(values),
+        "repeats": values,
     }
 
 

@@ -20,7 +20,6 @@ class Setting:
     Attributes:
       resident: films are kept in memory, so only the first epoch reads and decodes.
       cores: that this process may use.
-      accelerator: the step runs on a device of its own, beside the input.
       memory_mib: of the decoded split.
       memory_fits: the decoded split fits the memory that is free.
       encoding: of the records: `jpeg`, `png` or `raw`.
@@ -29,7 +28,6 @@ class Setting:
 
     resident: bool
     cores: int
-    accelerator: bool = False
     memory_mib: float = 0.0
     memory_fits: bool = True
     encoding: str = "jpeg"
@@ -111,7 +109,8 @@ def _largest(own: Mapping[str, float], names: tuple[str, ...]) -> str:
 def _input(rung: str, fed: float, computed: float, setting: Setting) -> Verdict:
     limit = f"{rung} limits at {_number(1 / fed)} images/s"
     able = f"augmentation and step together could take {_number(1 / computed)}"
-    text = f"input-bound: {limit}, {able}; use {_input_advice(rung, fed / computed, setting)}"
+    advice = _input_advice(rung, fed / computed, setting)
+    text = f"input-bound: {limit}, {able}; use {advice}"
     return Verdict("input", rung, text)
 
 

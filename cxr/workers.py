@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from cxr import cli
 
-_AHEAD = 2  # jobs a worker may have waiting: it never idles, memory stays bounded
+_AHEAD = 1  # jobs that wait beside those under way: memory stays bounded
 
 
 class Workers:
@@ -46,7 +46,7 @@ class Workers:
         jobs = iter(jobs)
         pending = {
             self._pool.submit(function, job)
-            for job in itertools.islice(jobs, self._count * _AHEAD)
+            for job in itertools.islice(jobs, self._count + _AHEAD)
         }
         try:
             while pending:

@@ -209,6 +209,15 @@ def test_a_group_of_both_labels_goes_by_majority():
     assert labels["A/7_0.png"] == "A"
 
 
+def test_a_group_of_both_labels_counts_for_its_majority_s_class():
+    films = [film(f"{c}/7_{i}.png") for c, n in (("A", 3), ("B", 1)) for i in range(n)]
+    films += [film(f"A/{p}_0.png") for p in (10, 11)]  # with patient 7: three groups
+    films += [film(f"B/{p}_0.png") for p in range(20, 30)]
+    config = PlanConfig(patient_pattern=r"^(?P<patient>\d+)_")
+    where = sides(planning.make(films, config), films)
+    assert len({where[f"A/{p}_0.png"] for p in (7, 10, 11)}) == 3
+
+
 def test_official_keeps_the_source_s_test_and_pools_its_val():
     films = many(20, side="train") + many(3, side="val", start=50)
     films += many(5, side="test", start=90)

@@ -120,13 +120,34 @@ def test_kill_9_of_a_real_run_changes_nothing(tmp_path):
     assert contents(finished.path) == contents(expected.path)
 
 
-def test_an_unfinished_set_with_other_flags_is_not_mixed_in(source, monkeypatch):
+@pytest.fixture
+def unfinished(source, monkeypatch):
+    """Sources of which everything is converted and published but the manifest."""
     monkeypatch.setattr(spool, "CHUNK_FILMS", 10)
     last = publications(source, monkeypatch, None) - 1
     (source.parent / "data").rename(source.parent / "old")
     with pytest.raises(Crash):
         publications(source, monkeypatch, last)
-    flags = dict(image_size=32, seed=3, num_shards=1)
+    return source
+
+
+def test_films_that_changed_meanwhile_are_converted_again(unfinished):
+    write_film(unfinished / "NORMAL/IM-0001-0002.png", 5000)
+    finished = convert(unfinished, num_shards=2)
+    expected = convert(unfinished, num_shards=2, output_dir=f"{unfinished}-fresh")
+    assert contents(finished.path) == contents(expected.path)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"image_size": 32, "num_shards": 2},
+        {"seed": 3, "num_shards": 2},
+        {"seed": 3, "num_shards": 1},
+    ],
+)
+def test_an_unfinished_set_with_other_flags_is_not_mixed_in(unfinished, flags):
+    source = unfinished
     finished = convert(source, **flags)
     expected = convert(source, output_dir=str(source.parent / "fresh"), **flags)
     assert contents(finished.path) == contents(expected.path)

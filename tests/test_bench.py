@@ -1,0 +1,387 @@
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from cxr import bench, benchmark, cli, film_audit, ladder, regression, steps, timing
+from cxr.config import TrainConfig
+from cxr.decoding import Reader
+from cxr.pipeline import Source
+
+KEYS = {
+    *("schema", "environment", "config", "calibration", "stages", "sweep", "verdict"),
+    *("input_wait_share", "time_to_first_batch_s", "peak_rss_mb", "mfu", "bottleneck"),
+}
+
+
+class FakeClock(timing.Clock):
+    """Time passes when the test says so."""
+
+    def __init__(self):
+        self.seconds, self.processor = 0.0, 0.0
+
+    def wall(self):
+        return self.seconds
+
+    def cpu(self):
+        return self.processor
+
+    def sleep(self, seconds):
+        self.seconds += seconds
+        self.processor += 2 * seconds
+
+
+def rung(clock, seconds, items=8, name="rung", **options):
+    def advance():
+        clock.sleep(seconds)
+        return items
+
+    return timing.Rung(name, advance, **options)
+
+
+# --- timing
+
+
+def test_a_rate_is_items_by_seconds():
+    clock = FakeClock()
+    window = timing.measure(rung(clock, 0.25, items=10), seconds=1.0, clock=clock)
+    assert (window.items, window.seconds) == (40, 1.0)
+    assert window.per_sec == 40.0
+    assert window.cpu_seconds == 2.0
+    assert window.step_seconds == (0.25,) * 4
+
+
+def test_a_window_holds_one_step_however_slow():
+    clock = FakeClock()
+    window = timing.measure(rung(clock, 100.0, items=3), seconds=0.1, clock=clock)
+    assert (window.items, window.seconds, window.per_sec) == (3, 100.0, 0.03)
+
+
+def test_what_was_prepared_in_a_pause_does_not_count():
+    clock, ready = FakeClock(), [20]
+
+    def advance():
+        clock.sleep(0.001 if ready[0] > 0 else 0.1)
+        ready[0] -= 1
+        return 1
+
+    window = timing.measure(timing.Rung("rung", advance), seconds=1.0, clock=clock)
+    assert window.per_sec == pytest.approx(10)
+
+
+def test_settling_is_part_of_the_time():
+    clock = FakeClock()
+    asynchronous = rung(
+        clock, 0.0, items=5, settle=lambda: clock.sleep(0.5), steps_per_sample=4
+    )
+    window = timing.measure(asynchronous, seconds=1.0, clock=clock)
+    assert (window.items, window.seconds) == (40, 1.0)
+    assert window.step_seconds == (0.125, 0.125)
+
+
+def test_rungs_take_turns():
+    clock, seen = FakeClock(), []
+
+    def advance(name):
+        seen.append(name)
+        clock.sleep(1.0)
+        return 1
+
+    rungs = [timing.Rung(n, lambda n=n: advance(n)) for n in "ABC"]
+    found = timing.interleave(rungs, repeats=2, seconds=1.0, clock=clock)
+    assert "".join(seen) == "AABBCCAABBCC"  # one to drain, one to count
+    assert [len(windows) for windows in found.values()] == [2, 2, 2]
+
+
+def test_statistics_of_windows():
+    windows = [
+        timing.Window(items, 2.0, 1.0, (0.001 * items,), 100.0)
+        for items in (10, 30, 20, 40, 50)
+    ]
+    rates = timing.rates(windows)
+    assert rates == {
+        "median": 15.0,
+        "min": 5.0,
+        "max": 25.0,
+        "repeats": [5.0, 15.0, 10.0, 20.0, 25.0],
+    }
+    quantiles = timing.step_quantiles(windows)
+    assert quantiles == pytest.approx({"p50": 30, "p90": 46, "p99": 49.6})
+    # 5, 10, 25 against 15, 20
+    assert timing.split_halves_difference(rates["repeats"]) == pytest.approx(
+        1 - 10 / 17.5
+    )
+    assert timing.split_halves_difference([3.0]) is None
+
+
+def test_every_window_is_audited_with_its_own_count():
+    clock, counts = FakeClock(), []
+    one = rung(clock, 0.5, items=8, audit=counts.append)
+    timing.measure(one, seconds=2.0, clock=clock)
+    assert counts == [8, 32]  # drained, counted
+
+
+# --- a fast wrong pipeline cannot win
+
+
+@pytest.fixture
+def audited(make_records):
+    records = make_records({"train": 12}, image_size=16, encoding="png")
+    audit = film_audit.FilmAudit(records, "train", image_size=8)
+    films = audit.films(audit.reader.encoded(np.arange(12)))
+
+    def drawn(change=lambda *batch: batch):
+        def batches():
+            for start in (0, 4, 8) * 2:
+                indices = np.arange(start, start + 4)
+                yield change(films[indices], audit.reader.labels[indices], indices)
+
+        return ladder.Drawn(
+            batches(),
+            epoch_films=12,
+            audit=audit,
+            contents=audit.check_films,
+            clock=FakeClock(),
+        )
+
+    return drawn
+
+
+def test_right_batches_pass(audited):
+    drawn = audited()
+    drawn.audit(sum(drawn.advance() for _ in range(6)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda films, labels, indices: (films ^ 1, labels, indices),
+        lambda films, labels, indices: (films[::-1], labels, indices),
+        lambda films, labels, indices: (films, 1 - labels, indices),
+        lambda films, labels, indices: (films, labels, indices * 0),
+        lambda films, labels, indices: (films.astype("f4"), labels, indices),
+    ],
+    ids=["one_grey_level", "order", "labels", "same_film_again", "dtype"],
+)
+def test_wrong_batches_fail(audited, change):
+    drawn = audited(change)
+    with pytest.raises(film_audit.WrongBatch):
+        drawn.audit(drawn.advance())
+
+
+def test_wrong_counts_fail(audited):
+    drawn = audited()
+    drawn.advance()
+    with pytest.raises(film_audit.WrongBatch, match="5 films counted, 4 delivered"):
+        drawn.audit(5)
+
+
+def test_an_epoch_that_shows_the_same_batch_twice_fails(audited):
+    first = []
+
+    def again(*batch):
+        first.append(batch)
+        return first[0]
+
+    drawn = audited(again)
+    with pytest.raises(film_audit.WrongBatch, match="twice"):
+        drawn.audit(drawn.advance() + drawn.advance())
+
+
+# --- the whole
+
+
+def config(records, **options):
+    settings = dict(
+        data_dir=str(records.path.parent.parent),
+        dataset=records.manifest.name,
+        model="small_cnn",
+        image_size=32,
+        batch_size=4,
+        augmentation="mild",
+        progress=False,
+    )
+    return TrainConfig(**settings | options)
+
+
+PLAN = benchmark.Plan(repeats=2, window_s=0.01, warm_up_s=0.0, warm_up_steps=1)
+
+
+@pytest.fixture
+def films(make_records):
+    return make_records({"train": 26, "validation": 4}, image_size=48, encoding="jpeg")
+
+
+@pytest.mark.parametrize(("cache", "sweep"), [("ram", (8, 99)), ("none", ())])
+def test_the_ladder_of_real_rungs(films, cache, sweep):
+    plan = dataclasses.replace(PLAN, sweep=sweep)
+    found = benchmark.run(config(films, cache=cache), films, plan)
+    assert set(found) >= KEYS
+    assert tuple(stage["name"] for stage in found["stages"]) == ladder.RUNGS
+    for stage in found["stages"]:
+        rate = stage["images_per_sec"]
+        assert len(rate["repeats"]) == 2
+        assert 0 < rate["min"] <= rate["median"] <= rate["max"]
+        assert stage["images"] >= 2 * 2  # a batch of evaluation may be partial
+        assert 0 < stage["step_ms"]["p50"] <= stage["step_ms"]["p99"]
+    mfu = found["mfu"]
+    assert mfu["mode"] == "full"
+    assert mfu["flops_per_image"] > 2.9 * mfu["forward_flops_per_image"]
+    assert mfu["value"] == pytest.approx(
+        mfu["images_per_sec"] * mfu["flops_per_image"] / mfu["peak_flops"]
+    )
+    assert 0 < found["input_wait_share"] < 1
+    assert [row["batch_size"] for row in found["sweep"]] == list(sweep[:1])  # 26 films
+    assert found["config"]["cache"] == ("ram" if cache == "ram" else "stream")
+    assert found["bottleneck"]["rung"] in found["verdict"]
+    json.dumps(found)  # nothing of numpy in it
+
+
+def test_input_only_builds_no_network(films, monkeypatch):
+    monkeypatch.setattr("cxr.models.build", None)
+    plan = dataclasses.replace(PLAN, input_only=True)
+    found = benchmark.run(config(films), films, plan)
+    assert tuple(s["name"] for s in found["stages"]) == ladder.INPUT_RUNGS
+    assert found["mfu"] is None
+    assert found["verdict"].startswith("input only")
+
+
+def test_raw_films_have_no_decoding_to_compare_with(make_records):
+    films = make_records({"train": 9, "validation": 4}, image_size=32, encoding="raw")
+    plan = dataclasses.replace(PLAN, input_only=True)
+    found = benchmark.run(config(films), films, plan)
+    assert "bare_decode" not in found["calibration"]
+    assert found["stages"][2]["roofline"] is None
+
+
+def test_read_hands_out_more_than_the_film_and_parse_exactly_it(films):
+    options = dict(image_size=32)
+    record = ladder.ReadOnly(films, "train", **options).encoded(np.arange(3))
+    film = Reader(films, "train", **options).encoded(np.arange(3))
+    assert all(f in r and len(f) < len(r) for f, r in zip(film, record, strict=True))
+
+
+def test_training_that_draws_wrong_films_stops_the_benchmark(films, monkeypatch):
+    right = Source.training
+
+    def wrong(self, *args, **options):
+        batches = right(self, *args, **options)
+        return batches.map(lambda films, *rest: (films // 2, *rest))
+
+    monkeypatch.setattr(Source, "training", wrong)
+    with pytest.raises(film_audit.WrongBatch, match="Pillow"):
+        benchmark.run(config(films), films, PLAN)
+
+
+def test_a_step_that_updates_nothing_stops_the_benchmark(films, monkeypatch):
+    monkeypatch.setattr(steps.TrainingStep, "_watch", lambda self, bad, loss: None)
+    right = steps.TrainingStep.__init__
+
+    def lazy(self, *args, **options):
+        right(self, *args, **options)
+        self.run = lambda batch: None
+
+    monkeypatch.setattr(steps.TrainingStep, "__init__", lazy)
+    from cxr.compute_rungs import WrongStep
+
+    with pytest.raises(WrongStep, match="not all of"):
+        benchmark.run(config(films), films, PLAN)
+
+
+# --- the command
+
+
+def run_main(films, output, *flags):
+    return bench.main(
+        [
+            "bench",
+            f"--data_dir={films.path.parent.parent}",
+            f"--dataset={films.manifest.name}",
+            f"--output_dir={output}",
+            "--batch_size=4",
+            "--image_size=32",
+            "--only=input",
+            "--repeats=2",
+            "--window_ms=5",
+            *flags,
+        ]
+    )
+
+
+def test_the_command_writes_its_files_and_compares(films, tmp_path, capsys):
+    output = tmp_path / "bench"
+    assert run_main(films, output) == 0
+    assert {p.name for p in output.iterdir()} == {"bench.json", "bench.md", "bench.png"}
+    document = json.loads((output / "bench.json").read_text())
+    assert document["config"]["model"] == "small_cnn"  # quickstart's
+    text = (output / "bench.md").read_text()
+    assert document["verdict"] in text
+    assert "| decode" in text
+    assert "written" in capsys.readouterr().out
+
+    fast = tmp_path / "fast.json"
+    for stage in document["stages"]:
+        rates = stage["images_per_sec"]
+        rates["repeats"] = [1000 * rate for rate in rates["repeats"]]
+    fast.write_text(json.dumps(document))
+    assert run_main(films, tmp_path / "again", f"--baseline={fast}") == 1
+    assert "regression: read, parse" in capsys.readouterr().out
+    assert "**slower**" in (tmp_path / "again" / "bench.md").read_text()
+
+
+def test_a_baseline_of_other_settings_is_refused_before_measuring(
+    films, tmp_path, monkeypatch
+):
+    assert run_main(films, tmp_path / "bench") == 0
+    monkeypatch.setattr(benchmark.Bench, "measure", None)
+    baseline = f"--baseline={tmp_path / 'bench' / 'bench.json'}"
+    with pytest.raises(cli.UsageError, match="batch_size=4, now 2"):
+        run_main(films, tmp_path / "other", baseline, "--batch_size=2")
+
+
+@pytest.mark.parametrize(
+    ("flags", "error", "match"),
+    [
+        (["--baseline=/no/where.json"], cli.UsageError, "no such file"),
+        (["--sweep=16,many"], cli.UsageError, "--sweep=16,many"),
+        (["--sweep=auto,16"], cli.UsageError, "--sweep=auto,16"),
+        (["surplus"], cli.UsageError, "surplus"),
+        (["--only=output"], cli.UsageError, "only"),
+        (["--batch_size=900"], cli.UsageError, "only 26"),
+    ],
+)
+def test_wrong_usage_is_refused(films, tmp_path, flags, error, match):
+    with pytest.raises(error, match=match):
+        run_main(films, tmp_path / "bench", *flags)
+    assert not (tmp_path / "bench").exists()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"schema": 0}'])
+def test_a_baseline_that_is_none_is_refused(films, tmp_path, content):
+    path = tmp_path / "old.json"
+    path.write_text(content)
+    with pytest.raises(cli.DataError, match=r"old\.json"):
+        run_main(films, tmp_path / "bench", f"--baseline={path}")
+
+
+def test_without_a_flagfile_the_quickstart_is_measured(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        bench, "bench", lambda *found: seen.append(found) or {"changes": []}
+    )
+    assert bench.main(["bench", "--quick", "--seed=3"]) == 0
+    found, options = seen[0]
+    assert (found.dataset, found.model, found.seed) == ("phantom", "small_cnn", 3)
+    assert (options.quick, options.output_dir) == (True, "bench")
+
+
+def test_a_slower_rung_exits_with_one(monkeypatch):
+    change = dataclasses.asdict(regression.Change("step", 0.6, 0.1))
+    monkeypatch.setattr(bench, "bench", lambda *found: {"changes": [change]})
+    assert bench.main(["bench"]) == 1
+
+
+def test_the_quickstart_is_where_the_command_looks():
+    assert pathlib.Path(bench._QUICKSTART).is_file()

@@ -1,0 +1,134 @@
+"""The comparison of input pipelines: counts, pixels, ratios, what is missing."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cxr import cli
+from tools import compare_loaders, loader_report
+from tools.compare_loaders import CompareConfig
+from tools.loader_peers import LOADERS
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    """A folder of two classes with ten films each."""
+    folder = tmp_path_factory.mktemp("films")
+    random = np.random.default_rng(0)
+    for label in ("NORMAL", "PNEUMONIA"):
+        (folder / label).mkdir()
+        for number in range(10):
+            pixels = random.integers(0, 256, (40, 48), np.uint8)
+            Image.fromarray(pixels).save(folder / label / f"{label}-{number}.png")
+    return folder
+
+
+def summary(rates, **changes):
+    """A loader's summary with one process that measured `rates`."""
+    spread = {"median": rates[0], "min": min(rates), "max": max(rates), "repeats": 1}
+    return {
+        "images_per_sec": spread,
+        "first_epoch_images_per_sec": spread,
+        "first_batch_s": {**spread, "median": 0.5},
+        "rss_beyond_imports_mb": 100.0,
+        "rss_slope_mb_per_epoch": 0.0,
+        "images": 20,
+        "pixel_mean": 100.0,
+        "later": [rates],
+        **changes,
+    }
+
+
+def test_ours_and_a_bound_on_real_films_and_a_peer_that_is_missing(films, tmp_path):
+    config = CompareConfig(
+        input_dir=str(films),
+        output_dir=str(tmp_path),
+        loaders=("cxr resident raw", "numpy copy", "ffcv raw"),
+        image_size=24,
+        batch_sizes=("8",),
+        repeats=1,
+        epochs=2,
+    )
+    report = compare_loaders.compare(config)
+    run = report["runs"]["8"]
+    assert set(run) == {"cxr resident raw", "numpy copy"}
+    for loader in run.values():
+        assert loader["images"] == 20
+        assert loader["epoch_images"] == 16
+        assert loader["images_per_sec"]["repeats"] == 2
+        assert loader["pixels"] == "ok"
+    assert run["cxr resident raw"]["pixel_mean"] == run["numpy copy"]["pixel_mean"]
+    assert "--peer_python" in report["missing"]["ffcv raw"]
+    assert [answer["question"] for answer in report["answers"]] == [
+        "resident / numpy copy"
+    ]
+    stored = json.loads((tmp_path / "loaders.json").read_text())
+    assert stored == report
+    table = (tmp_path / "loaders.md").read_text()
+    assert "cxr resident raw" in table
+    assert "ffcv raw: not measured" in table
+    assert Image.open(tmp_path / "loaders.png").size[0] > 800
+
+
+def test_a_fast_wrong_loader_is_called_wrong():
+    run = {
+        "numpy copy": summary([100.0]),
+        "cxr resident raw": summary([100.0]),
+        "cxr stream raw": summary([9e9], pixel_mean=100.001),
+        "tfds": summary([100.0], pixel_mean=101.5),
+        "dali": summary([100.0], pixel_mean=103.0),
+        "torch pil": summary([100.0], images=19),
+    }
+    loader_report.judge_pixels(run)
+    assert {name: found["pixels"] for name, found in run.items()} == {
+        "numpy copy": "ok",
+        "cxr resident raw": "ok",
+        "cxr stream raw": "WRONG",
+        "tfds": "ok",
+        "dali": "WRONG",
+        "torch pil": "WRONG",
+    }
+
+
+def test_ratios_are_taken_turn_by_turn():
+    # The machine was busy in the second turn: both loaders suffered alike.
+    run = {
+        "cxr resident raw": summary([300.0, 30.0, 330.0]),
+        "ffcv raw": summary([100.0, 10.0, 100.0]),
+        "cxr stream jpeg": summary([90.0, 90.0, 90.0]),
+        "bare decode": summary([50.0, 50.0, 50.0]),
+    }
+    found = {
+        answer["question"]: answer["reached"]
+        for answer in loader_report.answers({"runs": {"32": run}, "cores": 2})
+    }
+    assert found["resident / FFCV raw"] == 3
+    assert found["streamed JPEG / (cores x decode)"] == pytest.approx(0.9)
+
+
+def test_growth_is_judged_after_warming_up():
+    assert loader_report._slope([1, 50, 90, 100, 100, 100]) == 0
+    assert loader_report._slope([0, 0, 0, 0, 2, 4, 6, 8]) == 2
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--loaders=nonesuch",
+        "--peer_python=ffcv",
+        "--peer_python=nonesuch=/bin/python",
+        "--batch_sizes=0",
+    ],
+)
+def test_wrong_flags_are_refused(flag):
+    argv = ["compare_loaders", "--input_dir=x", "--output_dir=y", flag]
+    with pytest.raises(cli.UsageError, match=flag.split("=")[0]):
+        cli.parse(argv, CompareConfig, usage="")
+
+
+def test_every_question_is_about_known_loaders():
+    for _, ours, peer, _, _ in loader_report._QUESTIONS:
+        assert ours in LOADERS
+        assert peer in LOADERS
