@@ -1,4 +1,25 @@
-"""The parts of bench.json, computed from windows and from what was measured."""
+"""bench.json, schema 1: its parts, computed from windows and what was measured.
+
+- `environment`: device, processor, cores, memory, versions, load before the start.
+- `config`: what must be equal for two files to be comparable; `plan`: how long and
+  how often was measured; `method`: the same in words.
+- `calibration`: `memory_copy` (bytes/s, one thread), `matrix_product` (operations/s)
+  and, for compressed films, `bare_decode` (films/s, one thread), each `{unit, per_sec}`
+  with `per_sec` as `images_per_sec` below.
+- `stages`: a list in the ladder's order, of `name`, `what`; `images_per_sec`
+  `{median, min, max, repeats}`, `repeats` being the rate of each window in order;
+  `aa_difference` (odd against even windows, a share); `step_ms` `{p50, p90, p99}`;
+  `images`, `seconds`, `cpu_seconds` of all windows, `cores_busy` their quotient;
+  `rss_mb`; `roofline` `{limit, images_per_sec, reached}` or null.
+- `sweep`: `{batch_size, step, train}` in images/s.
+- `input_wait_share` of training's time; `time_to_first_batch_s` from opening the
+  split; `first_epoch_s` until all films were in memory; `peak_rss_mb`;
+  `pixel_checksum`, CRC-32 of the first 64 films' pixels.
+- `mfu`: `value` = `images_per_sec` x `flops_per_image` / `peak_flops`; `mode` (the
+  part that trains), `peak_from`, `vendor_peak_flops`; null with `--only=input`.
+- `verdict` in words; `bottleneck` `{bound, rung}`.
+- `changes` against `--baseline`: `{rung, ratio, noise}`.
+"""
 
 import dataclasses
 import importlib.metadata

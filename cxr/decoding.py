@@ -2,7 +2,8 @@
 
 A `Reader` knows the offset of every record of a split, so films are read in any
 order, each with one `pread`. What it hands out was checked: the record's CRC, the
-film's SHA-256 where it is compressed, its size, and its label against examples.csv.
+film's SHA-256 where it is compressed, its size, and its label and name against
+examples.csv.
 """
 
 import concurrent.futures
@@ -26,6 +27,7 @@ _KEYS = (
     "image/width",
     "image/class/label",
     "image/key/sha256",
+    "image/filename",
 )
 _INDEX_THREADS = 8  # shards whose record lengths are read at a time: disk latency
 
@@ -67,7 +69,9 @@ class Reader:
         self.stored_size = manifest.image_size
         self.encoding = manifest.encoding
         self._paths = record_set.shard_paths(split)
-        self.labels = _labels(record_set, split, self.n)
+        rows = record_set.examples(split)
+        self.labels = _labels(record_set, rows, self.n)
+        self._filenames = [row["filename"].encode() for row in rows]
         with concurrent.futures.ThreadPoolExecutor(_INDEX_THREADS) as pool:
             tables = list(pool.map(_record_table, self._paths, shards))
         self._extents = np.concatenate([np.zeros((0, 2), np.int64), *tables])
@@ -152,6 +156,8 @@ class Reader:
             "image/height": size,
             "image/width": size,
             "image/class/label": int(self.labels[index]),
+            # Sound records in another order would carry other films' names.
+            "image/filename": self._filenames[index],
         }
         if self.encoding == "raw":
             # Hashing 50 KB takes as long as the rest of reading; the CRC must do.
@@ -171,12 +177,13 @@ class Reader:
         return records.CorruptShard(self._paths[shard], record, reason)
 
 
-def _labels(record_set: records.RecordSet, split: str, n: int) -> np.ndarray:
-    """Returns int32 [n], the labels of examples.csv."""
-    rows = record_set.examples(split)
+def _labels(
+    record_set: records.RecordSet, rows: list[dict[str, str]], n: int
+) -> np.ndarray:
+    """Returns int32 [n], the labels of a split's rows of examples.csv."""
     if len(rows) != n:
         raise cli.DataError(
-            f"{record_set.path / records.EXAMPLES}: {len(rows)} rows of {split}, the "
+            f"{record_set.path / records.EXAMPLES}: {len(rows)} rows of the split, the "
             f"manifest says {n}"
         )
     names = record_set.manifest.class_names

@@ -331,3 +331,19 @@ def test_a_changed_length_is_named(make_records):
 def test_a_size_above_the_stored_one_is_refused(make_records):
     with pytest.raises(cli.UsageError, match=r"--image_size=32.*\n?.*16"):
         opened(make_records({"train": N}), image_size=32)
+
+
+@pytest.mark.parametrize("encoding", ["raw", "jpeg"])
+def test_swapped_records_are_refused(make_records, encoding):
+    """Sound records in another order: row i would no longer be example i."""
+    record_set = make_records({"train": 8}, encoding=encoding, num_shards=1)
+    path = record_set.shard_paths("train")[0]
+    payloads = list(records.read_frames(path))
+    # Films 2 and 4 have the same label; the manifest's size still holds.
+    swapped = [payloads[i] for i in (0, 1, 4, 3, 2, 5, 6, 7)]
+    data = b"".join(map(records.frame, swapped))
+    assert len(data) == path.stat().st_size
+    path.write_bytes(data)
+    source = pipeline.open_split(record_set, "train", image_size=16, progress=False)
+    with pytest.raises(cli.DataError, match="image/filename"):
+        list(source.batches(source.evaluation(4)))
