@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from cxr import augmentation, augmentation_layers
-from cxr.augmentation import POLICIES, Policy
+from cxr import augmentation, augmentation_layers, policies
+from cxr.policies import POLICIES, Policy
 
 RANDOM = np.random.default_rng(0)
 SIZE = 32
@@ -29,7 +29,7 @@ def augment(policy, films=FILMS, step=7, examples=EXAMPLES, seed=0):
 
 def draws_of(count=1, **changes):
     """Draws that change nothing but what is given."""
-    draws = augmentation.draw(Policy(), tf.range(count, dtype=tf.int64), seed=0, step=0)
+    draws = policies.draw(Policy(), tf.range(count, dtype=tf.int64), seed=0, step=0)
     return draws | {
         name: tf.fill([count], tf.constant(value, tf.float32))
         for name, value in changes.items()
@@ -38,7 +38,7 @@ def draws_of(count=1, **changes):
 
 def apply(films, **changes):
     films = tf.cast(films, tf.float32)
-    return augmentation.apply(films, draws_of(len(films), **changes)).numpy()
+    return policies.apply(films, draws_of(len(films), **changes)).numpy()
 
 
 # --- every policy
@@ -109,7 +109,7 @@ def test_an_unknown_policy_is_refused():
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 def test_draws_fill_their_ranges_and_no_more(policy):
     examples = tf.range(2000, dtype=tf.int64)
-    draws = augmentation.draw(policy, examples, seed=3, step=5)
+    draws = policies.draw(policy, examples, seed=3, step=5)
     limits = {
         "angle": (-np.radians(policy.rotation), np.radians(policy.rotation)),
         "shear": (-policy.shear, policy.shear),
@@ -187,10 +187,10 @@ def test_zoom_below_one_magnifies_the_centre():
 
 def test_contrast_turns_about_mid_grey_and_brightness_adds():
     policy = Policy(contrast=(0.5, 0.5), brightness=0.1)
-    draws = augmentation.draw(policy, tf.range(6, dtype=tf.int64), seed=0, step=0)
+    draws = policies.draw(policy, tf.range(6, dtype=tf.int64), seed=0, step=0)
     added = draws["bias"] - 0.5 * 127.5
     assert np.abs(added).max() <= 25.5
-    changed = augmentation.apply(tf.cast(FILMS, tf.float32), draws)
+    changed = policies.apply(tf.cast(FILMS, tf.float32), draws)
     expected = 127.5 + 0.5 * (FILMS - 127.5) + np.reshape(added, (-1, 1, 1, 1))
     np.testing.assert_allclose(changed, np.clip(expected, 0, 255), atol=1e-3)
 
@@ -264,14 +264,14 @@ def test_the_same_distribution_as_the_stock_layers_draw():
         "shift_y": drawn["shift"]["height_translations"][:, 0],
     }
     examples = tf.range(count, dtype=tf.int64)
-    ours = augmentation.draw(policy, examples, seed=5, step=1)
+    ours = policies.draw(policy, examples, seed=5, step=1)
     for x, y in ((0, 0), (223, 0), (0, 223), (223, 223)):
         for row in (0, 3):
             moved = [
                 np.asarray(m[row] * x + m[row + 1] * y + m[row + 2])
                 for m in (
-                    augmentation.affine(theirs, 224, 224),
-                    augmentation.affine(ours, 224, 224),
+                    policies.affine(theirs, 224, 224),
+                    policies.affine(ours, 224, 224),
                 )
             ]
             assert stats.ks_2samp(*moved).pvalue > 1e-3

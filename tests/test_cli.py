@@ -26,7 +26,9 @@ def parse(*args):
 
 def test_defaults_and_values():
     assert parse() == (Config(), [])
-    config, rest = parse("--count=5", "--names=x,y", "--names=z", "--fast", "file", "--rate=0.25")
+    config, rest = parse(
+        "--count=5", "--names=x,y", "--names=z", "--fast", "file", "--rate=0.25"
+    )
     assert config == Config(count=5, names=("x", "y", "z"), fast=True, rate=0.25)
     assert rest == ["file"]
 

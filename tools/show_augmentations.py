@@ -52,7 +52,7 @@ def show(config: ShowConfig) -> dict:
     # TensorFlow after the checks: a wrong path is refused at once.
     import tensorflow as tf
 
-    from cxr import augmentation, augmentation_layers, pipeline
+    from cxr import augmentation, augmentation_layers, pipeline, policies
 
     source = pipeline.open_split(
         record_set, config.split, image_size=config.image_size, progress=False
@@ -62,10 +62,9 @@ def show(config: ShowConfig) -> dict:
         source.batches(source.training(batch_size, config.seed))
     )
     applied = {
-        name: augmentation.build(name, seed=config.seed)
-        for name in augmentation.POLICIES
+        name: augmentation.build(name, seed=config.seed) for name in policies.POLICIES
     }
-    geometry = augmentation.POLICIES["keras_cv"]
+    geometry = policies.POLICIES["keras_cv"]
     fused = augmentation_layers.Fused(geometry, seed=config.seed)
     applied["keras_cv fused"] = augmentation.with_layer(
         fused, geometry, seed=config.seed
