@@ -81,6 +81,11 @@ class Measured:
     network: compute_rungs.Network | None
     windows: Mapping[str, list[Window]]
 
+    @property
+    def _processors(self) -> int:
+        """Devices that each reach the measured peak; virtual ones share one CPU."""
+        return 1 if self.config.virtual_devices else self.devices.replicas
+
     def medians(self) -> dict[str, float]:
         """Returns the images/s of each rung that was measured."""
         return {
@@ -126,7 +131,7 @@ class Measured:
             limit, best = roofline.BARE_DECODE, _cores()
         elif name in ("step", "train") and self.network:
             limit = roofline.PRODUCT
-            best = self.devices.replicas / self.network.flops_per_image
+            best = self._processors / self.network.flops_per_image
         else:
             return None
         if limit not in self.windows:
@@ -140,7 +145,7 @@ class Measured:
         if not self.network:
             return None
         rate = rates(self.windows["step"])["median"]
-        peak = rates(self.windows[roofline.PRODUCT])["max"] * self.devices.replicas
+        peak = rates(self.windows[roofline.PRODUCT])["max"] * self._processors
         per_image, precision = self.network.flops_per_image, self.devices.precision
         return {
             "value": rate * per_image / peak,

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cxr import runs, steps
+from cxr import runs
 
 _BATCH_SIZE = 32
 
@@ -51,7 +51,7 @@ class Predictor:
 
     def _predict_batch(self, batch, batch_size: int) -> np.ndarray:
         films = batch[0] if isinstance(batch, tuple) else batch
-        padded = steps.pad(tf.cast(films, tf.float32), batch_size)
+        padded = pad(tf.cast(films, tf.float32), batch_size)
         outputs = self._forward(padded).numpy()[: len(films)]
         if outputs.shape[1] == 1:
             outputs = np.concatenate([1 - outputs, outputs], axis=1)
@@ -81,3 +81,10 @@ def _compiled(model: keras.Model) -> tf.types.experimental.PolymorphicFunction:
         forward = tf.function(lambda films: model(films, training=False))
         object.__setattr__(model, "_cxr_forward", forward)
     return model._cxr_forward
+
+
+def pad(batch: tf.Tensor, batch_size: int) -> tf.Tensor:
+    """Appends zeros to a batch [b, ...] until it is [batch_size, ...]."""
+    missing = batch_size - tf.shape(batch)[0]
+    paddings = [[0, missing]] + [[0, 0]] * (batch.shape.rank - 1)
+    return tf.ensure_shape(tf.pad(batch, paddings), [batch_size, *batch.shape[1:]])

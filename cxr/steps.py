@@ -13,6 +13,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from cxr.inference import pad
+
 # Loss scale of float16 training, as Micikevicius et al. 2018: start high, halve on
 # overflow, double after a long run of finite steps.
 _INITIAL_LOSS_SCALE = 2.0**15
@@ -377,10 +379,3 @@ def probabilities(network: keras.Model, head: str) -> Callable:
         return tf.concat([1 - positive, positive], axis=1)
 
     return function
-
-
-def pad(batch: tf.Tensor, batch_size: int) -> tf.Tensor:
-    """Appends zeros to a batch [b, ...] until it is [batch_size, ...]."""
-    missing = batch_size - tf.shape(batch)[0]
-    paddings = [[0, missing]] + [[0, 0]] * (batch.shape.rank - 1)
-    return tf.ensure_shape(tf.pad(batch, paddings), [batch_size, *batch.shape[1:]])
