@@ -5,8 +5,10 @@ import json
 import pathlib
 from typing import Any
 
-from cxr import cli, config, files, preflight, records, regression
+from cxr import cli, config, files, records
+from cxr.benchmark import regression
 from cxr.config import TrainConfig
+from cxr.training import preflight
 
 _USAGE = """
 Answers on this machine and these data: how fast is training, what limits it, what
@@ -72,22 +74,22 @@ def bench(train_config: TrainConfig, options: BenchConfig) -> dict[str, Any]:
     record_set = _open_data(train_config)
 
     # TensorFlow: only after everything that can be refused.
-    from cxr import bench_report, benchmark
+    from cxr.benchmark import report, runner
 
-    plan = benchmark.Plan(
+    plan = runner.Plan(
         repeats=options.repeats or (5 if options.quick else 7),
         window_s=(options.window_ms or (200 if options.quick else 800)) / 1000,
         input_only=options.only == "input",
         sweep=_sweep(options),
         stage=options.stage,
     )
-    document = benchmark.run(train_config, record_set, plan, baseline=baseline)
+    document = runner.run(train_config, record_set, plan, baseline=baseline)
     changes = regression.compare(baseline, document) if baseline else []
     document["changes"] = [dataclasses.asdict(change) for change in changes]
-    text = bench_report.markdown(document, changes)
+    text = report.markdown(document, changes)
     files.publish(output / "bench.json", json.dumps(document, indent=1) + "\n")
     files.publish(output / "bench.md", text)
-    bench_report.plot(document, output / "bench.png")
+    report.plot(document, output / "bench.png")
     print("\n" + text)
     print(f"written: {output}/bench.json, bench.md, bench.png")
     return document
@@ -114,7 +116,7 @@ def main(argv: list[str]) -> int:
 
 def _open_data(train_config: TrainConfig) -> records.RecordSet:
     if train_config.dataset == config.PHANTOM:
-        from cxr import phantom_set
+        from cxr.synthesis import phantom_set
 
         phantom_set.ensure(train_config.data_dir)
     return preflight.open_data(train_config)

@@ -72,10 +72,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
       DataError: an unfinished or damaged run, or data that do not fit it.
     """
     opened = [_open(path, config) for path in _expand(config.workdir)]
-    from cxr import (
-        judging,
-        several,
-    )  # TensorFlow: only after everything cheap is checked
+    from cxr.evaluation import judging, several
 
     options = _options(config)
     found = [judging.judge_run(run, record_set, options) for run, record_set in opened]
@@ -96,7 +93,7 @@ def compare(config: EvaluateConfig) -> dict[str, Any]:
             f"{len(config.compare)}"
         )
     opened = [_open(pathlib.Path(path), config) for path in config.compare]
-    from cxr import several
+    from cxr.evaluation import several
 
     folder = pathlib.Path(config.output_dir) if config.output_dir else None
     return several.judge_pair(opened[0], opened[1], _options(config), folder)
@@ -115,7 +112,7 @@ def main(argv: list[str]) -> int:
 
 
 def _options(config: EvaluateConfig) -> Any:
-    from cxr import judging
+    from cxr.evaluation import judging
 
     shared = [field.name for field in dataclasses.fields(judging.Options)]
     return judging.Options(**{name: getattr(config, name) for name in shared})

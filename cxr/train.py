@@ -3,8 +3,9 @@
 import dataclasses
 import pathlib
 
-from cxr import cli, preflight, runs
+from cxr import cli, runs
 from cxr.config import PHANTOM, TrainConfig
+from cxr.training import preflight
 
 _USAGE = """
 Trains a chest X-ray classifier on TFRecords made by tools.make_tfrecords.
@@ -18,7 +19,7 @@ The same command again resumes an interrupted run; a finished one says so.
 def train(config: TrainConfig) -> list[runs.Run]:
     """Trains one run, or one for each of `config.seeds`; returns them finished."""
     if config.dataset == PHANTOM:
-        from cxr import phantom_set
+        from cxr.synthesis import phantom_set
 
         phantom_set.ensure(config.data_dir)
     each = _one_config_a_seed(config)
@@ -26,9 +27,10 @@ def train(config: TrainConfig) -> list[runs.Run]:
         preflight.check_run_folder(single)
     record_set = preflight.open_data(config)
 
-    from cxr import training  # TensorFlow: only after everything that can be refused
+    # TensorFlow comes in here: only after everything that can be refused.
+    from cxr.training import trainer
 
-    found = [training.train(single, record_set) for single in each]
+    found = [trainer.train(single, record_set) for single in each]
     for run in found:
         _say_what_next(run)
     return found

@@ -4,9 +4,10 @@ import pathlib
 
 import numpy as np
 
-from cxr import cli, files, metrics, records, runs
+from cxr import cli, files, records, runs
 from cxr.config import TrainConfig
-from cxr.predictions import Predictions
+from cxr.evaluation import metrics
+from cxr.evaluation.predictions import Predictions
 
 
 def clustered(

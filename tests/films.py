@@ -6,8 +6,9 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from cxr import conversion, files, records
-from cxr.conversion import ConversionConfig
+from cxr import files, records
+from cxr.conversion import converter
+from cxr.conversion.converter import ConversionConfig
 
 SIZE = 24
 
@@ -46,7 +47,7 @@ def config_for(source: pathlib.Path, **flags) -> ConversionConfig:
 
 
 def convert(source: pathlib.Path, **flags) -> records.RecordSet:
-    return conversion.convert(config_for(source, **flags), log=lambda line: None)
+    return converter.convert(config_for(source, **flags), log=lambda line: None)
 
 
 def contents(folder: pathlib.Path) -> dict[str, str]:

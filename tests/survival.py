@@ -41,19 +41,19 @@ FLAGS = (
 # Where SIGKILL strikes inside a save: before the call named, at its n-th time.
 # fsync_path is called for arrays, state, commit, the directory and its parent.
 SAVE_PHASES = (
-    ("cxr.checkpoints.np.savez", 3),
-    ("cxr.checkpoints.files.fsync_path", 11),
-    ("cxr.checkpoints.files.fsync_path", 12),
-    ("cxr.checkpoints.files.fsync_path", 13),
-    ("cxr.checkpoints.files.fsync_path", 14),
-    ("cxr.checkpoints.os.rename", 3),
-    ("cxr.checkpoints.files.fsync_path", 15),
-    ("cxr.checkpoints._prune", 3),
+    ("cxr.training.checkpoints.np.savez", 3),
+    ("cxr.training.checkpoints.files.fsync_path", 11),
+    ("cxr.training.checkpoints.files.fsync_path", 12),
+    ("cxr.training.checkpoints.files.fsync_path", 13),
+    ("cxr.training.checkpoints.files.fsync_path", 14),
+    ("cxr.training.checkpoints.os.rename", 3),
+    ("cxr.training.checkpoints.files.fsync_path", 15),
+    ("cxr.training.checkpoints._prune", 3),
 )
 
 _SABOTAGE = """
 import os, pkgutil, signal, sys
-from cxr import checkpoints, cli, train
+from cxr import cli, train
 holder, _, name = {target!r}.rpartition(".")
 holder = pkgutil.resolve_name(holder)
 original, calls = getattr(holder, name), 0

@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from cxr import augmentation, augmentation_layers, policies
-from cxr.policies import POLICIES, Policy
+from cxr.input import augmentation, augmentation_layers, policies
+from cxr.input.policies import POLICIES, Policy
 
 RANDOM = np.random.default_rng(0)
 SIZE = 32

@@ -5,10 +5,12 @@ import pathlib
 import numpy as np
 import pytest
 
-from cxr import bench, benchmark, cli, film_audit, ladder, regression, steps, timing
+from cxr import bench, cli
+from cxr.benchmark import film_audit, ladder, regression, runner, timing
 from cxr.config import TrainConfig
-from cxr.decoding import Reader
-from cxr.pipeline import Source
+from cxr.input.decoding import Reader
+from cxr.input.pipeline import Source
+from cxr.training import steps
 
 KEYS = {
     *("schema", "environment", "config", "calibration", "stages", "sweep", "verdict"),
@@ -206,7 +208,7 @@ def config(records, **options):
     return TrainConfig(**settings | options)
 
 
-PLAN = benchmark.Plan(repeats=2, window_s=0.01, warm_up_s=0.0, warm_up_steps=1)
+PLAN = runner.Plan(repeats=2, window_s=0.01, warm_up_s=0.0, warm_up_steps=1)
 
 
 @pytest.fixture
@@ -217,7 +219,7 @@ def films(make_records):
 @pytest.mark.parametrize(("cache", "sweep"), [("ram", (8, 99)), ("none", ())])
 def test_the_ladder_of_real_rungs(films, cache, sweep):
     plan = dataclasses.replace(PLAN, sweep=sweep)
-    found = benchmark.run(config(films, cache=cache), films, plan)
+    found = runner.run(config(films, cache=cache), films, plan)
     assert set(found) >= KEYS
     assert tuple(stage["name"] for stage in found["stages"]) == ladder.RUNGS
     for stage in found["stages"]:
@@ -240,9 +242,9 @@ def test_the_ladder_of_real_rungs(films, cache, sweep):
 
 
 def test_input_only_builds_no_network(films, monkeypatch):
-    monkeypatch.setattr("cxr.models.build", None)
+    monkeypatch.setattr("cxr.training.models.build", None)
     plan = dataclasses.replace(PLAN, input_only=True)
-    found = benchmark.run(config(films), films, plan)
+    found = runner.run(config(films), films, plan)
     assert tuple(s["name"] for s in found["stages"]) == ladder.INPUT_RUNGS
     assert found["mfu"] is None
     assert found["verdict"].startswith("input only")
@@ -251,7 +253,7 @@ def test_input_only_builds_no_network(films, monkeypatch):
 def test_raw_films_have_no_decoding_to_compare_with(make_records):
     films = make_records({"train": 9, "validation": 4}, image_size=32, encoding="raw")
     plan = dataclasses.replace(PLAN, input_only=True)
-    found = benchmark.run(config(films), films, plan)
+    found = runner.run(config(films), films, plan)
     assert "bare_decode" not in found["calibration"]
     assert found["stages"][2]["roofline"] is None
 
@@ -272,7 +274,7 @@ def test_training_that_draws_wrong_films_stops_the_benchmark(films, monkeypatch)
 
     monkeypatch.setattr(Source, "training", wrong)
     with pytest.raises(film_audit.WrongBatch, match="Pillow"):
-        benchmark.run(config(films), films, PLAN)
+        runner.run(config(films), films, PLAN)
 
 
 def test_a_step_that_updates_nothing_stops_the_benchmark(films, monkeypatch):
@@ -284,10 +286,10 @@ def test_a_step_that_updates_nothing_stops_the_benchmark(films, monkeypatch):
         self.run = lambda batch: None
 
     monkeypatch.setattr(steps.TrainingStep, "__init__", lazy)
-    from cxr.compute_rungs import WrongStep
+    from cxr.benchmark.compute_rungs import WrongStep
 
     with pytest.raises(WrongStep, match="not all of"):
-        benchmark.run(config(films), films, PLAN)
+        runner.run(config(films), films, PLAN)
 
 
 # --- the command
@@ -335,7 +337,7 @@ def test_a_baseline_of_other_settings_is_refused_before_measuring(
     films, tmp_path, monkeypatch
 ):
     assert run_main(films, tmp_path / "bench") == 0
-    monkeypatch.setattr(benchmark.Bench, "measure", None)
+    monkeypatch.setattr(runner.Bench, "measure", None)
     baseline = f"--baseline={tmp_path / 'bench' / 'bench.json'}"
     with pytest.raises(cli.UsageError, match="batch_size=4, now 2"):
         run_main(films, tmp_path / "other", baseline, "--batch_size=2")

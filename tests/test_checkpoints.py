@@ -3,8 +3,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cxr import checkpoints
-from cxr.checkpoints import Checkpoint
+from cxr.training import checkpoints
+from cxr.training.checkpoints import Checkpoint
 
 
 def make(number, value=0.0):

@@ -1,4 +1,4 @@
-"""cxr.conversion end to end: what lies on the disk, what is refused, bad films."""
+"""Conversion end to end: what lies on the disk, what is refused, bad films."""
 
 import collections
 import errno
@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxr import cli, files, images, records, spool
+from cxr import cli, files, images, records
+from cxr.conversion import spool
 from tests.films import SIZE, contents, convert, make_source, read_csv
 from tools import make_tfrecords
 

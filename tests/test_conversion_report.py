@@ -1,4 +1,4 @@
-"""cxr.conversion_report and cxr.near_duplicates: what a person reads."""
+"""cxr.conversion.set_report and cxr.conversion.near_duplicates: what a person reads."""
 
 import json
 
@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxr import conversion, images, near_duplicates
+from cxr import images
+from cxr.conversion import converter, near_duplicates
 from tests.films import config_for, convert, make_source
 
 
@@ -43,7 +44,7 @@ def test_the_report_stands_alone_and_says_the_same_in_json(source):
 def test_names_without_patients_are_said_loudly(source):
     lines = []
     config = config_for(source, patient_pattern="^(?P<patient>x)")
-    conversion.convert(config, log=lines.append)
+    converter.convert(config, log=lines.append)
     assert any(line.startswith("WARNING: 24 file names") for line in lines)
 
 

@@ -7,7 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
-from cxr import cli, evaluate, operating_points, predictions, runs
+from cxr import cli, evaluate, runs
+from cxr.evaluation import operating_points, predictions
 from tests import conftest, fabricated
 
 COUNTS = {"train": 6, "validation": 30, "test": 41}

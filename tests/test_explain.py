@@ -6,7 +6,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from cxr import explain, models, phantom_films
+from cxr.evaluation import explain
+from cxr.synthesis import drawing
+from cxr.training import models
 
 
 def films(count: int, size: int) -> np.ndarray:
@@ -198,7 +200,7 @@ def pairs():
     images, boxes = np.zeros((2, PAIRS, SIDE, SIDE, 1), np.uint8), np.zeros((PAIRS, 4))
     for number in range(PAIRS):
         for ill, pattern in enumerate(("none", "focal")):
-            film = phantom_films.draw(
+            film = drawing.draw(
                 np.random.default_rng([number, 1]),
                 np.random.default_rng([number, 2]),
                 pattern=pattern,

@@ -4,8 +4,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxr import curve_figures, evaluation, figures, film_figures, illustrations, metrics
-from cxr.evaluation import Question
+from cxr.evaluation import (
+    assessment,
+    curve_figures,
+    figures,
+    film_figures,
+    illustrations,
+    metrics,
+)
+from cxr.evaluation.assessment import Question
 from tests import fabricated
 
 ROWS = [
@@ -133,7 +140,7 @@ def test_an_evaluation_gets_its_pictures(classes, tmp_path):
     frozen = {"value": value, "rule": "half", "chosen_on": "validation"}
     question = Question("test", table.class_names[-1], frozen, draws=20)
     rows = fabricated.example_rows(table)
-    summary = evaluation.summarise(table, question, rows=rows, validation=table)
+    summary = assessment.summarise(table, question, rows=rows, validation=table)
     found = illustrations.draw(tmp_path, summary, table, question, table)
     wanted = {"roc", "precision_recall", "confusion_matrix", "calibration", "subgroups"}
     if classes == 2:

@@ -2,7 +2,8 @@ import keras
 import pytest
 import tensorflow as tf
 
-from cxr import flops, models
+from cxr.benchmark import flops
+from cxr.training import models
 
 
 def vgg16():

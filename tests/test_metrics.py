@@ -12,18 +12,18 @@ import pytest
 import sklearn.metrics as sk
 from hypothesis import strategies as st
 
-from cxr import (
+from cxr.evaluation import (
+    assessment,
     bootstrap,
     calibration,
     comparison,
-    evaluation,
     metrics,
     operating_points,
     predictions,
     subgroups,
     transfer,
 )
-from cxr.evaluation import Question
+from cxr.evaluation.assessment import Question
 from tests import fabricated
 
 FROZEN = {"value": 0.4, "rule": "youden", "chosen_on": "validation"}
@@ -125,7 +125,7 @@ def test_metrics_json_is_what_scikit_learn_makes_of_the_csv(seed):
         expected = recompute(predictions.to_csv(table), FROZEN["value"])
         if len(table.class_names) == 2:
             question = Question("test", "b", FROZEN, draws=20)
-    found = evaluation.summarise(table, question)["metrics"]
+    found = assessment.summarise(table, question)["metrics"]
     assert set(found) == {*expected, "ece"}
     for name, value in expected.items():
         if np.isnan(value):
@@ -296,7 +296,7 @@ def coverage(*, by_patient: bool, simulations: int = 100) -> dict[str, float]:
         if not by_patient:
             patients = [str(i) for i in range(len(patients))]
         resamples = bootstrap.resample(patients, table.labels, draws=200, seed=seed)
-        found = evaluation.measure(_scored(table), resamples)
+        found = assessment.measure(_scored(table), resamples)
         for name in names:
             low, high = found[name]["ci95"]
             hits[name] += low <= truth[name] <= high
@@ -319,7 +319,7 @@ def test_patient_intervals_cover_and_film_intervals_do_not():
 def test_intervals_hold_their_value_and_stay_in_range():
     table = fabricated.clustered(1)
     resamples = bootstrap.resample(table.patient_ids, table.labels, draws=200)
-    for name, entry in evaluation.measure(_scored(table), resamples).items():
+    for name, entry in assessment.measure(_scored(table), resamples).items():
         low, high = entry["ci95"]
         assert low <= entry["value"] <= high, name
         assert low < high, name
@@ -330,7 +330,7 @@ def test_intervals_hold_their_value_and_stay_in_range():
 def test_no_error_among_few_patients_is_no_certainty():
     table = fabricated.clustered(1, patients=30, separation=40)
     resamples = bootstrap.resample(table.patient_ids, table.labels, draws=100)
-    found = evaluation.measure(_scored(table), resamples)
+    found = assessment.measure(_scored(table), resamples)
     for name in ("accuracy", "recall", "specificity", "roc_auc"):
         low, high = found[name]["ci95"]
         assert found[name]["value"] == high == 1
@@ -344,7 +344,7 @@ def test_one_patient_of_a_class_has_no_interval():
     found = metrics.scored(
         labels, np.full((len(labels), 2), 0.5), positive=1, threshold=0.5
     )
-    for entry in evaluation.measure(found, resamples).values():
+    for entry in assessment.measure(found, resamples).values():
         assert entry["ci95"] is None
 
 
@@ -399,7 +399,7 @@ def test_a_temperature_that_hurts_is_said_to_hurt():
 def test_operating_points_come_from_the_reference_alone():
     table, validation = fabricated.clustered(1, moved=2.0), fabricated.clustered(2)
     question = Question("test", "PNEUMONIA", FROZEN, draws=50)
-    found = evaluation.summarise(table, question, validation=validation)
+    found = assessment.summarise(table, question, validation=validation)
     points = {point["name"]: point for point in found["operating_points"]}
     assert points["the model's own"]["threshold"] == FROZEN["value"]
     reference = operating_points.choose_threshold(
@@ -407,7 +407,7 @@ def test_operating_points_come_from_the_reference_alone():
     )
     assert points["screening"]["threshold"] == reference
     other = fabricated.clustered(5, moved=-1.0)
-    again = evaluation.summarise(other, question, validation=validation)
+    again = assessment.summarise(other, question, validation=validation)
     for first, second in zip(
         found["operating_points"], again["operating_points"], strict=True
     ):
@@ -424,7 +424,7 @@ def test_a_subtype_model_is_also_read_as_two_classes():
     table = fabricated.clustered(1, classes=3)
     frozen = {"value": None, "rule": None, "chosen_on": None}
     question = Question("test", "VIRUS", frozen, draws=50)
-    found = evaluation.summarise(table, question, validation=table)
+    found = assessment.summarise(table, question, validation=table)
     assert found["threshold"] is None
     assert found["metrics"]["accuracy_at_0.5"]["value"] is None
     collapsed = found["collapsed"]
@@ -438,7 +438,7 @@ def test_groups_of_one_class_are_ranked_against_the_other():
     table = fabricated.clustered(1)
     groups = {"kind": ["a" if label else "b" for label in table.labels]}
     resamples = bootstrap.resample(table.patient_ids, table.labels, draws=50)
-    found = evaluation.judge_subgroups(_scored(table), resamples, groups)["kind"]
+    found = assessment.judge_subgroups(_scored(table), resamples, groups)["kind"]
     assert found["a"]["metrics"]["specificity"]["value"] is None
     assert found["a"]["roc_auc_against"] == "all films of the other class"
     whole = metrics.point(_scored(table))["roc_auc"]

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from cxr import models
+from cxr.training import models
 
 SPECS = [
     models.ModelSpec("vgg16", 32, 2),

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cxr import cli, files, phantom_films, phantoms
+from cxr import cli, files
+from cxr.synthesis import drawing, phantoms
 from tools import make_phantoms
 
 PNEUMONIA_NAME = re.compile(r"^person(\d+)_(bacteria|virus)_(\d+)(?:_\d+)?\.jpe?g$")
@@ -20,7 +21,7 @@ NORMAL_NAME = re.compile(r"^((?:NORMAL2-)?IM-\d+)-\d+(?:-\d+)?\.jpe?g$")
 
 
 def draw(pattern: str, *, difficulty: float = 0.0, number: int = 0, width: int = 200):
-    return phantom_films.draw(
+    return drawing.draw(
         np.random.default_rng([number, 1]),
         np.random.default_rng([number, 2]),
         pattern=pattern,

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cxr import cli, images, pipeline, records
+from cxr import cli, images, records
+from cxr.input import pipeline
 
 MODES = ("ram", "none")
 N = 43  # prime: no batch size divides it

@@ -1,4 +1,4 @@
-"""cxr.planning and cxr.splitting: labels, patients, splits and shards."""
+"""The pure plan: labels, patients, splits and shards."""
 
 import collections
 import dataclasses
@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxr import cli, planning
-from cxr.planning import PlanConfig
+from cxr import cli
+from cxr.conversion import planning
+from cxr.conversion.planning import PlanConfig
 
 
 class Film(NamedTuple):

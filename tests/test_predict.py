@@ -386,7 +386,7 @@ def test_a_real_model_sees_what_training_saw(tmp_path, head):
     """Table equals bytes -> stored size -> area reduction -> model, done by hand."""
     import keras
 
-    from cxr import models
+    from cxr.training import models
 
     keras.utils.set_random_seed(0)
     model = models.build(models.ModelSpec("small_cnn", 32, 2, head))

@@ -3,7 +3,8 @@ import keras
 import numpy as np
 import pytest
 
-from cxr import cli, pretrained
+from cxr import cli
+from cxr.training import pretrained
 
 
 def backbone():

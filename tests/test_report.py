@@ -7,9 +7,10 @@ import re
 import numpy as np
 import pytest
 
-from cxr import evaluation, illustrations, pages, report
-from cxr.evaluation import Question
-from cxr.predictions import Predictions
+from cxr import pages
+from cxr.evaluation import assessment, illustrations, report
+from cxr.evaluation.assessment import Question
+from cxr.evaluation.predictions import Predictions
 from tests import fabricated
 
 _VOID = {"meta", "img", "br", "hr"}
@@ -57,7 +58,7 @@ def summarise(table, *, moved=0.0, value=0.5):
     question = Question("test", table.class_names[-1], frozen, draws=50)
     validation = fabricated.clustered(9, classes=len(table.class_names))
     rows = fabricated.example_rows(table)
-    return question, evaluation.summarise(
+    return question, assessment.summarise(
         table, question, rows=rows, validation=validation
     )
 
@@ -120,7 +121,7 @@ def test_what_comes_from_outside_is_escaped(binary):
         ("<script>a", 'b"&'),
     )
     frozen = {"value": 0.5, "rule": "half", "chosen_on": None}
-    summary = evaluation.summarise(odd, Question("test", 'b"&', frozen, draws=50))
+    summary = assessment.summarise(odd, Question("test", 'b"&', frozen, draws=50))
     page = report.render(summary, {}, {})
     parse(page)
     assert "<script>" not in page

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from cxr import cli, conversion, files, images, records, spool, tfrecord
+from cxr import cli, files, images, records, tfrecord
+from cxr.conversion import converter, spool
 from tests.films import SIZE, config_for, contents, convert, make_source, write_film
 
 
@@ -58,7 +59,7 @@ def test_the_place_of_the_films_does_not_change_the_bytes(source, tmp_path):
 def test_a_complete_set_is_left_alone(source):
     before = contents(convert(source).path)
     lines = []
-    again = conversion.convert(config_for(source), log=lines.append)
+    again = converter.convert(config_for(source), log=lines.append)
     assert contents(again.path) == before
     assert any("complete already" in line for line in lines)
 
@@ -195,6 +196,6 @@ def test_foreign_files_are_not_mixed_in(source):
 
 
 def test_two_conversions_of_one_set_do_not_meet(source):
-    with conversion._work_folder(config_for(source).folder):
+    with converter._work_folder(config_for(source).folder):
         with pytest.raises(cli.UsageError, match="another conversion"):
             convert(source)

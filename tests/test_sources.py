@@ -1,11 +1,12 @@
-"""cxr.sources: what a folder offers, what is left aside, what is refused."""
+"""cxr.conversion.sources: what a folder offers, what is left aside, what is refused."""
 
 import os
 import pathlib
 
 import pytest
 
-from cxr import cli, sources
+from cxr import cli
+from cxr.conversion import sources
 
 
 def touch(root: pathlib.Path, *paths: str) -> None:

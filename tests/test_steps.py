@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cxr import devices, models, steps
+from cxr.training import devices, models, steps
 
 BATCH = 8
 

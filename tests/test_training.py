@@ -10,8 +10,10 @@ import keras
 import numpy as np
 import pytest
 
-from cxr import cli, inference, pipeline, preflight, runs, train, training
+from cxr import cli, inference, runs, train
 from cxr.config import TrainConfig
+from cxr.input import pipeline
+from cxr.training import preflight, trainer
 from tests import survival
 from tests.conftest import write_records
 
@@ -155,7 +157,7 @@ def test_an_interrupted_run_resumes_at_the_exact_step(
     whole = dataclasses.replace(config, workdir=str(tmp_path / "whole"))
     train.train(whole)
 
-    execute, calls = training.Trainer._execute, []
+    execute, calls = trainer.Trainer._execute, []
 
     def interrupt_fourth_call(trainer, count):
         calls.append(count)
@@ -163,13 +165,13 @@ def test_an_interrupted_run_resumes_at_the_exact_step(
             trainer._signals.number = signal.SIGTERM
         return execute(trainer, count)
 
-    monkeypatch.setattr(training.Trainer, "_execute", interrupt_fourth_call)
-    with pytest.raises(training.interruption.Interrupted) as caught:
+    monkeypatch.setattr(trainer.Trainer, "_execute", interrupt_fourth_call)
+    with pytest.raises(trainer.interruption.Interrupted) as caught:
         train.train(config)
     assert caught.value.exit_code == 143
     found = [p.name for p in (pathlib.Path(config.workdir) / "checkpoints").iterdir()]
     assert any(name.startswith(f"step-{sum(calls):08d}") for name in found)
-    monkeypatch.setattr(training.Trainer, "_execute", execute)
+    monkeypatch.setattr(trainer.Trainer, "_execute", execute)
     train.train(config)
     assert history(config) == history(whole)
 
@@ -177,17 +179,17 @@ def test_an_interrupted_run_resumes_at_the_exact_step(
 def test_interrupted_validation_is_done_again(config, tmp_path, monkeypatch):
     whole = dataclasses.replace(config, workdir=str(tmp_path / "whole"))
     train.train(whole)
-    validate = training.Trainer._validate
+    validate = trainer.Trainer._validate
 
     def interrupt(trainer, validation):
         trainer._signals.number = signal.SIGINT
         return validate(trainer, validation)
 
-    monkeypatch.setattr(training.Trainer, "_validate", interrupt)
-    with pytest.raises(training.interruption.Interrupted) as caught:
+    monkeypatch.setattr(trainer.Trainer, "_validate", interrupt)
+    with pytest.raises(trainer.interruption.Interrupted) as caught:
         train.train(config)
     assert caught.value.exit_code == 130
-    monkeypatch.setattr(training.Trainer, "_validate", validate)
+    monkeypatch.setattr(trainer.Trainer, "_validate", validate)
     train.train(config)
     assert history(config) == history(whole)
 
@@ -232,20 +234,20 @@ def test_two_trainers_in_one_folder(config):
 
 
 def test_a_bad_number_stops_the_run_and_names_the_films(config, monkeypatch):
-    build = training.augmentation.build
+    build = trainer.augmentation.build
 
     def poisoned(policy, *, seed):
         augment = build(policy, seed=seed)
 
         def function(images, step, indices):
-            bad = training.tf.where(step == 6, np.nan, 1.0)
-            return augment(images, step, indices) * training.tf.cast(bad, "float32")
+            bad = trainer.tf.where(step == 6, np.nan, 1.0)
+            return augment(images, step, indices) * trainer.tf.cast(bad, "float32")
 
         return function
 
-    monkeypatch.setattr(training.augmentation, "build", poisoned)
+    monkeypatch.setattr(trainer.augmentation, "build", poisoned)
     config = dataclasses.replace(config, log_every_steps=2)
-    with pytest.raises(training.Diverged) as caught:
+    with pytest.raises(trainer.Diverged) as caught:
         train.train(config)
     message = str(caught.value)
     assert "step 6:" in message
@@ -256,7 +258,7 @@ def test_a_bad_number_stops_the_run_and_names_the_films(config, monkeypatch):
     rows = record_set.examples("train")
     for index in indices.numpy():
         assert rows[index]["filename"] in message
-    checkpoint, _ = training.checkpoints.load_newest(
+    checkpoint, _ = trainer.checkpoints.load_newest(
         pathlib.Path(config.workdir) / "checkpoints", "step"
     )
     assert all(np.isfinite(array).all() for array in checkpoint.arrays.values())
@@ -296,7 +298,7 @@ def test_the_head_on_cached_features_equals_the_head_on_the_backbone(
     assert len(chunks) == 3  # two views of train, one of validation
     (tmp_path / "cached" / "model.json").unlink()
     for path in (tmp_path / "cached" / "checkpoints").glob("*"):
-        training.checkpoints.shutil.rmtree(path)
+        trainer.checkpoints.shutil.rmtree(path)
     train.train(cached)
     assert [path.stat().st_mtime_ns for path in chunks] == before
 
@@ -306,13 +308,13 @@ def test_two_stages_train_what_they_say(config, monkeypatch):
         config, model="vgg16", weights="none", epochs=1, fine_tune_epochs=1
     )
     trained = []
-    make = training.steps.TrainingStep
+    make = trainer.steps.TrainingStep
 
     def spy(network, *args, **kwargs):
         trained.append([v.path for v in network.trainable_variables])
         return make(network, *args, **kwargs)
 
-    monkeypatch.setattr(training.steps, "TrainingStep", spy)
+    monkeypatch.setattr(trainer.steps, "TrainingStep", spy)
     train.train(config)
     rows = runs.read_history(pathlib.Path(config.workdir))
     assert [row["stage"] for row in rows] == ["head", "fine_tune"]

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from cxr import cli, regression, verdict
+from cxr import cli
+from cxr.benchmark import regression, verdict
 
 STREAM = verdict.Setting(resident=False, cores=2, memory_mib=262)
 MEMORY = verdict.Setting(resident=True, cores=2, memory_mib=262)

@@ -10,7 +10,8 @@ import sys
 
 import pytest
 
-from cxr import cli, records, tfrecord, verification, workers
+from cxr import cli, records, tfrecord
+from cxr.conversion import verification, workers
 from tests.conftest import write_records
 from tools import verify_tfrecords
 

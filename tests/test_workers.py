@@ -1,11 +1,12 @@
-"""cxr.workers: jobs in other processes."""
+"""cxr.conversion.workers: jobs in other processes."""
 
 import os
 import signal
 
 import pytest
 
-from cxr import cli, workers
+from cxr import cli
+from cxr.conversion import workers
 
 
 def die(job: int) -> int:

@@ -10,7 +10,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from cxr import cli, conversion, files, records
+from cxr import cli, files, records
+from cxr.conversion import converter
 from tools import loader_report
 from tools.loader_peers import LOADERS
 
@@ -125,7 +126,7 @@ def _prepare(config: CompareConfig, work: pathlib.Path) -> None:
     work.mkdir(parents=True, exist_ok=True)
     sets = {}
     for encoding in ("raw", "jpeg"):
-        flags = conversion.ConversionConfig(
+        flags = converter.ConversionConfig(
             input_dir=config.input_dir,
             output_dir=str(work / "data"),
             dataset=encoding,
@@ -135,7 +136,7 @@ def _prepare(config: CompareConfig, work: pathlib.Path) -> None:
             validation_fraction=0.0,
             test_fraction=0.0,
         )
-        sets[encoding] = conversion.convert(flags, log=_log)
+        sets[encoding] = converter.convert(flags, log=_log)
     if (work / "films.npy").exists():
         return
     films = []

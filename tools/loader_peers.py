@@ -43,7 +43,8 @@ def cxr_loader(dataset: str, cache: str) -> Callable[[Task], Loader]:
     """Ours, from records."""
     import tensorflow as tf  # noqa: F401
 
-    from cxr import pipeline, records
+    from cxr import records
+    from cxr.input import pipeline
 
     def build(task: Task) -> Loader:
         source = pipeline.open_split(

@@ -7,7 +7,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from cxr import figures, files
+from cxr import files
+from cxr.evaluation import figures
 
 # Loaders that must deliver exactly the pixels of the records, and by how many grey
 # levels on average the others may differ: other decoders, other resizing.

@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from cxr import cli, phantoms
+from cxr import cli
+from cxr.synthesis import phantoms
 
 USAGE = """
 Draws synthetic chest X-rays in the reference set's folders:

@@ -3,7 +3,8 @@
 import signal
 import sys
 
-from cxr import cli, conversion
+from cxr import cli
+from cxr.conversion import converter
 
 USAGE = """
 Converts image folders to sharded TFRecords, split by patient and checked:
@@ -17,10 +18,10 @@ same command after an interruption goes on where it stopped.
 
 def main(argv: list[str]) -> int:
     """Parses the flags and converts."""
-    config, positional = cli.parse(argv, conversion.ConversionConfig, usage=USAGE)
+    config, positional = cli.parse(argv, converter.ConversionConfig, usage=USAGE)
     cli.reject_positional(positional)
     signal.signal(signal.SIGTERM, _stop)
-    conversion.convert(config)
+    converter.convert(config)
     return 0
 
 

@@ -52,7 +52,7 @@ def show(config: ShowConfig) -> dict:
     # TensorFlow after the checks: a wrong path is refused at once.
     import tensorflow as tf
 
-    from cxr import augmentation, augmentation_layers, pipeline, policies
+    from cxr.input import augmentation, augmentation_layers, pipeline, policies
 
     source = pipeline.open_split(
         record_set, config.split, image_size=config.image_size, progress=False
@@ -124,7 +124,7 @@ def _one_of_each_class(labels) -> list[int]:
 def _draw(originals: list, rows: dict[str, list], report: dict, path: str) -> None:
     from matplotlib.figure import Figure
 
-    from cxr import figures
+    from cxr.evaluation import figures
 
     columns = len(originals) * (_DRAWS + 1)
     figure = Figure(figsize=(1.5 * columns, 1.65 * len(rows)), layout="constrained")

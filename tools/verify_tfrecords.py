@@ -3,7 +3,8 @@
 import dataclasses
 import json
 
-from cxr import cli, verification, workers
+from cxr import cli
+from cxr.conversion import verification, workers
 
 USAGE = """
 Checks converted sets against their manifests, every byte of every record:

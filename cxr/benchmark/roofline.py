@@ -1,0 +1,98 @@
+"""What this machine can do at best: memory copy, matrix product, bare decode.
+
+Measured in the same rounds as the rungs, so that a rung can be given as a share of
+what was possible at that moment.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from cxr.benchmark.timing import Rung
+from cxr.input.decoding import Reader
+
+COPY, PRODUCT, BARE_DECODE = "memory copy", "matrix product", "bare decode"
+_COPY_BYTES = 32 << 20  # 32 MiB: beyond the caches that a core has to itself
+_SIDE, _ACCELERATOR_SIDE = 1024, 8192  # of the matrices; 10 ms each, or so
+
+_DECODED_FILMS = 16
+
+# Dense peaks in FLOP/s from the makers' data sheets: (16-bit matrix units with
+# 32-bit accumulation, what TensorFlow runs float32 products in: TF32 since Ampere).
+_VENDOR_PEAKS = {
+    "H200": (989e12, 494e12),
+    "H100 PCIe": (756e12, 378e12),
+    "H100": (989e12, 494e12),
+    "A100": (312e12, 156e12),
+    "L40S": (362e12, 183e12),
+    "L4": (121e12, 60e12),
+    "A10G": (70e12, 35e12),
+    "RTX 4090": (165e12, 83e12),
+    "RTX 3090": (71e12, 36e12),
+    "V100": (125e12, 16e12),
+    "T4": (65e12, 8e12),
+}
+
+
+def vendor_peak(device_name: str, precision: str) -> float | None:
+    """Returns the maker's figure in FLOP/s, None where the device is not known."""
+    for name, (half, single) in _VENDOR_PEAKS.items():
+        if name in device_name:
+            return single if precision == "float32" else half
+    return None
+
+
+def copy_rung() -> Rung:
+    """Returns one thread copying memory; an item is a byte."""
+    source = np.ones(_COPY_BYTES, np.uint8)
+    target = np.zeros_like(source)
+
+    def advance() -> int:
+        np.copyto(target, source)
+        return source.nbytes
+
+    return Rung(COPY, advance)
+
+
+def product_rung(precision: str) -> Rung:
+    """Returns a square matrix product on the device; an item is an operation.
+
+    Args:
+      precision: Keras dtype policy; its compute type is the matrices'.
+    """
+    dtype = precision.removeprefix("mixed_")
+    accelerated = bool(tf.config.list_physical_devices("GPU"))
+    side = _ACCELERATOR_SIDE if accelerated else _SIDE
+    matrix = tf.cast(tf.random.stateless_normal([side, side], (0, 0)), dtype)
+    newest: list[tf.Tensor] = [matrix]
+
+    def advance() -> int:
+        newest[0] = tf.linalg.matmul(matrix, matrix)
+        return 2 * side**3
+
+    def settle() -> None:
+        newest[0][0, 0].numpy()
+
+    return Rung(PRODUCT, advance, settle)
+
+
+def bare_decode_rung(reader: Reader) -> Rung:
+    """Returns one thread decoding films one after the other; an item is a film.
+
+    Args:
+      reader: of a set of JPEG or PNG films; its first ones are decoded.
+    """
+    films = reader.encoded(np.arange(min(_DECODED_FILMS, reader.n)))
+
+    @tf.function
+    def decode(encoded: tf.Tensor) -> tf.Tensor:
+        return tf.map_fn(
+            reader.decode, encoded, parallel_iterations=1, fn_output_signature=tf.uint8
+        )
+
+    encoded = tf.constant(films)
+
+    def advance() -> int:
+        decode(encoded)
+        return len(films)
+
+    return Rung(BARE_DECODE, advance)

@@ -1,0 +1,1 @@
+"""From image folders to verified, patient-split TFRecord sets."""

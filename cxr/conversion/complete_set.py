@@ -1,0 +1,122 @@
+"""What to do with a folder that may hold a complete set already."""
+
+import csv
+import hashlib
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+from cxr import cli, records
+from cxr.conversion import side_files, sources, spool
+
+WORK_FOLDER = ".converting"
+
+
+def find(
+    folder: pathlib.Path,
+    flags: dict[str, Any],
+    tree: sources.Tree,
+    log: Callable[[str], None],
+) -> records.RecordSet | None:
+    """Returns the set in `folder` when it is just what the flags ask for.
+
+    Args:
+      folder: of the version.
+      flags: that shape the bytes.
+      tree: the sources of today.
+      log: receives what was found.
+
+    Raises:
+      UsageError: another set, or foreign files, lie there; nothing is mixed in.
+      DataError: its manifest is damaged.
+    """
+    if not (folder / records.MANIFEST).exists():
+        _check_foreign(folder)
+        return None
+    record_set = records.load(folder)
+    held = record_set.manifest.flags
+    differing = sorted(
+        name for name in flags.keys() | held.keys() if flags.get(name) != held.get(name)
+    )
+    if differing:
+        listed = ", ".join(
+            f"--{name}={flags.get(name)} (there: {held.get(name)})"
+            for name in differing
+        )
+        raise _refusal(folder, f"made with other flags: {listed}")
+    identities = identify(tree)
+    if sources_digest(identities)["sha256"] != record_set.manifest.sources["sha256"]:
+        change = _describe_change(folder, identities, record_set)
+        raise _refusal(folder, f"made from other sources: {change}")
+    try:
+        records.check(record_set)
+    except cli.DataError as error:
+        log(f"the set is damaged and is made again: {error}")
+        return None
+    log(f"{folder} is complete already, from the same flags and sources")
+    return record_set
+
+
+def identify(tree: sources.Tree) -> dict[str, str]:
+    """Returns the SHA-256 of every source, or why it cannot be read, by path."""
+    found = {row.path: row.reason for row in tree.rejected}
+    for source in tree.sources:
+        found[source.path] = spool.identify(tree.root, source.path)
+    return found
+
+
+def sources_digest(identities: dict[str, str]) -> dict[str, Any]:
+    """Returns the manifest's `sources`: what `identify` says, in one hash."""
+    digest = hashlib.sha256()
+    for path in sorted(identities):
+        digest.update(f"{path}\0{identities[path]}\n".encode())
+    return {"files": len(identities), "sha256": digest.hexdigest()}
+
+
+def _check_foreign(folder: pathlib.Path) -> None:
+    if not folder.is_dir() or (folder / WORK_FOLDER).is_dir():
+        return
+    names = sorted(path.name for path in folder.iterdir())
+    if names:
+        raise _refusal(
+            folder, f"{len(names)} files that no conversion left, such as {names[0]!r}"
+        )
+
+
+def _refusal(folder: pathlib.Path, what: str) -> cli.UsageError:
+    return cli.UsageError(
+        f"{folder}: holds a set {what}\n"
+        f"nothing was changed; write another with --version={_next_version(folder)}, "
+        "choose another --output_dir, or delete the folder first"
+    )
+
+
+def _next_version(folder: pathlib.Path) -> str:
+    major, minor, patch = (int(part) for part in folder.name.split("."))
+    while (folder.parent / f"{major}.{minor}.{patch}").exists():
+        patch += 1
+    return f"{major}.{minor}.{patch}"
+
+
+def _describe_change(
+    folder: pathlib.Path, now: dict[str, str], record_set: records.RecordSet
+) -> str:
+    before = {
+        row["filename"]: row["source_sha256"]
+        for split in record_set.manifest.splits
+        for row in record_set.examples(split)
+    }
+    with open(folder / side_files.QUARANTINE, newline="", encoding="utf-8") as file:
+        bad = {row["path"] for row in csv.DictReader(file)}
+    known = before.keys() | bad
+    groups = {
+        "added": sorted(now.keys() - known),
+        "removed": sorted(known - now.keys()),
+        "changed": sorted(p for p, sha in before.items() if now.get(p, sha) != sha),
+    }
+    parts = [
+        f"{len(paths)} {what} (such as {paths[0]!r})"
+        for what, paths in groups.items()
+        if paths
+    ]
+    return ", ".join(parts) or "files in quarantine changed"

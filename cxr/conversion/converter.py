@@ -1,0 +1,320 @@
+"""From image folders to a complete record set: plan, execute, manifest last.
+
+`convert` lists the sources, converts them in chunks (`spool`), plans splits and
+shards (`planning`) and writes each shard apart. Every file is published whole under
+its final name, `manifest.json` after all others; until then a hidden folder in the
+set holds what a later run can take over. The bytes of a set depend on the sources
+and the flags only.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import pathlib
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import cxr
+from cxr import cli, images, records
+from cxr.conversion import (
+    complete_set,
+    planning,
+    set_report,
+    shards,
+    side_files,
+    sources,
+    spool,
+    workers,
+)
+from cxr.conversion.sources import Rejected
+
+REPORT = "report.html"
+REPORT_JSON = "report.json"  # the same numbers; neither is in the manifest, for time
+# Where films lie, where the set goes and how many work shapes no byte of it.
+_SHAPELESS = frozenset({"input_dir", "output_dir", "workers", "max_bad_fraction"})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _SetConfig:
+    """The flags that say what becomes which set; first in `--help`."""
+
+    input_dir: str = cli.required(
+        "holds any of train/ val/ test/ with class sub-folders, or the class folders "
+        "themselves; or kaggle:OWNER/DATASET"
+    )
+    output_dir: str = cli.option(
+        "data", "root; the set is written to OUTPUT_DIR/DATASET/VERSION/"
+    )
+    dataset: str = cli.option("chest_xray", "name of the set")
+    version: str = cli.option("1.0.0", "version of the set, MAJOR.MINOR.PATCH")
+    image_size: int = cli.option(
+        224, "stored height = width in pixels", lower=24, upper=4096
+    )
+    encoding: str = cli.option(
+        "jpeg",
+        "stored as 8-bit grey 'jpeg' (--quality), 'png', or 'raw' (uint8 samples, no "
+        "decoding at training)",
+        choices=images.ENCODINGS,
+    )
+    quality: int = cli.option(95, "of --encoding=jpeg", lower=1, upper=100)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConversionConfig(planning.PlanConfig, _SetConfig):
+    """Every flag of a conversion."""
+
+    workers: int = cli.option(0, "processes; 0 is one a core", lower=0, upper=1024)
+    max_bad_fraction: float = cli.option(
+        0.05, "a larger share of unreadable files is an error", lower=0, upper=1
+    )
+
+    def validate(self) -> None:
+        """Raises UsageError for a name, version or pattern that cannot work."""
+        super().validate()
+        if not re.fullmatch(r"[A-Za-z]\w*", self.dataset, re.ASCII):
+            raise cli.UsageError(
+                f"--dataset={self.dataset}: expected letters, digits and _, a letter "
+                "first, such as chest_xray"
+            )
+        if not re.fullmatch(r"\d+\.\d+\.\d+", self.version, re.ASCII):
+            raise cli.UsageError(
+                f"--version={self.version}: expected MAJOR.MINOR.PATCH, such as 1.0.1"
+            )
+
+    @property
+    def folder(self) -> pathlib.Path:
+        """The folder of the set."""
+        return pathlib.Path(self.output_dir) / self.dataset / self.version
+
+    @property
+    def shaping_flags(self) -> dict[str, Any]:
+        """The flags that shape the set's bytes, for the manifest."""
+        flags = dataclasses.asdict(self)
+        return {name: flags[name] for name in sorted(flags.keys() - _SHAPELESS)}
+
+
+def convert(
+    config: ConversionConfig, *, log: Callable[[str], None] = print
+) -> records.RecordSet:
+    """Converts a folder of films, or finishes a conversion that was interrupted.
+
+    Args:
+      config: the flags.
+      log: receives what happens, a line at a time.
+
+    Raises:
+      UsageError: wrong folders, or the version holds another set.
+      DataError: the films cannot make a set.
+      UnavailableError: a download failed or a worker died.
+      StorageError: the disk refused.
+    """
+    began = time.monotonic()
+    tree = find_sources(config)
+    for note in tree.notes:
+        log(note)
+    if existing := complete_set.find(config.folder, config.shaping_flags, tree, log):
+        return existing
+    with _work_folder(config.folder) as work:
+        (config.folder / records.MANIFEST).unlink(missing_ok=True)
+        # A second process would cost a small set more than it brings.
+        few = len(tree.sources) <= spool.CHUNK_FILMS
+        with workers.started(1 if few else config.workers, preload=__name__) as pool:
+            chunks = _chunks(config, tree, work)
+            _fill_spool(chunks, pool, log)
+            films, unreadable = _read_spool(chunks)
+            rejected = [*tree.rejected, *map(_quarantined, unreadable)]
+            _check_bad_fraction(config, rejected, len(films) + len(rejected), work)
+            plan = planning.make(films, config)
+            _announce(plan, log)
+            written = _write_shards(config, plan, films, chunks, pool)
+        rejected = tuple(sorted([*rejected, *plan.rejected]))
+        outcome = side_files.Outcome(films, plan, rejected, written)
+        identities = {row.path: row.reason for row in tree.rejected}
+        for film in [*films, *unreadable]:
+            identities[film.path] = film.sha256 or film.reason
+        manifest = _manifest(config, outcome, identities)
+        _write_report(config, outcome, chunks, manifest, time.monotonic() - began)
+        manifest = side_files.publish(config.folder, outcome, manifest)
+        shutil.rmtree(work)
+    _summarise(manifest, outcome, config.folder, time.monotonic() - began, log)
+    return records.RecordSet(config.folder, manifest)
+
+
+def find_sources(config: ConversionConfig) -> sources.Tree:
+    """Lists the sources that `--input_dir` names, downloading them if need be."""
+    if config.input_dir.startswith(sources.KAGGLE_PREFIX):
+        handle = config.input_dir.removeprefix(sources.KAGGLE_PREFIX)
+        return sources.find(sources.download(handle))
+    return sources.find(config.input_dir)
+
+
+@contextlib.contextmanager
+def _work_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields the hidden folder of an unfinished set, for one conversion at a time."""
+    work = folder / complete_set.WORK_FOLDER
+    work.mkdir(parents=True, exist_ok=True)
+    with open(work / "lock", "w") as lock:
+        try:
+            # The kernel drops it when we end, however we end: it is never stale.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise cli.UsageError(
+                f"{folder}: another conversion is writing this set; wait for it, or "
+                "choose another --version"
+            ) from error
+        for leftover in [*folder.glob(".tmp-*"), *work.glob(".tmp-*")]:
+            leftover.unlink(missing_ok=True)
+        yield work
+
+
+def _chunks(
+    config: ConversionConfig, tree: sources.Tree, work: pathlib.Path
+) -> list[spool.Chunk]:
+    encoding = spool.Encoding(config.image_size, config.encoding, config.quality)
+    starts = range(0, len(tree.sources), spool.CHUNK_FILMS)
+    return [
+        spool.Chunk(
+            index=index,
+            root=tree.root,
+            sources=tree.sources[start : start + spool.CHUNK_FILMS],
+            path=work / f"films-{index:06d}",
+            encoding=encoding,
+        )
+        for index, start in enumerate(starts)
+    ]
+
+
+def _fill_spool(
+    chunks: list[spool.Chunk], pool: workers.Workers, log: Callable[[str], None]
+) -> None:
+    """Converts the films that the spool does not hold yet."""
+    missing = [chunk for chunk in chunks if not spool.is_current(chunk)]
+    todo = sum(len(chunk.sources) for chunk in missing)
+    total = sum(len(chunk.sources) for chunk in chunks)
+    if todo < total:
+        log(f"taking over {total - todo} films from an interrupted conversion")
+    began = time.monotonic()
+    results = pool.map(spool.convert, missing)
+    for _ in workers.watch(results, total=todo, label="converting", unit="film"):
+        pass
+    seconds = time.monotonic() - began
+    if todo:
+        log(f"converted {todo} films in {seconds:.1f} s ({todo / seconds:.0f} films/s)")
+
+
+def _read_spool(
+    chunks: list[spool.Chunk],
+) -> tuple[list[spool.Film], list[spool.Film]]:
+    """Returns the readable films and the others, each by path."""
+    taken, unreadable = [], []
+    for chunk in chunks:
+        for film in spool.read_films(chunk):
+            (unreadable if film.reason else taken).append(film)
+    return taken, unreadable
+
+
+def _quarantined(film: spool.Film) -> Rejected:
+    return Rejected(film.path, film.reason, film.detail)
+
+
+def _check_bad_fraction(
+    config: ConversionConfig, rejected: list[Rejected], total: int, work: pathlib.Path
+) -> None:
+    share = len(rejected) / total
+    if share <= config.max_bad_fraction:
+        return
+    listing = work / side_files.QUARANTINE
+    side_files.publish_quarantine(listing, rejected)
+    first = min(rejected)
+    raise cli.DataError(
+        f"--max_bad_fraction={config.max_bad_fraction}: {len(rejected)} of {total} "
+        f"files ({share:.1%}) are unreadable; nothing was published\n"
+        f"such as {first.path!r}: {first.reason}: {first.detail}\n"
+        f"all of them: {listing}\n"
+        "repair or remove them, or allow a larger share"
+    )
+
+
+def _announce(plan: planning.Plan, log: Callable[[str], None]) -> None:
+    """Says what a person should know before trusting the splits."""
+    log(f"split policy {plan.policy}, classes {', '.join(plan.class_names)}")
+    if plan.unmatched:
+        log(
+            f"WARNING: {plan.unmatched} file names tell no patient: each counts as a "
+            "patient of its own, so films of one patient may stand on two sides; "
+            "give a --patient_pattern"
+        )
+
+
+def _write_shards(
+    config: ConversionConfig,
+    plan: planning.Plan,
+    films: list[spool.Film],
+    chunks: list[spool.Chunk],
+    pool: workers.Workers,
+) -> dict[str, tuple[records.Shard, ...]]:
+    """Writes the shards that are missing; returns all of them by split, in order."""
+    names = shards.names(plan, config.dataset)
+    wanted = {name for split in names.values() for name in split}
+    for old in config.folder.glob("*.tfrecord-*"):
+        if old.name not in wanted:  # of an unfinished conversion with other flags
+            old.unlink()
+    jobs = shards.jobs(
+        plan, films, chunks, folder=config.folder, dataset=config.dataset
+    )
+    written = {shard.file: shard for shard in pool.map(shards.write, jobs)}
+    return {split: tuple(written[name] for name in names[split]) for split in names}
+
+
+def _manifest(
+    config: ConversionConfig, outcome: side_files.Outcome, identities: dict[str, str]
+) -> records.Manifest:
+    """Returns the manifest but for its files."""
+    return records.Manifest(
+        name=config.dataset,
+        version=config.version,
+        class_names=outcome.plan.class_names,
+        image_size=config.image_size,
+        encoding=config.encoding,
+        splits=side_files.splits(outcome),
+        files={},
+        flags=config.shaping_flags,
+        versions={"cxr": cxr.__version__, **spool.versions()},
+        sources=complete_set.sources_digest(identities),
+    )
+
+
+def _write_report(
+    config: ConversionConfig,
+    outcome: side_files.Outcome,
+    chunks: list[spool.Chunk],
+    manifest: records.Manifest,
+    seconds: float,
+) -> None:
+    content = set_report.numbers(outcome, chunks, manifest=manifest, seconds=seconds)
+    sheets = set_report.contact_sheets(outcome, chunks, manifest)
+    spool.store(config.folder / REPORT_JSON, set_report.to_json(content))
+    page = set_report.to_html(content, outcome, sheets)
+    spool.store(config.folder / REPORT, page)
+
+
+def _summarise(
+    manifest: records.Manifest,
+    outcome: side_files.Outcome,
+    folder: pathlib.Path,
+    seconds: float,
+    log: Callable[[str], None],
+) -> None:
+    for split in manifest.splits.values():
+        counts = ", ".join(f"{n} {label}" for label, n in split.class_counts.items())
+        log(
+            f"{split.name}: {split.num_examples} films ({counts}), "
+            f"{split.num_patients} patients, {len(split.shards)} shards, "
+            f"{split.num_bytes / 1e6:.1f} MB"
+        )
+    if outcome.rejected:
+        log(f"{len(outcome.rejected)} files kept out, see {side_files.QUARANTINE}")
+    log(f"complete in {seconds:.1f} s; report: {folder / REPORT}")

@@ -1,0 +1,298 @@
+"""The plan of a conversion: patients, labels, splits and shards.
+
+A pure function of what was found in the sources and of the flags: the same
+films give the same plan on any machine, in any order, with any number of
+workers.
+"""
+
+import dataclasses
+import itertools
+import math
+import re
+from collections.abc import Callable, Sequence
+
+from cxr import cli, records
+from cxr.conversion import splitting
+from cxr.conversion.sources import Rejected
+from cxr.conversion.splitting import Film, Placed
+
+# The reference set's names, which number bacteria and virus patients apart.
+PATIENT_PATTERNS = (
+    r"^person(?P<patient>\d+)_(?P<subtype>bacteria|virus)_\d+(?:_\d+)?\.\w+$",
+    r"^(?P<patient>(?:NORMAL2-)?IM-\d+)-\d+(?:-\d+)?\.\w+$",
+)
+SHARD_BYTES = 64 << 20  # 64 MiB: few files, and eight readers still find work
+_SHARD_EXAMPLES = 256  # below 64 MiB: one shard for so many examples, up to ...
+_MIN_SHARDS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanConfig:
+    """The flags that decide labels, patients, splits and shards."""
+
+    split_policy: str = cli.option(
+        "auto",
+        "'official': keep the source's test split, pool its val into train, cut "
+        "validation from train by patient; 'grouped': pool all, cut all three by "
+        "patient; 'blocks': hold out a contiguous block of patient numbers as test "
+        "(--seed chooses which; 0 is the lowest) and cut validation by patient; "
+        "'auto': official where the source has a test folder, else grouped",
+        choices=("auto", "official", "grouped", "blocks"),
+    )
+    validation_fraction: float = cli.option(
+        0.15, "share of each class's films that validates", lower=0, upper=0.9
+    )
+    test_fraction: float = cli.option(
+        0.15, "share of each class's films that tests", lower=0, upper=0.9
+    )
+    seed: int = cli.option(0, "salt of the order of patients and examples", lower=0)
+    patient_pattern: str = cli.option(
+        "",
+        "regular expression with a group 'patient' (and optionally 'subtype'), "
+        "searched in the file name; default: the reference set's two patterns. A file "
+        "that does not match is its own patient",
+    )
+    labels: str = cli.option(
+        "folder",
+        "'folder': the class folder's name; 'subtype': the subtype in the file name "
+        "(BACTERIA, VIRUS), the folder's name (NORMAL) where names have none",
+        choices=("folder", "subtype"),
+    )
+    num_shards: int = cli.option(
+        0, "shards of each split; 0 chooses from the bytes", lower=0, upper=10_000
+    )
+
+    def validate(self) -> None:
+        """Raises UsageError for a pattern or a sum of fractions that cannot work."""
+        if self.patient_pattern:
+            _compile(self.patient_pattern)
+        held_out = self.validation_fraction + self.test_fraction
+        if held_out >= 1:
+            raise cli.UsageError(
+                f"--validation_fraction={self.validation_fraction} and "
+                f"--test_fraction={self.test_fraction} leave nothing to train on; "
+                "their sum must be below 1"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Where every film goes.
+
+    Attributes:
+      policy: the split policy used, `auto` resolved.
+      class_names: sorted; label i is `class_names[i]`.
+      shards: split name to its shards in order, each a tuple of films in order.
+      rejected: readable films that are kept out, with the reason.
+      unmatched: number of films whose name told no patient.
+    """
+
+    policy: str
+    class_names: tuple[str, ...]
+    shards: dict[str, tuple[tuple[Placed, ...], ...]]
+    rejected: tuple[Rejected, ...]
+    unmatched: int
+
+
+def make(films: Sequence[Film], config: PlanConfig) -> Plan:
+    """Plans a conversion.
+
+    Args:
+      films: in any order.
+      config: the flags.
+
+    Raises:
+      DataError: a class has too few patients for the sides, or the policy does
+        not fit the sources.
+    """
+    policy = _policy(films, config)
+    rejected: list[Rejected] = []
+    placed = _identify(films, config, rejected)
+    unmatched = sum(p.patient_id == films[p.film].path for p in placed)
+    placed = _drop_conflicts(films, placed, rejected)
+    sides: dict[str, list[Placed]] = {name: [] for name in records.SPLITS}
+    if policy == "official":
+        placed = _drop_leaks(films, placed, rejected)
+        sides["test"] = [p for p in placed if films[p.film].side == "test"]
+        placed = [p for p in placed if films[p.film].side != "test"]
+    class_names = tuple(sorted({p.label for p in placed + sides["test"]}))
+    _check_classes(class_names, sides["test"] if policy == "official" else None)
+    for side, members in splitting.cut(films, placed, _shares(policy, config)).items():
+        sides[side] += members
+    shards = {
+        side: _shards(films, _mark_duplicates(films, members), config)
+        for side, members in sides.items()
+        if members
+    }
+    return Plan(policy, class_names, shards, tuple(sorted(rejected)), unmatched)
+
+
+def patient_parser(pattern: str) -> Callable[[str], tuple[str, str]]:
+    """Returns a function from a file's path to (subtype, patient), '' where unknown.
+
+    Args:
+      pattern: `--patient_pattern`; empty for the reference set's two.
+    """
+    patterns = [_compile(p) for p in ([pattern] if pattern else PATIENT_PATTERNS)]
+
+    def parse(path: str) -> tuple[str, str]:
+        name = path.rpartition("/")[2]
+        for compiled in patterns:
+            if match := compiled.search(name):
+                groups = match.groupdict()
+                return groups.get("subtype") or "", groups["patient"] or ""
+        return "", ""
+
+    return parse
+
+
+def _compile(pattern: str) -> re.Pattern:
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise cli.UsageError(
+            f"--patient_pattern={pattern}: not a regular expression: {error}"
+        ) from error
+    if "patient" not in compiled.groupindex:
+        raise cli.UsageError(
+            f"--patient_pattern={pattern}: needs a named group 'patient', such as "
+            r"'^(?P<patient>\d+)_'"
+        )
+    return compiled
+
+
+def _policy(films: Sequence[Film], config: PlanConfig) -> str:
+    has_test = any(film.side == "test" for film in films)
+    if config.split_policy == "auto":
+        return "official" if has_test else "grouped"
+    if config.split_policy == "official" and not has_test:
+        raise cli.DataError(
+            "--split_policy=official: the source has no test folder with readable "
+            "films; use --split_policy=grouped"
+        )
+    return config.split_policy
+
+
+def _shares(policy: str, config: PlanConfig) -> splitting.Shares:
+    """Returns the sides that are cut by us; official keeps the source's test."""
+    return splitting.Shares(
+        validation=config.validation_fraction,
+        test=0.0 if policy == "official" else config.test_fraction,
+        test_in_blocks=policy == "blocks",
+        seed=config.seed,
+    )
+
+
+def _identify(
+    films: Sequence[Film], config: PlanConfig, rejected: list[Rejected]
+) -> list[Placed]:
+    """Gives every film its label and patient, in the order of paths."""
+    parse = patient_parser(config.patient_pattern)
+    with_subtypes = set()
+    if config.labels == "subtype":
+        with_subtypes = {film.folder for film in films if parse(film.path)[0]}
+        if not with_subtypes:
+            raise cli.DataError(
+                "--labels=subtype: no file name tells a subtype; use --labels=folder, "
+                "or a --patient_pattern with a group 'subtype'"
+            )
+    placed = []
+    for index in sorted(range(len(films)), key=lambda i: films[i].path):
+        film = films[index]
+        subtype, patient = parse(film.path)
+        label = film.folder
+        if config.labels == "subtype":
+            if not subtype and film.folder in with_subtypes:
+                detail = f"others in {film.folder!r} have a subtype in their name"
+                rejected.append(Rejected(film.path, "no_subtype", detail))
+                continue
+            label = subtype.upper() or film.folder
+        key = f"{subtype}:{patient}" if subtype else patient
+        placed.append(Placed(index, label, key if patient else film.path, subtype, ""))
+    return placed
+
+
+def _drop_conflicts(
+    films: Sequence[Film], placed: list[Placed], rejected: list[Rejected]
+) -> list[Placed]:
+    """Removes all copies of films that stand under several labels."""
+    dropped = set()
+    for copies in splitting.identical(films, placed):
+        labels = sorted({one.label for one in copies})
+        if len(labels) > 1:
+            paths = [films[one.film].path for one in copies]
+            for one, path in zip(copies, paths, strict=True):
+                dropped.add(one.film)
+                other = next(p for p in paths if p != path)
+                detail = f"identical to {other}; labels {', '.join(labels)}"
+                rejected.append(Rejected(path, "label_conflict", detail))
+    return [one for one in placed if one.film not in dropped]
+
+
+def _drop_leaks(
+    films: Sequence[Film], placed: list[Placed], rejected: list[Rejected]
+) -> list[Placed]:
+    """Removes training films whose bytes or patient the source's test holds too."""
+    test = [one for one in placed if films[one.film].side == "test"]
+    contents = {films[one.film].sha256: films[one.film].path for one in test}
+    patients = {one.patient_id: films[one.film].path for one in test}
+    kept = []
+    for one in placed:
+        film = films[one.film]
+        if film.side == "test":
+            kept.append(one)
+        elif film.sha256 in contents:
+            detail = f"identical to {contents[film.sha256]}"
+            rejected.append(Rejected(film.path, "duplicate_in_test", detail))
+        elif one.patient_id in patients:
+            detail = f"patient {one.patient_id}, as {patients[one.patient_id]}"
+            rejected.append(Rejected(film.path, "patient_in_test", detail))
+        else:
+            kept.append(one)
+    return kept
+
+
+def _check_classes(class_names: tuple[str, ...], test: list[Placed] | None) -> None:
+    if len(class_names) < 2:
+        held = ", ".join(class_names) or "none"
+        raise cli.DataError(
+            f"classes with readable films: {held}; at least two are needed"
+        )
+    if test is not None:
+        missing = set(class_names) - {one.label for one in test}
+        if missing:
+            raise cli.DataError(
+                f"class {min(missing)!r}: the source's test folder holds none of it; "
+                "use --split_policy=grouped"
+            )
+
+
+def _mark_duplicates(films: Sequence[Film], members: list[Placed]) -> list[Placed]:
+    first: dict[str, str] = {}
+    marked = []
+    for one in sorted(members, key=lambda one: films[one.film].path):
+        path = films[one.film].path
+        original = first.setdefault(films[one.film].sha256, path)
+        copy = original != path
+        marked.append(one._replace(duplicate_of=original) if copy else one)
+    return marked
+
+
+def _shards(
+    films: Sequence[Film], members: list[Placed], config: PlanConfig
+) -> tuple[tuple[Placed, ...], ...]:
+    """Orders a split by salted hash, so that classes mix, and cuts it evenly."""
+    order = sorted(
+        members, key=lambda one: splitting.salted(config.seed, films[one.film].path)
+    )
+    total = sum(films[one.film].length for one in members)
+    count = min(config.num_shards or _num_shards(total, len(members)), len(members))
+    edges = [index * len(order) // count for index in range(count + 1)]
+    return tuple(tuple(order[low:high]) for low, high in itertools.pairwise(edges))
+
+
+def _num_shards(num_bytes: int, examples: int) -> int:
+    return max(
+        math.ceil(num_bytes / SHARD_BYTES),
+        min(_MIN_SHARDS, math.ceil(examples / _SHARD_EXAMPLES)),
+    )

@@ -1,0 +1,304 @@
+"""What a conversion found, for people: report.json and a self-contained report.html."""
+
+import base64
+import collections
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from cxr import images, pages, records
+from cxr.conversion import near_duplicates, spool
+from cxr.conversion.planning import Placed
+from cxr.conversion.side_files import Outcome
+
+_SHEET_FILMS = 24  # a class
+_SHEET_COLUMNS = 8
+_THUMBNAIL = 112  # pixels
+_MAX_ROWS = 200  # of the quarantine shown in the page; quarantine.csv has all
+_WARNED = ("width", "height", "aspect", "colour")  # the bytes follow the content too
+_SHORTCUT_AUC = 0.6  # a property ranked this well or better gives the class away
+
+
+def numbers(
+    outcome: Outcome,
+    chunks: Sequence[spool.Chunk],
+    *,
+    manifest: records.Manifest,
+    seconds: float,
+) -> dict[str, Any]:
+    """Returns the report's content, ready for JSON.
+
+    Args:
+      outcome: the films and where they went.
+      chunks: the spool they lie in.
+      manifest: with its splits.
+      seconds: wall time of the conversion so far.
+    """
+    placed = [(s, one) for s in outcome.plan.shards for one in outcome.placed(s)]
+    films = [outcome.films[one.film] for _, one in placed]
+    return {
+        "name": manifest.name,
+        "version": manifest.version,
+        "split_policy": outcome.plan.policy,
+        "films": len(placed),
+        "splits": [_split(split) for split in manifest.splits.values()],
+        "subtypes": _subtypes(placed),
+        "source": _by_class(placed, films, manifest.class_names),
+        "shortcuts": _shortcuts(placed, films, manifest.class_names),
+        "files_without_patient": outcome.plan.unmatched,
+        "patients_on_two_sides": _on_two_sides(placed),
+        "duplicates": _duplicates(placed, outcome),
+        "near_duplicates_across_splits": _near(placed, outcome, chunks),
+        "quarantine": dict(collections.Counter(r.reason for r in outcome.rejected)),
+        "bytes_in": sum(film.source_bytes for film in outcome.films),
+        "bytes_out": sum(split.num_bytes for split in manifest.splits.values()),
+        "seconds": round(seconds, 2),
+        "films_per_second": round(len(outcome.films) / max(seconds, 1e-9), 1),
+    }
+
+
+def contact_sheets(
+    outcome: Outcome, chunks: Sequence[spool.Chunk], manifest: records.Manifest
+) -> dict[str, bytes]:
+    """Returns a JPEG a class: stored films spread evenly over the class."""
+    members = collections.defaultdict(list)
+    for split in outcome.plan.shards:
+        for one in outcome.placed(split):
+            members[one.label].append(one.film)
+    sheets = {}
+    for label in manifest.class_names:
+        films = sorted(members[label])
+        count = min(len(films), _SHEET_FILMS)
+        chosen = [films[index * len(films) // count] for index in range(count)]
+        thumbnails = []
+        for index in chosen:
+            film = outcome.films[index]
+            path = chunks[film.chunk].path
+            stored = spool.read_stored(path, film.offset, film.length)
+            thumbnails.append(_thumbnail(stored, manifest))
+        sheets[label] = images.encode(_grid(thumbnails), "jpeg", quality=85)
+    return sheets
+
+
+def to_json(content: dict[str, Any]) -> str:
+    """Returns report.json's text."""
+    return json.dumps(content, indent=1) + "\n"
+
+
+def to_html(content: dict[str, Any], outcome: Outcome, sheets: dict[str, bytes]) -> str:
+    """Returns report.html's text: one file, no scripts, nothing fetched."""
+    title = f"{content['name']} {content['version']}"
+    copies = content["duplicates"]
+    body = [
+        f"<h1>{pages.escape(title)}</h1>",
+        pages.paragraph(
+            f"{content['films']} films, split policy {content['split_policy']}. No "
+            "identical film and no known patient stands on two sides. "
+            f"{content['bytes_in'] / 1e6:.1f} MB read and "
+            f"{content['bytes_out'] / 1e6:.1f} MB written in {content['seconds']} s, "
+            f"{content['films_per_second']} films/s.",
+            kind="lead",
+        ),
+        pages.notes([("warn", text) for text in _warnings(content)]),
+        _section("Splits", content["splits"]),
+        _section("Subtypes", content["subtypes"]),
+        _section("Source films by class", content["source"]),
+        _section(
+            "What gives the class away without looking",
+            content["shortcuts"],
+            "Area under the ROC curve of a property of the file alone, class against "
+            "the rest; 0.5 tells nothing. Films are squashed to a square, so that a "
+            "network never sees their size or aspect.",
+        ),
+        _section(
+            "Look alike across splits",
+            content["near_duplicates_across_splits"],
+            f"{copies['groups']} groups of byte-identical films with "
+            f"{copies['surplus']} surplus copies are kept, each on one side. These "
+            "pairs differ in bytes, yet hardly in a hash of 256 bits: look at them.",
+        ),
+        _section(
+            "Kept out",
+            [{"reason": r, "files": n} for r, n in content["quarantine"].items()],
+        ),
+        _section(
+            f"Files kept out (at most {_MAX_ROWS})",
+            [row._asdict() for row in outcome.rejected[:_MAX_ROWS]],
+        ),
+        *(_sheet(label, data) for label, data in sheets.items()),
+    ]
+    return pages.page(title, body)
+
+
+def _split(split: records.Split) -> dict[str, Any]:
+    return {
+        "split": split.name,
+        "films": split.num_examples,
+        **split.class_counts,
+        "patients": split.num_patients,
+        "shards": len(split.shards),
+        "bytes": split.num_bytes,
+    }
+
+
+def _subtypes(placed: list[tuple[str, Placed]]) -> list[dict[str, Any]]:
+    counts = collections.Counter(
+        (one.label, one.subtype, split) for split, one in placed if one.subtype
+    )
+    kinds = sorted({(label, subtype) for label, subtype, _ in counts})
+    return [
+        {"class": label, "subtype": subtype}
+        | {split: counts[label, subtype, split] for split in records.SPLITS}
+        for label, subtype in kinds
+    ]
+
+
+def _by_class(
+    placed: list[tuple[str, Placed]],
+    films: list[spool.Film],
+    class_names: tuple[str, ...],
+) -> list[dict[str, Any]]:
+    rows = []
+    for label in class_names:
+        mine = [
+            f for f, (_, one) in zip(films, placed, strict=True) if one.label == label
+        ]
+        modes = collections.Counter(f"{film.format} {film.mode}" for film in mine)
+        kinds = ", ".join(f"{n} {mode}" for mode, n in sorted(modes.items()))
+        row: dict[str, Any] = {"class": label, "kinds": kinds, "films": len(mine)}
+        for name, values in _properties(mine).items():
+            digits = 2 if name == "aspect" else 0
+            low, middle, high = np.quantile(values, (0, 0.5, 1))
+            row[name] = f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+        rows.append(row)
+    return rows
+
+
+def _properties(films: list[spool.Film]) -> dict[str, np.ndarray]:
+    width = np.array([film.width for film in films], float)
+    height = np.array([film.height for film in films], float)
+    return {
+        "width": width,
+        "height": height,
+        "aspect": width / height,
+        "file bytes": np.array([film.source_bytes for film in films], float),
+    }
+
+
+def _shortcuts(
+    placed: list[tuple[str, Placed]],
+    films: list[spool.Film],
+    class_names: tuple[str, ...],
+) -> list[dict[str, Any]]:
+    properties = _properties(films)
+    properties["colour"] = np.array([f.mode not in ("L", "I;16", "1") for f in films])
+    labels = np.array([one.label for _, one in placed])
+    return [
+        {"class": label}
+        | {
+            name: round(_auc(values, labels == label), 3)
+            for name, values in properties.items()
+        }
+        for label in class_names
+    ]
+
+
+def _auc(values: np.ndarray, positive: np.ndarray) -> float:
+    """Area under the ROC curve by mean ranks; 0.5 where a side is empty."""
+    count = int(positive.sum())
+    rest = len(values) - count
+    if not count or not rest:
+        return 0.5
+    _, inverse, sizes = np.unique(values, return_inverse=True, return_counts=True)
+    mean_rank = np.cumsum(sizes) - (sizes - 1) / 2
+    ranks = mean_rank[inverse][positive].sum()
+    return float((ranks - count * (count + 1) / 2) / (count * rest))
+
+
+def _on_two_sides(placed: list[tuple[str, Placed]]) -> int:
+    sides = {(one.patient_id, split) for split, one in placed}
+    return len(sides) - len({patient for patient, _ in sides})
+
+
+def _duplicates(placed: list[tuple[str, Placed]], outcome: Outcome) -> dict[str, int]:
+    originals = [one.duplicate_of for _, one in placed if one.duplicate_of]
+    return {"groups": len(set(originals)), "surplus": len(originals)}
+
+
+def _near(
+    placed: list[tuple[str, Placed]], outcome: Outcome, chunks: Sequence[spool.Chunk]
+) -> list[dict[str, Any]]:
+    stored = [h for chunk in chunks for h in spool.read_hashes(chunk)]
+    hashes = [stored[one.film] for _, one in placed]
+    sides = np.array([records.SPLITS.index(split) for split, _ in placed])
+    paths = [outcome.films[one.film].path for _, one in placed]
+    return [
+        {
+            "film": paths[i],
+            "in": placed[i][0],
+            "other film": paths[j],
+            "other in": placed[j][0],
+            "bits apart": distance,
+        }
+        for distance, i, j in near_duplicates.across(hashes, sides)
+    ]
+
+
+def _warnings(content: dict[str, Any]) -> Iterable[str]:
+    if content["files_without_patient"]:
+        yield (
+            f"{content['files_without_patient']} file names tell no patient. Each such "
+            "film counts as a patient of its own, so films of one patient may stand on "
+            "two sides, and test results may be too good. Give a --patient_pattern."
+        )
+    rows = content["shortcuts"]
+    for row in rows[1:] if len(rows) == 2 else rows:  # two classes mirror each other
+        for name in _WARNED:
+            auc = max(row[name], 1 - row[name])
+            if auc >= _SHORTCUT_AUC:
+                yield (
+                    f"The {name} of the source files alone tells {row['class']} from "
+                    f"the rest, area under the ROC curve {auc:.3f}: a network may "
+                    "learn what goes with it instead of the disease."
+                )
+
+
+def _thumbnail(stored: bytes, manifest: records.Manifest) -> np.ndarray:
+    size = manifest.image_size
+    side = min(size, _THUMBNAIL)
+    if manifest.encoding != "raw":
+        return images.to_grey(stored, side)
+    grey = np.frombuffer(stored, np.uint8).reshape(size, size)
+    return images.area_resize(grey, side)
+
+
+def _grid(thumbnails: list[np.ndarray]) -> np.ndarray:
+    side = len(thumbnails[0])
+    rows = -(-len(thumbnails) // _SHEET_COLUMNS)
+    columns = min(len(thumbnails), _SHEET_COLUMNS)
+    grid = np.zeros((rows * side, columns * side), np.uint8)
+    for index, thumbnail in enumerate(thumbnails):
+        y, x = divmod(index, _SHEET_COLUMNS)
+        grid[y * side : (y + 1) * side, x * side : (x + 1) * side] = thumbnail
+    return grid
+
+
+def _sheet(label: str, data: bytes) -> str:
+    source = base64.b64encode(data).decode()
+    alt = pages.escape(f"stored films of {label}")
+    figure = f'<figure><img alt="{alt}" src="data:image/jpeg;base64,{source}"></figure>'
+    return pages.section(label, [figure], anchor=f"sheet-{label}")
+
+
+def _section(title: str, rows: list[dict[str, Any]], text: str = "") -> str:
+    """A titled table, or `none` where it would be empty."""
+    parts = [pages.paragraph(text)] if text else []
+    if rows:
+        values = [list(row.values()) for row in rows]
+        texts = [i for i, value in enumerate(values[0]) if isinstance(value, str)]
+        parts.append(pages.table(list(rows[0]), values, text_columns=texts))
+    else:
+        parts.append(pages.paragraph("none", kind="quiet"))
+    return pages.section(title, parts, anchor=title.lower().replace(" ", "-"))

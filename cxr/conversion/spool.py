@@ -1,0 +1,260 @@
+"""Converted films waiting for their shards: the workers' side of a conversion.
+
+Which shard a film belongs to depends on the bytes of all films (duplicates,
+unreadable files), yet each is to be read and decoded only once. So films are
+converted in chunks of the sorted sources, each chunk into one spool file that
+is published whole: one line of JSON about its films, then their stored images.
+A chunk file carries a key of everything that shaped it, and a later run takes
+it over where the key still fits.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import stat
+import sys
+from typing import NamedTuple
+
+import numpy
+import PIL
+from PIL import features
+
+from cxr import cli, files, images
+from cxr.conversion import near_duplicates
+from cxr.conversion.sources import Source
+
+CHUNK_FILMS = 64  # a worker's turn: about 0.2 s, so that little is lost or waits
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoding:
+    """How films are stored.
+
+    Attributes:
+      image_size: height = width in pixels.
+      encoding: `jpeg`, `png` or `raw`.
+      quality: of `jpeg`, 1..100.
+    """
+
+    image_size: int
+    encoding: str
+    quality: int
+
+
+class Film(NamedTuple):
+    """One source after its conversion.
+
+    Attributes:
+      source: where it lies.
+      source_bytes: size of the source file.
+      sha256: of the source file, hexadecimal; empty where it was not read.
+      reason: empty, or the code why it is not taken.
+      detail: the same for people.
+      width: pixels, from the source's header.
+      height: likewise.
+      mode: Pillow's name of the source's pixel layout.
+      format: the source's format.
+      offset: of the stored image in the chunk's images.
+      length: its bytes.
+      chunk: index of the chunk that holds it.
+    """
+
+    source: Source
+    source_bytes: int = 0
+    sha256: str = ""
+    reason: str = ""
+    detail: str = ""
+    width: int = 0
+    height: int = 0
+    mode: str = ""
+    format: str = ""
+    offset: int = 0
+    length: int = 0
+    chunk: int = 0
+
+    @property
+    def path(self) -> str:
+        """POSIX path relative to the input folder."""
+        return self.source.path
+
+    @property
+    def folder(self) -> str:
+        """The class folder's name."""
+        return self.source.folder
+
+    @property
+    def side(self) -> str:
+        """The side on which the source has it, or empty."""
+        return self.source.side
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """One worker's turn: a run of the sorted sources and where they go."""
+
+    index: int
+    root: pathlib.Path
+    sources: tuple[Source, ...]
+    path: pathlib.Path
+    encoding: Encoding
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of the software that shapes stored bytes."""
+    return {
+        "pillow": PIL.__version__,
+        "libjpeg_turbo": str(features.version_feature("libjpeg_turbo")),
+        "numpy": numpy.__version__,
+    }
+
+
+def is_current(chunk: Chunk) -> bool:
+    """Whether the chunk's file exists and would be written again just so."""
+    try:
+        with open(chunk.path, "rb") as file:
+            return json.loads(file.readline())["key"] == _key(chunk)
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def convert(chunk: Chunk) -> int:
+    """Reads, decodes, resizes and encodes a chunk's films, and publishes them.
+
+    Returns:
+      the number of films taken.
+
+    Raises:
+      StorageError: the chunk could not be written.
+    """
+    key = _key(chunk)  # before reading: a film that changes now is read again
+    rows, hashes, blobs, offset = [], [], [], 0
+    for source in chunk.sources:
+        film, stored, difference_hash = _convert_one(chunk.root, source, chunk.encoding)
+        rows.append(film._replace(offset=offset))
+        hashes.append(difference_hash)
+        blobs.append(stored)
+        offset += len(stored)
+    head = {"key": key, "films": [row[1:] for row in rows], "hashes": hashes}
+    store(chunk.path, b"".join([json.dumps(head).encode(), b"\n", *blobs]))
+    return sum(not row.reason for row in rows)
+
+
+def read_films(chunk: Chunk) -> list[Film]:
+    """Returns a chunk's films, offsets counted from the start of the file."""
+    with open(chunk.path, "rb") as file:
+        line = file.readline()
+    films = []
+    for source, row in zip(chunk.sources, json.loads(line)["films"], strict=True):
+        film = Film(source, *row)
+        films.append(
+            film._replace(
+                mode=sys.intern(film.mode),  # shared: a large set stays small
+                format=sys.intern(film.format),
+                reason=sys.intern(film.reason),
+                offset=film.offset + len(line),
+                chunk=chunk.index,
+            )
+        )
+    return films
+
+
+def read_hashes(chunk: Chunk) -> list[int]:
+    """Returns the difference hashes of a chunk's readable films, in order."""
+    with open(chunk.path, "rb") as file:
+        head = json.loads(file.readline())
+    reason = Film._fields.index("reason") - 1  # rows do not repeat the source
+    pairs = zip(head["films"], head["hashes"], strict=True)
+    return [difference_hash for row, difference_hash in pairs if not row[reason]]
+
+
+def read_stored(path: pathlib.Path, offset: int, length: int) -> bytes:
+    """Returns one stored image out of a chunk's file."""
+    with open(path, "rb") as file:
+        return os.pread(file.fileno(), length, offset)
+
+
+def identify(root: pathlib.Path, path: str) -> str:
+    """Returns a source's SHA-256, or the reason why it cannot be read."""
+    try:
+        return hashlib.sha256(_read_file(root / path)).hexdigest()
+    except images.BadImage as bad:
+        return bad.reason
+    except OSError:
+        return "unreadable"
+
+
+def store(path: pathlib.Path, data: bytes | str) -> None:
+    """Publishes `data`; StorageError names the path and the bytes."""
+    try:
+        files.publish(path, data)
+    except OSError as error:
+        raise storage_error(path, len(data), error) from error
+
+
+def storage_error(
+    path: pathlib.Path, size: int | None, error: OSError
+) -> cli.StorageError:
+    """Returns the error for people of a file that could not be written."""
+    what = "" if size is None else f" {size} bytes"
+    free = shutil.disk_usage(path.parent).free
+    return cli.StorageError(
+        f"{path}: cannot write{what}: {error.strerror or error} ({free} bytes free)\n"
+        "make room, then repeat the command: it goes on from what is complete"
+    )
+
+
+def _key(chunk: Chunk) -> str:
+    """Returns a hash over everything that shapes the chunk's bytes."""
+    seen = [dataclasses.asdict(chunk.encoding), versions()]
+    for source in chunk.sources:
+        try:
+            status = os.stat(chunk.root / source.path)
+            seen.append([source.path, status.st_size, status.st_mtime_ns])
+        except OSError as error:
+            seen.append([source.path, error.errno])
+    return files.sha256_bytes(json.dumps(seen).encode())
+
+
+def _convert_one(
+    root: pathlib.Path, source: Source, encoding: Encoding
+) -> tuple[Film, bytes, int]:
+    """Returns what became of one source, its stored image and difference hash."""
+    film = Film(source)
+    try:
+        data = _read_file(root / source.path)
+        film = film._replace(
+            source_bytes=len(data), sha256=hashlib.sha256(data).hexdigest()
+        )
+        decoded = images.read(data, encoding.image_size)
+    except images.BadImage as bad:
+        return film._replace(reason=bad.reason, detail=bad.detail), b"", 0
+    except OSError as error:
+        detail = error.strerror or str(error)
+        return film._replace(reason="unreadable", detail=detail), b"", 0
+    stored = images.encode(decoded.grey, encoding.encoding, quality=encoding.quality)
+    film = film._replace(
+        width=decoded.width,
+        height=decoded.height,
+        mode=decoded.mode,
+        format=decoded.format,
+        length=len(stored),
+    )
+    return film, stored, near_duplicates.difference_hash(decoded.grey)
+
+
+def _read_file(path: pathlib.Path) -> bytes:
+    # Non-blocking, because a file may have turned into a FIFO since it was listed.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise images.BadImage("special_file", "not a regular file")
+        if status.st_size > images.MAX_BYTES:
+            raise images.BadImage(
+                "too_many_bytes",
+                f"{status.st_size} bytes, the limit is {images.MAX_BYTES}",
+            )
+        return file.read()

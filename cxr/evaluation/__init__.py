@@ -1,0 +1,1 @@
+"""From a run and a split to numbers, pictures and a report."""

@@ -1,0 +1,227 @@
+"""Which pictures an evaluation gets, and which films stand in them."""
+
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from cxr import pages
+from cxr.evaluation import curve_figures, figures, film_figures, metrics
+from cxr.evaluation.assessment import Question, judge
+from cxr.evaluation.film_figures import Film
+from cxr.evaluation.predictions import Predictions
+
+_SAMPLES = 12
+_MISTAKES = 6  # of each kind
+_SHOWN_POINTS = 4
+
+# Indices of a split -> uint8 [n, S, S].
+ReadFilms = Callable[[np.ndarray], np.ndarray]
+
+
+def draw(
+    folder: pathlib.Path,
+    summary: Mapping[str, Any],
+    table: Predictions,
+    question: Question,
+    validation: Predictions | None,
+) -> dict[str, pathlib.Path]:
+    """Draws what needs numbers only.
+
+    Args:
+      folder: where the PNGs go.
+      summary: metrics.json's content of the same table.
+      table: the judged predictions.
+      question: what was asked of them.
+      validation: predictions of validation for the shift picture, or None.
+
+    Returns:
+      Name -> PNG, as `report.render` wants them.
+    """
+    scored = judge(table, question)
+    names = table.class_names
+    shown = range(len(names)) if scored.positive is None else [scored.positive]
+    present = [c for c in shown if 0 < np.sum(scored.labels == c) < len(scored.labels)]
+    paths = {}
+
+    def place(name: str) -> pathlib.Path:
+        paths[name] = folder / f"{name}.png"
+        return paths[name]
+
+    if present:
+        curves = {
+            _with_area(summary, names[c]): metrics.ranking_curves(
+                scored.labels == c, scored.probabilities[:, c]
+            )
+            for c in present
+        }
+        shares = [float(np.mean(scored.labels == c)) for c in present]
+        points = operating_points(summary)
+        curve_figures.roc(curves, place("roc"), points=points)
+        curve_figures.precision_recall(
+            curves,
+            place("precision_recall"),
+            base_rates=dict(zip(curves, shares, strict=True)),
+        )
+        if points:
+            curve_figures.predictive_values(points, place("predictive_values"))
+    figures.confusion_matrix(
+        summary["confusion_matrix"], names, place("confusion_matrix")
+    )
+    bins = summary["calibration"]["bins"]
+    curve_figures.calibration(
+        {names[int(c)]: rows for c, rows in bins.items()}, place("calibration")
+    )
+    if scored.positive is not None:
+        panels = {"validation": validation} if validation else {}
+        panels = {**panels, f"{question.split} (judged here)": table}
+        figures.score_histograms(
+            {
+                title: _scores_by_class(t, scored.positive)
+                for title, t in panels.items()
+            },
+            place("score_histograms"),
+            threshold=scored.threshold,
+            xlabel=f"probability of {question.positive_class}",
+        )
+    if summary["subgroups"]:
+        figures.forest(
+            {
+                grouping: [
+                    {"label": f"{name} ({g['n']:,})", **g["metrics"]["accuracy"]}
+                    for name, g in groups.items()
+                ]
+                for grouping, groups in summary["subgroups"].items()
+            },
+            place("subgroups"),
+            title="Accuracy by subgroup",
+            reference=summary["metrics"]["accuracy"]["value"],
+        )
+    return paths
+
+
+def draw_runs(
+    path: pathlib.Path, summary: Mapping[str, Any], names: tuple[str, ...]
+) -> None:
+    """Draws several runs and their ensemble beneath each other."""
+    titles = {"roc_auc": "ROC AUC", "accuracy": "accuracy"}
+    groups = {
+        titles[name]: [
+            *(
+                {"label": run["name"], **run["metrics"][name]}
+                for run in summary["runs"]
+            ),
+            {"label": "ensemble", **summary["metrics"][name]},
+        ]
+        for name in names
+    }
+    figures.forest(groups, path, title="Runs and their ensemble", reference=None)
+
+
+def operating_points(summary: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """Label -> (specificity, sensitivity); points that coincide share a label."""
+    labels: dict[tuple[float, float], list[str]] = {}
+    for point in summary["operating_points"]:
+        found = point["metrics"]
+        rates = (found["specificity"]["value"], found["recall"]["value"])
+        if None not in rates:
+            labels.setdefault(rates, []).append(point["name"])
+    shown = list(labels.items())[:_SHOWN_POINTS]
+    return {" = ".join(names): rates for rates, names in shown}
+
+
+def draw_films(
+    folder: pathlib.Path, table: Predictions, question: Question, read: ReadFilms
+) -> dict[str, pathlib.Path]:
+    """Draws the sample predictions and the hardest mistakes."""
+    sections = {
+        "samples": {"Sample predictions": sample(table, seed=question.seed)},
+        "mistakes": hardest(table, question),
+    }
+    paths = {}
+    for name, groups in sections.items():
+        chosen = {title: found for title, found in groups.items() if len(found)}
+        if not chosen:
+            continue
+        paths[name] = folder / f"{name}.png"
+        film_figures.grid(
+            {
+                title: make_films(table, question, found, read(found))
+                for title, found in chosen.items()
+            },
+            paths[name],
+        )
+    return paths
+
+
+def sample(table: Predictions, *, seed: int, count: int = _SAMPLES) -> np.ndarray:
+    """Indices of films drawn at random, the classes in turn, int64 [<= count]."""
+    order = np.random.default_rng(seed).permutation(len(table.labels))
+    rank = np.zeros(len(order), np.int64)
+    for index in range(len(table.class_names)):
+        members = order[table.labels[order] == index]
+        rank[members] = np.arange(len(members))
+    # The first of each class, then the second of each, ...
+    return order[np.lexsort((table.labels[order], rank[order]))][:count]
+
+
+def hardest(table: Predictions, question: Question) -> dict[str, np.ndarray]:
+    """Heading -> indices of the wrong films, those the model was surest of first."""
+    scored = judge(table, question)
+    wrong = scored.predicted != scored.labels
+    true = scored.probabilities[np.arange(len(scored.labels)), scored.labels]
+    surest = np.argsort(true, kind="stable")
+    if scored.positive is None:
+        found = surest[wrong[surest]][: 2 * _MISTAKES]
+        return {"Mistakes it was surest of": found}
+    name = question.positive_class
+    ill = scored.labels == scored.positive
+    return {
+        f"Missed {name} (false negatives)": surest[(wrong & ill)[surest]][:_MISTAKES],
+        "False alarms (false positives)": surest[(wrong & ~ill)[surest]][:_MISTAKES],
+    }
+
+
+def make_films(
+    table: Predictions,
+    question: Question,
+    indices: np.ndarray,
+    images: np.ndarray,
+    heat: np.ndarray | None = None,
+) -> list[Film]:
+    """Films with captions: truth, prediction and its probability."""
+    scored = judge(table, question)
+    predicted = scored.predicted
+    films = []
+    for place, index in enumerate(indices):
+        truth, said = scored.labels[index], predicted[index]
+        # Two classes: the probability that the threshold speaks of.
+        shown = said if scored.positive is None else scored.positive
+        films.append(
+            Film(
+                image=images[place],
+                caption=f"truth {_short(table.class_names[truth])}\n"
+                f"said {_short(table.class_names[said])}, p "
+                f"{pages.probability(scored.probabilities[index, shown])}",
+                right=bool(truth == said),
+                heat=None if heat is None else heat[place],
+            )
+        )
+    return films
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 12 else name[:11] + "."
+
+
+def _with_area(summary: Mapping[str, Any], name: str) -> str:
+    area = summary["per_class"][name]["roc_auc"]
+    return name if area is None else f"{name} (AUC {area:.3f})"
+
+
+def _scores_by_class(table: Predictions, positive: int) -> dict[str, np.ndarray]:
+    return {
+        name: table.probabilities[table.labels == index, positive]
+        for index, name in enumerate(table.class_names)
+    }

@@ -1,0 +1,214 @@
+"""From a run folder to its evaluation folder: predictions, numbers, pictures, page."""
+
+import dataclasses
+import pathlib
+import time
+from typing import Any
+
+import numpy as np
+
+from cxr import files, inference, records, runs
+from cxr.evaluation import (
+    assessment,
+    attention,
+    figures,
+    illustrations,
+    origins,
+    predictions,
+    report,
+    scoring,
+)
+from cxr.evaluation.assessment import Question
+from cxr.evaluation.predictions import Predictions
+
+METRICS = "metrics.json"
+REPORT = "report.html"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How to judge: the flags of the same names."""
+
+    split: str
+    batch_size: int = 32
+    cache: str = "auto"
+    draws: int = 1000
+    seed: int = 0
+    explain: int = 24
+    report: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """A run's evaluation, with what an ensemble needs of it."""
+
+    run: runs.Run
+    record_set: records.RecordSet
+    table: Predictions
+    validation: Predictions | None
+    question: Question
+    summary: dict[str, Any]
+
+    def read_films(self, indices: np.ndarray) -> np.ndarray:
+        """Films of the judged split, uint8 [n, S, S]."""
+        return scoring.films(self.record_set, self.question.split, indices)
+
+
+def judge_run(run: runs.Run, record_set: records.RecordSet, options: Options) -> Judged:
+    """Predicts a split, judges it and publishes the run's evaluation folder.
+
+    Args:
+      run: the finished run.
+      record_set: the data to judge on.
+      options: split, batch size, draws, films to explain.
+    """
+    folder = predictions.folder(run.workdir, options.split)
+    reads = log_reading(run, record_set, options.split)
+    predictor = inference.load(run)
+    begin = time.perf_counter()
+    table = scoring.predict(
+        record_set,
+        options.split,
+        predictor=predictor,
+        batch_size=options.batch_size,
+        cache=options.cache,
+    )
+    predicted_s = time.perf_counter() - begin
+    source = predictions.describe_source(
+        run.info, record_set.manifest.fingerprint, options.split
+    )
+    predictions.publish(folder, table, source)
+    validation = _validation(run, predictor, options, record_set, table)
+    begin = time.perf_counter()
+    question = ask(run, options)
+    rows = record_set.examples(options.split)
+    summary = assessment.summarise(table, question, rows=rows, validation=validation)
+    judged = Judged(run, record_set, table, validation, question, summary)
+    pictures = draw(judged, folder) if options.report else {}
+    if options.report and options.explain:
+        pictures |= _explain(judged, folder, predictor, options.explain)
+    where = origins.describe(run, record_set) | origins.remarks(run, record_set, reads)
+    publish(folder, summary, where, pictures)
+    say(summary, folder)
+    print(
+        f"{len(table.labels)} films predicted in {predicted_s:.1f} s, judged and drawn "
+        f"in {time.perf_counter() - begin:.1f} s"
+    )
+    return judged
+
+
+def draw(judged: Judged, folder: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Draws an evaluation's pictures, all but Grad-CAM; name -> PNG."""
+    found = illustrations.draw(
+        folder, judged.summary, judged.table, judged.question, judged.validation
+    )
+    found |= illustrations.draw_films(
+        folder, judged.table, judged.question, judged.read_films
+    )
+    if (judged.run.workdir / runs.HISTORY).is_file():
+        found["curves"] = folder / "curves.png"
+        figures.training_curves(runs.read_history(judged.run.workdir), found["curves"])
+    return found
+
+
+def _explain(
+    judged: Judged, folder: pathlib.Path, predictor: inference.Predictor, count: int
+) -> dict[str, pathlib.Path]:
+    path = folder / "attention.png"
+    found = attention.draw(
+        path,
+        predictor,
+        judged.table,
+        judged.question,
+        read=judged.read_films,
+        count=count,
+    )
+    judged.summary["attention"] = found
+    return {"attention": path} if found else {}
+
+
+def ask(run: runs.Run, options: Options) -> Question:
+    """The question a run's own model.json asks: its class, its frozen threshold."""
+    nothing = {"value": None, "rule": None, "chosen_on": None}
+    return Question(
+        split=options.split,
+        positive_class=run.info["positive_class"],
+        threshold=run.info["threshold"] or nothing,
+        draws=options.draws,
+        seed=options.seed,
+    )
+
+
+def _validation(
+    run: runs.Run,
+    predictor: inference.Predictor,
+    options: Options,
+    record_set: records.RecordSet,
+    table: Predictions,
+) -> Predictions | None:
+    """Predictions of the validation films of the set the run was trained on.
+
+    None where that set has gone or changed: films the threshold was not chosen on
+    are no reference.
+    """
+    trained_on = run.info["data"]
+    if record_set.manifest.fingerprint != trained_on["fingerprint"]:
+        path = pathlib.Path(
+            trained_on["data_dir"], trained_on["dataset"], trained_on["version"]
+        )
+        if not (path / records.MANIFEST).is_file():
+            return None
+        record_set = records.load(path)
+        if record_set.manifest.fingerprint != trained_on["fingerprint"]:
+            return None
+    elif options.split == "validation":
+        return table
+    return scoring.reference(
+        run,
+        record_set,
+        predictor=predictor,
+        batch_size=options.batch_size,
+        cache=options.cache,
+    )
+
+
+def log_reading(run: runs.Run, record_set: records.RecordSet, split: str) -> int | None:
+    """Logs a reading of the test split; returns how many there are by now."""
+    if split != "test":
+        return None
+    return scoring.log_test_read(run, record_set, split)
+
+
+def publish(
+    folder: pathlib.Path,
+    summary: dict[str, Any],
+    where: dict[str, str],
+    pictures: dict[str, pathlib.Path],
+) -> None:
+    """Writes metrics.json, and the page where there are pictures for it."""
+    # When it was judged is no property of the result: the same run and films give
+    # the same file.
+    changing = ("evaluated", "test_reads")
+    summary["provenance"] = {n: text for n, text in where.items() if n not in changing}
+    runs.write_json(folder / METRICS, summary)
+    if pictures:
+        files.publish(folder / REPORT, report.render(summary, pictures, where))
+
+
+def say(summary: dict[str, Any], folder: pathlib.Path) -> None:
+    """The answer in a few lines."""
+    print(
+        f"\n{summary['split']}: {summary['n']} films, {summary['n_patients']} patients"
+    )
+    for name in ("roc_auc", "accuracy", "recall", "specificity"):
+        entry = summary["metrics"][name]
+        if entry["value"] is None:
+            print(f"  {name:12s} undefined")
+            continue
+        bounds = entry["ci95"]
+        shown = f"(95 %: {bounds[0]:.4f} to {bounds[1]:.4f})" if bounds else ""
+        print(f"  {name:12s} {entry['value']:.4f} {shown}")
+    majority = summary["majority"]
+    print(f"  always {majority['class']}: accuracy {majority['accuracy']:.4f}")
+    page = folder / REPORT
+    print(f"report: {page}" if page.is_file() else f"numbers: {folder / METRICS}")

@@ -1,0 +1,173 @@
+"""predictions.csv: what a model said about each film of a split, kept with its source.
+
+A table is only read back for the model and the data that made it, so that numbers of
+an older model never slip into a report.
+"""
+
+import csv
+import dataclasses
+import io
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from cxr import cli, files
+from cxr.evaluation import metrics
+
+TABLE = "predictions.csv"
+SOURCE = "predictions.json"
+_PREFIX = "probability_"
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """One row a film, in the split's index order.
+
+    Attributes:
+      filenames: path of each film as in examples.csv.
+      patient_ids: patient of each film.
+      labels: int64 [n], index into `class_names`.
+      probabilities: float64 [n, C].
+      class_names: the C classes in column order.
+    """
+
+    filenames: tuple[str, ...]
+    patient_ids: tuple[str, ...]
+    labels: np.ndarray
+    probabilities: np.ndarray
+    class_names: tuple[str, ...]
+
+
+def tabulate(
+    rows: Sequence[Mapping[str, str]],
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    class_names: Sequence[str],
+) -> Predictions:
+    """A split's table from what the model gave.
+
+    Args:
+      rows: the split's rows of examples.csv, in index order.
+      labels: int [n].
+      probabilities: float [n, C], brought to float64 whose rows sum to 1.
+      class_names: the C classes in column order.
+    """
+    return Predictions(
+        filenames=tuple(row["filename"] for row in rows),
+        patient_ids=tuple(row["patient_id"] for row in rows),
+        labels=np.asarray(labels, np.int64),
+        probabilities=metrics.exact_probabilities(probabilities),
+        class_names=tuple(class_names),
+    )
+
+
+def folder(workdir: pathlib.Path, split: str) -> pathlib.Path:
+    """Where a run's evaluation of a split lies."""
+    return workdir / f"evaluation-{split}"
+
+
+def to_csv(predictions: Predictions) -> str:
+    """The table as CSV text; probabilities as repr, so reading them back is exact."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    columns = [_PREFIX + name for name in predictions.class_names]
+    writer.writerow(["filename", "patient_id", "label", *columns])
+    for name, patient, label, row in zip(
+        predictions.filenames,
+        predictions.patient_ids,
+        predictions.labels,
+        predictions.probabilities,
+        strict=True,
+    ):
+        values = [repr(float(value)) for value in row]
+        writer.writerow([name, patient, predictions.class_names[label], *values])
+    return buffer.getvalue()
+
+
+def from_csv(text: str) -> Predictions:
+    """Reads what `to_csv` wrote; ValueError when it is something else."""
+    rows = list(csv.DictReader(io.StringIO(text)))
+    header = text.splitlines()[0].split(",") if text else []
+    names = tuple(h.removeprefix(_PREFIX) for h in header if h.startswith(_PREFIX))
+    try:
+        return Predictions(
+            filenames=tuple(row["filename"] for row in rows),
+            patient_ids=tuple(row["patient_id"] for row in rows),
+            labels=np.array([names.index(row["label"]) for row in rows], np.int64),
+            probabilities=np.array(
+                [[float(row[_PREFIX + name]) for name in names] for row in rows]
+            ).reshape(len(rows), len(names)),
+            class_names=names,
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a predictions table: {error}") from error
+
+
+def publish(
+    path: pathlib.Path, predictions: Predictions, source: Mapping[str, str]
+) -> None:
+    """Writes the table and, beside it, what it was made from.
+
+    Args:
+      path: the folder to write to, see `folder`.
+      predictions: the table.
+      source: what must be equal for a later `recall`, see `describe_source`.
+    """
+    text = to_csv(predictions)
+    files.publish(path / TABLE, text)
+    described = {**source, "sha256": files.sha256_bytes(text.encode())}
+    files.publish(path / SOURCE, json.dumps(described, indent=2) + "\n")
+
+
+def recall(path: pathlib.Path, source: Mapping[str, str]) -> Predictions | None:
+    """Reads the table back, None where it is missing, stale or damaged."""
+    try:
+        described = json.loads((path / SOURCE).read_text(encoding="utf-8"))
+        text = (path / TABLE).read_text(encoding="utf-8")
+        if described != {**source, "sha256": files.sha256_bytes(text.encode())}:
+            return None
+        return from_csv(text)
+    except (OSError, ValueError):
+        return None
+
+
+def describe_source(info: Mapping, fingerprint: str, split: str) -> dict[str, str]:
+    """What a predictions table depends on: the model, the data and the split.
+
+    Args:
+      info: the run's model.json.
+      fingerprint: of the data set that is read, which need not be the training one.
+      split: name of the split.
+    """
+    return {
+        "model_sha256": info["model_sha256"],
+        "fingerprint": fingerprint,
+        "split": split,
+    }
+
+
+def average(tables: Sequence[Predictions]) -> Predictions:
+    """The ensemble: the mean of the models' probabilities, film by film.
+
+    Raises:
+      DataError: the tables differ in films, labels or classes.
+    """
+    first = tables[0]
+    for other in tables[1:]:
+        check_same_films(first, other)
+    mean = np.mean([table.probabilities for table in tables], axis=0)
+    return dataclasses.replace(first, probabilities=mean)
+
+
+def check_same_films(first: Predictions, other: Predictions) -> None:
+    """Raises DataError unless both tables speak of the same films and classes."""
+    for field in ("class_names", "filenames", "patient_ids"):
+        if getattr(first, field) != getattr(other, field):
+            raise cli.DataError(
+                f"the runs cannot be put side by side: their {field} differ; "
+                "evaluate both on one data set with --data_dir and --dataset"
+            )
+    if not np.array_equal(first.labels, other.labels):
+        raise cli.DataError("the runs cannot be put side by side: their labels differ")

@@ -1,0 +1,204 @@
+"""report.html: the evaluation for a reader, the answer first."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from cxr import pages
+from cxr.evaluation import sections
+
+DISCLAIMER = "For research only. Not a medical device; never for the care of a patient."
+# A difference to validation that a reader must hear about before anything else.
+_SHIFT_ALARM = 0.05
+
+
+def render(
+    summary: Mapping[str, Any],
+    pictures: Mapping[str, pathlib.Path],
+    provenance: Mapping[str, str],
+) -> str:
+    """The report as one HTML document.
+
+    Args:
+      summary: the content of metrics.json.
+      pictures: name -> PNG; what is missing is left out.
+      provenance: label -> text, shown in the table of origins; `data` and
+        the remarks are also used elsewhere on the page.
+
+    Returns:
+      HTML that needs no other file.
+    """
+    body = {
+        "discrimination": sections.discrimination(summary, pictures),
+        "threshold": sections.threshold(summary, pictures),
+        "calibration": sections.calibration(summary, pictures),
+        "shift": sections.shift(summary, pictures),
+        "subgroups": sections.subgroups(summary, pictures),
+        "films": sections.films(pictures),
+        "attention": sections.attention(summary, pictures),
+        "runs": sections.runs(summary, pictures),
+        "training": sections.training(pictures),
+        "numbers": sections.numbers(summary),
+        "provenance": sections.provenance(provenance),
+        "limits": sections.limits(summary),
+    }
+    written = {anchor: part for anchor, part in body.items() if part}
+    parts = [
+        _first_screen(summary, provenance, list(written)),
+        *written.values(),
+        f"<footer>{pages.escape(DISCLAIMER)}</footer>",
+    ]
+    return pages.page(f"{_what(summary)}, {summary['split']} split", parts)
+
+
+def _what(summary: Mapping[str, Any]) -> str:
+    if summary["positive_class"] is None:
+        return " / ".join(summary["class_names"])
+    others = [n for n in summary["class_names"] if n != summary["positive_class"]]
+    return f"{summary['positive_class']} against {others[0]}"
+
+
+def _first_screen(
+    summary: Mapping[str, Any], provenance: Mapping[str, str], anchors: list[str]
+) -> str:
+    cards = [
+        _card(summary["metrics"][name], label) for name, label in sections.HEADLINE
+    ]
+    links = "".join(f'<a href="#{anchor}">{anchor}</a>' for anchor in anchors)
+    return "".join(
+        [
+            "<header>",
+            pages.paragraph(
+                f"cxr evaluation · {provenance.get('data', '')}", kind="eyebrow"
+            ),
+            f"<h1>{pages.escape(_what(summary))}, {pages.escape(summary['split'])} "
+            "split</h1>",
+            pages.paragraph(_lead(summary), kind="lead"),
+            f'<div class="answers">{"".join(cards)}</div>',
+            pages.notes(_findings(summary, provenance)),
+            f"<nav>{links}</nav></header>",
+        ]
+    )
+
+
+def _card(entry: Mapping[str, Any], label: str) -> str:
+    bounds = entry["ci95"]
+    bar = (bounds[0], entry["value"], bounds[1]) if bounds else None
+    area = label == "ROC AUC"
+    value = pages.number(entry["value"]) if area else pages.percent(entry["value"])
+    text = "no interval"
+    if bounds:
+        text = pages.interval(bounds)
+        if not area:
+            text = f"{100 * bounds[0]:.1f} to {pages.percent(bounds[1])}"
+    return pages.answer(label, value, interval=f"95 %: {text}", bar=bar)
+
+
+def _lead(summary: Mapping[str, Any]) -> str:
+    counts = ", ".join(f"{n:,} {name}" for name, n in summary["class_counts"].items())
+    films = (
+        f"{summary['n']:,} films of {summary['n_patients']:,} patients ({counts}). "
+        "Intervals resample patients, not films. "
+    )
+    threshold = summary["threshold"]
+    if threshold is None:
+        return films + "The predicted class is the most probable; means over classes."
+    return films + (
+        f"Positive when p ≥ {pages.probability(threshold['value'])}, chosen on "
+        f"{threshold['chosen_on'] or 'no data'} by the rule {threshold['rule']}"
+        + (
+            ", the very films judged here: optimistic."
+            if threshold["chosen_on"] == summary["split"]
+            else " and frozen."
+        )
+    )
+
+
+def _findings(
+    summary: Mapping[str, Any], provenance: Mapping[str, str]
+) -> list[tuple[str, str]]:
+    """What a careful reader should know beside the four numbers."""
+    majority, accuracy = summary["majority"], summary["metrics"]["accuracy"]
+    line = (
+        f"Always answering {majority['class']} would be right in "
+        f"{pages.percent(majority['accuracy'])} of these films"
+    )
+    found = [("plain", f"{line}.")]
+    if accuracy["value"] <= majority["accuracy"]:
+        found = [("warn", f"{line}: the model's accuracy is no better than that.")]
+    if summary["shift"]:
+        found += _shift_findings(summary)
+    temperature = summary["calibration"]["temperature"]
+    if temperature:
+        kind = "plain" if temperature["transfers"] else "warn"
+        found.append((kind, temperature["verdict"]))
+    if provenance.get("test_reads"):
+        found.append(("plain", provenance["test_reads"]))
+    found += [
+        ("warn", provenance[name])
+        for name in ("other_data", "synthetic")
+        if provenance.get(name)
+    ]
+    return found
+
+
+def _shift_findings(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Warns of what is far from validation, and farther than chance."""
+    found = []
+    for name, label in (("specificity", "Specificity"), ("recall", "Sensitivity")):
+        here, there = summary["metrics"][name], summary["shift"]["validation"][name]
+        if there is None or not here["ci95"]:
+            continue
+        low, high = here["ci95"]
+        if low <= there <= high or abs(here["value"] - there) < _SHIFT_ALARM:
+            continue
+        found.append(
+            (
+                "warn",
+                f"{label} is {pages.percent(here['value'])} here and "
+                f"{pages.percent(there)} on validation at the same threshold: these "
+                "films differ from those the threshold was chosen on.",
+            )
+        )
+    return found
+
+
+def render_comparison(
+    result: Mapping[str, Any], picture: pathlib.Path, data: str
+) -> str:
+    """The page of `--compare`: the verdict, the picture, every difference.
+
+    Args:
+      result: the content of comparison.json.
+      picture: PNG of the differences.
+      data: one line on the data set.
+    """
+    first, second = result["runs"]["a"], result["runs"]["b"]
+    rows = [
+        (
+            name,
+            pages.number(entry["a"], 4),
+            pages.number(entry["b"], 4),
+            pages.number(entry["value"], 4),
+            pages.interval(entry["ci95"], 4),
+        )
+        for name, entry in result["differences"].items()
+    ]
+    title = f"{second} against {first}"
+    films = f"{result['n']:,} films of {result['n_patients']:,} patients"
+    body = [
+        pages.paragraph(
+            f"cxr comparison · {data}, {result['split']} split", kind="eyebrow"
+        ),
+        f"<h1>{pages.escape(title)}</h1>",
+        pages.notes([("plain", result["verdict"])]),
+        pages.paragraph(
+            f"{films}, judged by both models; the interval of a difference comes from "
+            f"{result['draws']:,} resamples of the patients, the same for both. Each "
+            "model keeps its own frozen threshold.",
+        ),
+        pages.picture(picture, alt="differences with intervals"),
+        pages.table(("metric", first, second, "difference", "95 % interval"), rows),
+        f"<footer>{pages.escape(DISCLAIMER)}</footer>",
+    ]
+    return pages.page(title, body)

@@ -1,0 +1,115 @@
+"""A run's predictions on a split: every film exactly once, or an error."""
+
+import csv
+import datetime
+import time
+
+import numpy as np
+
+from cxr import files, images, inference, records, runs
+from cxr.evaluation import predictions
+from cxr.input import pipeline
+from cxr.input.decoding import Reader
+
+TEST_READS = "test_reads.csv"
+_READ_COLUMNS = ("time", "split", "dataset", "fingerprint", "model_sha256", "films")
+
+
+def predict(
+    record_set: records.RecordSet,
+    split: str,
+    *,
+    predictor: inference.Predictor,
+    batch_size: int,
+    cache: str = "auto",
+) -> predictions.Predictions:
+    """Runs the model over a split.
+
+    Raises:
+      DataError: a damaged record.
+      RuntimeError: a film was met twice or never (a fault of ours).
+    """
+    source = pipeline.open_split(
+        record_set,
+        split,
+        image_size=predictor.image_size,
+        cache=cache,
+        progress=False,
+    )
+    found = np.full((source.n, len(predictor.class_names)), np.nan, np.float32)
+    met = np.zeros(source.n, np.int64)
+    labels = np.full(source.n, -1, np.int64)
+    for batch in source.batches(source.evaluation(batch_size)):
+        indices = batch[2].numpy()
+        found[indices] = predictor.predict([batch], batch_size=batch_size)
+        labels[indices] = batch[1].numpy()
+        np.add.at(met, indices, 1)
+    if not np.all(met == 1) or source.n != record_set.split(split).num_examples:
+        raise RuntimeError(f"{split}: {np.sum(met != 1)} films not met exactly once")
+    return predictions.tabulate(
+        record_set.examples(split), labels, found, predictor.class_names
+    )
+
+
+def reference(
+    run: runs.Run,
+    record_set: records.RecordSet,
+    *,
+    predictor: inference.Predictor,
+    batch_size: int,
+    cache: str = "auto",
+) -> predictions.Predictions:
+    """The validation split's predictions, from an earlier reading where it is valid."""
+    source = predictions.describe_source(
+        run.info, record_set.manifest.fingerprint, "validation"
+    )
+    kept = predictions.recall(predictions.folder(run.workdir, "validation"), source)
+    if kept is not None:
+        return kept
+    found = predict(
+        record_set,
+        "validation",
+        predictor=predictor,
+        batch_size=batch_size,
+        cache=cache,
+    )
+    predictions.publish(predictions.folder(run.workdir, "validation"), found, source)
+    return found
+
+
+def films(record_set: records.RecordSet, split: str, indices: np.ndarray) -> np.ndarray:
+    """Reads some films of a split at the stored size, uint8 [n, S, S]."""
+    manifest = record_set.manifest
+    size = manifest.image_size
+    reader = Reader(record_set, split, image_size=size)
+    grey = [
+        np.frombuffer(data, np.uint8).reshape(size, size)
+        if manifest.encoding == "raw"
+        else images.to_grey(data, size)
+        for data in reader.encoded(np.asarray(indices, np.int64))
+    ]
+    return np.array(grey, np.uint8).reshape(len(grey), size, size)
+
+
+def log_test_read(run: runs.Run, record_set: records.RecordSet, split: str) -> int:
+    """Adds a line to the run's log of test readings; returns how many there are.
+
+    A test split that is read again and again while the model changes is no test any
+    more; the log lets a reader see how often it was.
+    """
+    path = run.workdir / TEST_READS
+    before = path.read_text(encoding="utf-8") if path.is_file() else ""
+    lines = before.splitlines() or [",".join(_READ_COLUMNS)]
+    manifest = record_set.manifest
+    now = datetime.datetime.fromtimestamp(time.time(), datetime.UTC)
+    values = (
+        now.isoformat(timespec="seconds"),
+        split,
+        f"{manifest.name} {manifest.version}",
+        manifest.fingerprint,
+        run.info["model_sha256"],
+        str(record_set.split(split).num_examples),
+    )
+    files.publish(path, "\n".join([*lines, ",".join(values)]) + "\n")
+    with open(path, newline="", encoding="utf-8") as file:
+        return sum(1 for _ in csv.DictReader(file))

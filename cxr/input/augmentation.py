@@ -1,0 +1,59 @@
+"""Augmentation by name: what the training step calls on the device.
+
+Randomness is a pure function of (seed, step, example), so a film is augmented
+alike in any batch, on any replica and after a resume. `policies` draws and applies
+the changes; `augmentation_layers` puts them on keras-cv's layers.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from cxr.input.policies import POLICIES, Policy, draw
+
+Augment = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
+
+
+def build(policy: str, *, seed: int) -> Augment:
+    """Returns the augmentation of a policy.
+
+    Args:
+      policy: a name in `POLICIES`. `keras_cv` runs keras-cv's stock layers one
+        after the other; it is the comparator of the others.
+      seed: the run's seed.
+
+    Returns:
+      A function of `(films uint8 [B, H, W, 1], step int64 scalar, example indices
+      int64 [B])` to augmented films, float32 [B, H, W, 1] in 0..255, whatever the
+      Keras precision policy.
+
+    Raises:
+      ValueError: an unknown policy.
+    """
+    if policy not in POLICIES:
+        raise ValueError(f"augmentation={policy!r}: expected one of {list(POLICIES)}")
+    if policy == "none":
+        return lambda films, step, examples: tf.cast(films, tf.float32)
+    # Here and not above: keras-cv takes two seconds to import.
+    from cxr.input import augmentation_layers
+
+    stock = policy == "keras_cv"
+    kind = augmentation_layers.Stock if stock else augmentation_layers.Fused
+    return with_layer(kind(POLICIES[policy], seed=seed), POLICIES[policy], seed=seed)
+
+
+def with_layer(layer: Any, policy: Policy, *, seed: int) -> Augment:
+    """Returns the augmentation that draws by `policy` and applies by `layer`.
+
+    Args:
+      layer: has `augment_images(films float32, draws)`, see `augmentation_layers`.
+      policy: the ranges.
+      seed: the run's seed.
+    """
+
+    def augment(films: tf.Tensor, step: tf.Tensor, examples: tf.Tensor) -> tf.Tensor:
+        draws = draw(policy, examples, seed=seed, step=step)
+        return layer.augment_images(tf.cast(films, tf.float32), draws)
+
+    return augment

@@ -1,0 +1,1 @@
+"""Synthetic chest films with known opacities."""

@@ -1,0 +1,137 @@
+"""What a person sees while training: banner, progress, one line an epoch, plots."""
+
+import pathlib
+import time
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from cxr import records, runs
+from cxr.evaluation import figures
+
+_MIB = 1 << 20
+
+
+def size(num_bytes: float) -> str:
+    """Returns bytes as MiB or GiB for people."""
+    mebibytes = num_bytes / _MIB
+    return (
+        f"{mebibytes / 1024:.1f} GiB" if mebibytes >= 1024 else f"{mebibytes:.0f} MiB"
+    )
+
+
+def counts(manifest: records.Manifest) -> str:
+    """Returns `train 4,434 (1,140 NORMAL, ...)` and so on, for people."""
+    parts = []
+    for split in manifest.splits.values():
+        classes = ", ".join(f"{n:,} {name}" for name, n in split.class_counts.items())
+        parts.append(f"{split.name} {split.num_examples:,} ({classes})")
+    return ", ".join(parts)
+
+
+def say(message: str) -> None:
+    """Prints a line at once, also into a pipe."""
+    print(message, flush=True)
+
+
+class EpochProgress:
+    """A progress bar over an epoch's steps that also keeps the times.
+
+    Args:
+      title: what the bar says, such as `epoch 3/10`.
+      steps: steps of the epoch.
+      done: steps already done before a resume.
+      batch_size: images a step.
+      show: on terminals only; False never.
+    """
+
+    def __init__(
+        self, title: str, *, steps: int, done: int, batch_size: int, show: bool
+    ):
+        self._bar = tqdm(
+            total=steps * batch_size,
+            initial=done * batch_size,
+            desc=title,
+            unit="img",
+            disable=None if show else True,
+            leave=False,
+        )
+        self._batch_size, self._steps = batch_size, 0
+        self._begin, self._waited = time.perf_counter(), 0.0
+
+    def advance(self, steps: int, waited: float | None) -> None:
+        """Counts steps; `waited` is the seconds spent on input, None if unknown."""
+        self._steps += steps
+        self._waited = None if waited is None else (self._waited or 0.0) + waited
+        self._bar.update(steps * self._batch_size)
+
+    def show(self, totals: dict[str, float | None]) -> None:
+        """Shows the running loss and accuracy beside the bar."""
+        shown = {name: f"{v:.4f}" for name, v in totals.items() if v is not None}
+        if self._waited is not None:
+            seconds = max(time.perf_counter() - self._begin, 1e-9)
+            shown["input wait"] = f"{self._waited / seconds:.0%}"
+        self._bar.set_postfix(shown)
+
+    def close(self) -> dict[str, float | None]:
+        """Removes the bar; returns the history's time columns."""
+        self._bar.close()
+        seconds = max(time.perf_counter() - self._begin, 1e-9)
+        share = None if self._waited is None else self._waited / seconds
+        return {
+            "seconds": seconds,
+            "images_per_sec": self._steps * self._batch_size / seconds,
+            "input_wait_share": share,
+        }
+
+
+class RunLog:
+    """Everything written for people after an epoch: CSV, curves, TensorBoard.
+
+    Args:
+      workdir: the run folder.
+      tensorboard: write TensorBoard summaries as well.
+    """
+
+    def __init__(self, workdir: pathlib.Path, *, tensorboard: bool):
+        self._workdir = workdir
+        self._writer = None
+        if tensorboard:
+            self._writer = tf.summary.create_file_writer(
+                str(workdir / runs.TENSORBOARD)
+            )
+
+    def epoch(self, rows: list[dict[str, Any]]) -> None:
+        """Publishes the history up to its last row, and says it in one line."""
+        runs.write_history(self._workdir, rows)
+        figures.training_curves(rows, self._workdir / runs.CURVES)
+        row = rows[-1]
+        if self._writer:
+            with self._writer.as_default(step=row["epoch"]):
+                for name, value in row.items():
+                    if isinstance(value, float):
+                        tf.summary.scalar(name, value)
+            self._writer.flush()
+        say(_line(row))
+
+    def films(self, films: np.ndarray) -> None:
+        """Writes a few augmented films, float32 [n, S, S, 1] in 0..255."""
+        if self._writer:
+            with self._writer.as_default(step=0):
+                tf.summary.image("augmented films", films / 255, max_outputs=8)
+
+
+def _line(row: dict[str, Any]) -> str:
+    def show(name: str, spec: str) -> str:
+        return "-" if row[name] is None else format(row[name], spec)
+
+    return (
+        f"epoch {row['epoch']:3d} {row['stage']}: loss {show('loss', '.4f')} "
+        f"accuracy {show('accuracy', '.4f')} | validation loss "
+        f"{show('val_loss', '.4f')} accuracy {show('val_accuracy', '.4f')} AUC "
+        f"{show('val_roc_auc', '.4f')} | rate {row['learning_rate']:.2g}, "
+        f"{row['images_per_sec']:.0f} images/s, input wait "
+        f"{show('input_wait_share', '.1%')}, {row['seconds']:.1f} s"
+    )

@@ -1,0 +1,114 @@
+"""A finished run's model: published once, with the threshold that belongs to it."""
+
+import pathlib
+from typing import Any
+
+import keras
+import numpy as np
+
+from cxr import files, inference, provenance, records, runs
+from cxr.config import TrainConfig
+from cxr.evaluation import calibration, operating_points, predictions
+from cxr.input import pipeline
+from cxr.training import models
+
+
+def publish(
+    config: TrainConfig,
+    record_set: records.RecordSet,
+    *,
+    spec: models.ModelSpec,
+    best: list[np.ndarray],
+    final: list[np.ndarray],
+    best_epoch: int,
+    validation: pipeline.Source,
+) -> None:
+    """Writes the model, then model.json, which makes the run finished.
+
+    Args:
+      config: the run's flags; `workdir` is the run folder.
+      record_set: the data set.
+      spec: the network.
+      best: the weights to publish, in the network's order.
+      final: the last epoch's weights, of which only a hash is kept.
+      best_epoch: the epoch of `best`, counted from 1.
+      validation: on which threshold and temperature are chosen; the test split is
+        never opened here.
+    """
+    workdir, manifest = pathlib.Path(config.workdir), record_set.manifest
+    model = models.build(spec, dtype="float32")
+    model.set_weights(best)
+    with files.publishing(workdir / runs.MODEL) as temporary:
+        model.save(temporary)
+    found = _predict(config, manifest, model, validation)
+    info = {
+        "schema": runs.SCHEMA,
+        "model": config.model,
+        "class_names": list(manifest.class_names),
+        "positive_class": _positive_class(config, manifest),
+        "head": config.head,
+        "stored_image_size": manifest.image_size,
+        "image_size": config.image_size,
+        **_choose(config, manifest, found, validation.labels),
+        "data": provenance.data_identity(config, manifest),
+        "model_file": runs.MODEL,
+        "model_sha256": files.sha256_file(workdir / runs.MODEL),
+        "final_weights_sha256": weights_sha256(final),
+        "best_epoch": best_epoch,
+        "num_parameters": model.count_params(),
+    }
+    # Kept, so that an evaluation need not predict validation again.
+    predictions.publish(
+        predictions.folder(workdir, "validation"),
+        predictions.tabulate(
+            record_set.examples("validation"),
+            validation.labels,
+            found,
+            manifest.class_names,
+        ),
+        predictions.describe_source(info, manifest.fingerprint, "validation"),
+    )
+    runs.write_json(workdir / runs.MODEL_INFO, info)
+
+
+def weights_sha256(weights: list[np.ndarray]) -> str:
+    """Returns the SHA-256 over the bytes of all weights in order."""
+    parts = (np.ascontiguousarray(array).tobytes() for array in weights)
+    return files.sha256_bytes(b"".join(parts))
+
+
+def _positive_class(config: TrainConfig, manifest: records.Manifest) -> str:
+    return config.positive_class or manifest.class_names[-1]
+
+
+def _predict(
+    config: TrainConfig,
+    manifest: records.Manifest,
+    model: keras.Model,
+    validation: pipeline.Source,
+) -> np.ndarray:
+    """Probabilities of the very model that is published, float32 [n, C]."""
+    predictor = inference.Predictor(
+        model, manifest.class_names, config.image_size, manifest.image_size
+    )
+    batches = validation.evaluation(config.batch_size)
+    return predictor.predict(batches, batch_size=config.batch_size)
+
+
+def _choose(
+    config: TrainConfig,
+    manifest: records.Manifest,
+    found: np.ndarray,
+    labels: np.ndarray,
+) -> dict[str, Any]:
+    """Chooses threshold and temperature on validation."""
+    temperature = calibration.fit_temperature(labels, found.astype(np.float64))
+    if len(manifest.class_names) > 2:  # argmax decides: there is no threshold
+        return {"threshold": None, "temperature": temperature}
+    positive = manifest.class_names.index(_positive_class(config, manifest))
+    rule = config.threshold_rule
+    value = operating_points.choose_threshold(
+        labels == positive, found[:, positive], rule
+    )
+    chosen = {"value": float(value), "rule": rule, "chosen_on": "validation"}
+    return {"threshold": chosen, "temperature": temperature}

@@ -1,0 +1,461 @@
+"""Training from records to a finished run folder, resumable at every step."""
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from cxr import cli, provenance, records, runs
+from cxr.config import TrainConfig
+from cxr.evaluation import metrics
+from cxr.input import augmentation, pipeline
+from cxr.training import (
+    checkpoints,
+    console,
+    devices,
+    features,
+    interruption,
+    models,
+    pretrained,
+    recipe,
+    release,
+    schedules,
+    steps,
+)
+
+
+class Diverged(cli.CommandError):
+    """A loss or gradient that is not finite; the weights from before are kept."""
+
+
+@dataclasses.dataclass
+class Position:
+    """Where a run is; together with the step's variables, all of its state.
+
+    Attributes:
+      stage: index into the stages.
+      first_step: global step at which the stage began.
+      step: global step, the number of steps done.
+      rows: the history, a row for each finished epoch.
+    """
+
+    stage: int = 0
+    first_step: int = 0
+    step: int = 0
+    rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """Name of the checkpoint at this moment; later moments sort later."""
+        return f"step-{self.step:08d}-epoch-{len(self.rows):04d}-stage-{self.stage}"
+
+
+def train(config: TrainConfig, record_set: records.RecordSet) -> runs.Run:
+    """Trains, or goes on training, until the run folder is finished.
+
+    Args:
+      config: `workdir` must be given.
+      record_set: the checked data set (`preflight.open_data`).
+
+    Returns:
+      The finished run.
+
+    Raises:
+      UsageError: the folder is in use, or holds a run with other flags.
+      Diverged: training met a loss that is not finite.
+      Interrupted: SIGINT or SIGTERM came; the state is saved.
+    """
+    workdir = pathlib.Path(config.workdir)
+    with runs.lock(workdir), interruption.watch() as signals:
+        provenance.check_same_run(workdir, config, record_set)
+        finished = provenance.finished(workdir, config)
+        if finished:
+            console.say(f"{workdir} is finished; nothing to do")
+            return finished
+        try:
+            Trainer(config, record_set, signals).fit()
+        except tf.errors.ResourceExhaustedError as error:
+            raise cli.UnavailableError(
+                f"out of memory with --batch_size={config.batch_size} "
+                f"--image_size={config.image_size}: try half the batch size"
+            ) from error
+        return runs.open_run(workdir)
+
+
+class Trainer:
+    """One training run: data, model and position, from the start or a checkpoint.
+
+    Args:
+      config: the run's flags.
+      record_set: the data set.
+      signals: asked between steps whether to stop.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        record_set: records.RecordSet,
+        signals: interruption.Interruption,
+    ):
+        self._config, self._record_set, self._signals = config, record_set, signals
+        self._workdir = pathlib.Path(config.workdir)
+        self._devices = devices.setup(config)
+        keras.config.set_dtype_policy(self._devices.precision)
+        provenance.publish_settings(
+            self._workdir,
+            config,
+            record_set,
+            device_names=self._devices.names,
+            replicas=self._devices.replicas,
+            precision=self._devices.precision,
+        )
+        self._train = self._open("train")
+        self._validation = self._open("validation")
+        self._steps_per_epoch = self._train.n // config.batch_size
+        self._stages = recipe.stages(config)
+        self._spec = recipe.model_spec(config, record_set.manifest)
+        self._objective = recipe.objective(config, record_set.manifest)
+        with self._devices.strategy.scope():
+            self._model = models.build(
+                self._spec,
+                dropout_seed=config.seed,
+                synchronized=self._devices.replicas > 1,
+            )
+        self._augment = augmentation.build(config.augmentation, seed=config.seed)
+        self._position = Position()
+        self._log = console.RunLog(self._workdir, tensorboard=config.tensorboard)
+        self._step: steps.TrainingStep | None = None
+
+    def fit(self) -> None:
+        """Trains all stages from wherever the run is, then finishes the folder."""
+        checkpoint = self._find_checkpoint()
+        if checkpoint is None:
+            self._load_pretrained()
+        self._banner(checkpoint)
+        try:
+            for index in range(self._position.stage, len(self._stages)):
+                self._begin_stage(index, checkpoint)
+                checkpoint = None
+                self._run_stage()
+            release.publish(
+                self._config,
+                self._record_set,
+                spec=self._spec,
+                best=self._read_best(),
+                final=self._model.get_weights(),
+                best_epoch=self._best_epoch(),
+                validation=self._validation,
+            )
+        except interruption.Interrupted:
+            if self._step is not None:
+                self._save()
+            console.say("saved; the same command goes on from here")
+            raise
+        except tf.errors.OpError as error:
+            # tf.data wraps what our readers raise; a damaged record is a DataError.
+            raise self._train.fault or self._validation.fault or error from error
+
+    # --- beginnings
+
+    def _open(self, split: str) -> pipeline.Source:
+        config = self._config
+        budget = int(config.ram_budget_gib * 2**30) or None
+        return pipeline.open_split(
+            self._record_set,
+            split,
+            image_size=config.image_size,
+            cache=config.cache,
+            ram_budget_bytes=budget,
+            progress=config.progress,
+        )
+
+    def _load_pretrained(self) -> None:
+        if self._spec.name == models.BACKBONE:
+            backbone = self._model.get_layer(models.BACKBONE)
+            pretrained.load_backbone(backbone, self._config.weights)
+
+    def _find_checkpoint(self) -> checkpoints.Checkpoint | None:
+        checkpoint, passed = checkpoints.load_newest(
+            self._workdir / runs.CHECKPOINTS, "step"
+        )
+        for line in passed:
+            console.say(f"damaged, passed over: {line}")
+        if checkpoint is not None:
+            self._position = Position(**checkpoint.state)
+        return checkpoint
+
+    def _banner(self, checkpoint: checkpoints.Checkpoint | None) -> None:
+        config, position = self._config, self._position
+        counts = console.counts(self._record_set.manifest)
+        state = 4 * 3 * self._model.count_params()  # float32 weights, Adam's two slots
+        console.say(
+            f"{config.model} at {config.image_size} px, "
+            f"{self._model.count_params():,} parameters, "
+            f"{self._devices.precision} on {', '.join(self._devices.names)}"
+        )
+        console.say(
+            f"{config.dataset}: {counts}; {self._steps_per_epoch} steps of "
+            f"{config.batch_size} an epoch; memory for films "
+            f"{console.size(self._resident_bytes())}, for weights and optimizer up to "
+            f"{console.size(state)}, activations apart"
+        )
+        if checkpoint is not None:
+            console.say(
+                f"resuming at step {position.step} (epoch {len(position.rows) + 1})"
+            )
+
+    def _resident_bytes(self) -> int:
+        sources = (self._train, self._validation)
+        return sum(source.nbytes for source in sources if source.mode == "ram")
+
+    # --- a stage
+
+    def _begin_stage(
+        self, index: int, checkpoint: checkpoints.Checkpoint | None
+    ) -> None:
+        position, stage = self._position, self._stages[index]
+        if index != position.stage:
+            self._load_best()
+            position.stage, position.first_step = index, position.step
+        recipe.set_trainable(self._model, stage, self._config)
+        self._on_features = stage.name == "head" and self._config.feature_cache
+        cut = models.head_model if self._on_features else models.logits_model
+        with self._devices.strategy.scope():
+            self._network = cut(self._model)
+            optimizer = recipe.make_optimizer(self._config)
+        self._step = steps.TrainingStep(
+            self._network,
+            optimizer,
+            self._objective,
+            augment=None if self._on_features else self._augment,
+            rates=recipe.rates(self._config, stage, self._steps_per_epoch),
+            first_step=position.first_step,
+            step=position.step,
+            strategy=self._devices.strategy,
+            loss_scaling=self._devices.precision == "mixed_float16",
+            jit_compile=self._use_xla(),
+            state_of=self._model,
+        )
+        if checkpoint is not None:
+            self._restore(checkpoint)
+
+    def _use_xla(self) -> bool:
+        if self._config.jit_compile and self._devices.replicas > 1:
+            console.say("--jit_compile: off, XLA does not compile mirrored steps")
+            return False
+        return self._config.jit_compile
+
+    def _restore(self, checkpoint: checkpoints.Checkpoint) -> None:
+        try:
+            self._step.set_state(checkpoint.arrays)
+        except ValueError as error:
+            raise cli.DataError(
+                f"--workdir={self._workdir}: checkpoint {checkpoint.name} does not fit "
+                f"these flags: {error}"
+            ) from error
+
+    def _load_best(self) -> None:
+        """A stage goes on from the best weights of those before."""
+        best = self._read_best()
+        with self._devices.strategy.scope():
+            self._model.set_weights(best)
+
+    def _run_stage(self) -> None:
+        stage = self._stages[self._position.stage]
+        if self._stage_is_done(stage):
+            return
+        source, validation = self._train, self._validation
+        if self._on_features:
+            source, validation = features.cache_backbone(
+                self._config,
+                self._record_set.manifest.fingerprint,
+                model=self._model,
+                train=self._train,
+                validation=self._validation,
+                strategy=self._devices.strategy,
+                check=self._signals.check,
+            )
+        else:
+            self._show_films()
+        batches = source.training(
+            self._config.batch_size, self._config.seed, start_step=self._position.step
+        )
+        self._iterator = self._iterate(source, batches)
+        self._evaluate = steps.BatchMap(
+            steps.probabilities(self._network, self._spec.head),
+            strategy=self._devices.strategy,
+        )
+        while not self._stage_is_done(stage):
+            self._run_epoch(stage, validation)
+
+    def _iterate(self, source, batches: tf.data.Dataset) -> Iterator:
+        """The source's own iterator where the step needs no tf.data iterator."""
+        strategy, config = self._devices.strategy, self._config
+        own = isinstance(source, pipeline.Source) and self._devices.replicas == 1
+        if own and config.steps_per_execution == 1:
+            return source.batches(devices.prefetch(batches))
+        return iter(strategy.experimental_distribute_dataset(devices.prefetch(batches)))
+
+    def _stage_rows(self) -> list[dict[str, Any]]:
+        name = self._stages[self._position.stage].name
+        return [row for row in self._position.rows if row["stage"] == name]
+
+    def _stage_is_done(self, stage: recipe.Stage) -> bool:
+        rows = self._stage_rows()
+        patience = self._config.early_stopping_patience
+        return len(rows) >= stage.epochs or schedules.should_stop(
+            rows, patience=patience
+        )
+
+    def _show_films(self) -> None:
+        """Puts a few films, as the network sees them, into TensorBoard."""
+        if not self._config.tensorboard:
+            return
+        batches = self._train.training(
+            min(8, self._train.n), self._config.seed, start_step=0
+        )
+        images, _, indices = next(iter(batches))
+        step = tf.constant(0, tf.int64)
+        self._log.films(self._augment(images, step, indices).numpy())
+
+    # --- an epoch
+
+    def _run_epoch(self, stage: recipe.Stage, validation) -> None:
+        position, config, step = self._position, self._config, self._step
+        rows = self._stage_rows()
+        if config.schedule == "plateau":
+            step.rate_factor.assign(
+                schedules.plateau_factor(rows, patience=config.reduce_lr_patience)
+            )
+        start = position.first_step + len(rows) * self._steps_per_epoch
+        times = self._run_steps(
+            f"epoch {len(position.rows) + 1}", end=start + self._steps_per_epoch
+        )
+        row = {"epoch": len(position.rows) + 1, "stage": stage.name}
+        row |= step.read_totals()
+        row |= self._validate(validation)
+        row["learning_rate"] = step.current_rate()
+        position.rows.append(row | times)
+        step.reset_totals()
+        if schedules.best_row(position.rows, config.best_metric) == row["epoch"] - 1:
+            self._save_best()
+        self._save()
+        self._log.epoch(position.rows)
+
+    def _run_steps(self, title: str, *, end: int) -> dict[str, float | None]:
+        """Runs the steps up to `end`; returns the history's time columns."""
+        position, config = self._position, self._config
+        progress = console.EpochProgress(
+            title,
+            steps=self._steps_per_epoch,
+            done=self._steps_per_epoch - (end - position.step),
+            batch_size=config.batch_size,
+            show=config.progress,
+        )
+        try:
+            while position.step < end:
+                count = self._steps_in_one_go(end)
+                progress.advance(count, self._execute(count))
+                position.step += count
+                if position.step % config.log_every_steps == 0:
+                    self._check_finite()
+                    progress.show(self._step.read_totals())
+                every = config.checkpoint_every_steps
+                if every and position.step % every == 0:
+                    self._save()
+                self._signals.check()
+            self._check_finite()
+        finally:
+            times = progress.close()
+        return times
+
+    def _steps_in_one_go(self, end: int) -> int:
+        """Steps up to the next moment at which Python has something to do."""
+        config, step = self._config, self._position.step
+        stops = [end - step, config.log_every_steps - step % config.log_every_steps]
+        if every := config.checkpoint_every_steps:
+            stops.append(every - step % every)
+        return min(config.steps_per_execution, *stops)
+
+    def _execute(self, count: int) -> float | None:
+        """Runs steps; returns the seconds spent waiting for input where known."""
+        if count > 1:
+            self._step.run_many(self._iterator, tf.constant(count))
+            return None
+        begin = time.perf_counter()
+        batch = next(self._iterator)
+        waited = time.perf_counter() - begin
+        self._step.run(batch)
+        return waited
+
+    def _validate(self, validation) -> dict[str, float | None]:
+        found = self._evaluate.run(
+            validation.evaluation(self._config.batch_size),
+            count=validation.n,
+            batch_size=self._config.batch_size,
+            check=self._signals.check,
+        )
+        return {
+            "val_loss": metrics.log_loss(validation.labels, found),
+            "val_accuracy": metrics.accuracy(validation.labels, found),
+            "val_roc_auc": metrics.roc_auc(validation.labels, found),
+        }
+
+    def _check_finite(self) -> None:
+        bad = int(self._step.first_bad_step.numpy())
+        if bad < 0:
+            return
+        batches = self._train.training(
+            self._config.batch_size, self._config.seed, start_step=bad
+        )
+        _, _, indices = next(iter(batches))
+        rows = self._record_set.examples("train")
+        names = [rows[index]["filename"] for index in indices.numpy()]
+        shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        raise Diverged(
+            f"step {bad}: the loss or a gradient is not finite; the weights before it "
+            f"are in {self._workdir / runs.CHECKPOINTS}\n"
+            f"films of that step: {shown}\n"
+            f"try a lower --learning_rate (now {self._config.learning_rate:g}), "
+            "--warmup_steps, or --precision=float32"
+        )
+
+    # --- state on disk
+
+    def _save(self) -> None:
+        self._check_finite()
+        position = self._position
+        checkpoint = checkpoints.Checkpoint(
+            position.name, self._step.get_state(), dataclasses.asdict(position)
+        )
+        folder = self._workdir / runs.CHECKPOINTS
+        checkpoints.save(folder, checkpoint, keep=self._config.keep_checkpoints)
+
+    def _save_best(self) -> None:
+        weights = self._model.get_weights()
+        arrays = {f"{index:03d}": array for index, array in enumerate(weights)}
+        name = f"best-{len(self._position.rows):04d}"
+        folder = self._workdir / runs.CHECKPOINTS
+        checkpoint = checkpoints.Checkpoint(name, arrays, {})
+        # One more than step checkpoints: falling back over damaged ones finds the
+        # best epoch of that time, too.
+        checkpoints.save(folder, checkpoint, keep=self._config.keep_checkpoints + 1)
+
+    def _best_epoch(self) -> int:
+        return schedules.best_row(self._position.rows, self._config.best_metric) + 1
+
+    def _read_best(self) -> list[np.ndarray]:
+        path = self._workdir / runs.CHECKPOINTS / f"best-{self._best_epoch():04d}"
+        try:
+            arrays = checkpoints.load(path).arrays
+        except checkpoints.Damaged as error:
+            raise cli.DataError(
+                f"{path}: the best epoch's weights are damaged ({error}); train again "
+                "in another --workdir"
+            ) from error
+        return [arrays[name] for name in sorted(arrays)]
