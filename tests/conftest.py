@@ -5,13 +5,14 @@ import io
 import os
 import pathlib
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# As cxr itself asks, which comes too late where numpy is imported first.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
-from PIL import Image
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 import tensorflow as tf
+from PIL import Image
 
 from cxr import files, records
 

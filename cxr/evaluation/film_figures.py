@@ -82,7 +82,7 @@ def _show(axes: Axes, film: Film, *, with_heat: bool) -> None:
         strongest = max(float(np.abs(film.heat).max()), 1e-12)
         share = film.heat / strongest
         axes.imshow(share, cmap=_SIGNED, vmin=-1, vmax=1, alpha=0.65 * np.abs(share))
-        axes.set_xlabel("for (red), against (blue)", fontsize=8.5)
+        axes.set_xlabel("for (orange), against (blue)", fontsize=8.5)
     else:
         axes.set_xlabel(film.caption, fontsize=8.5)
     for spine in axes.spines.values():

@@ -1,13 +1,11 @@
 """Training from records to a finished run folder, resumable at every step."""
 
-import dataclasses
 import pathlib
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from cxr import cli, provenance, records, runs
@@ -25,34 +23,13 @@ from cxr.training import (
     recipe,
     release,
     schedules,
+    state,
     steps,
 )
 
 
 class Diverged(cli.CommandError):
     """A loss or gradient that is not finite; the weights from before are kept."""
-
-
-@dataclasses.dataclass
-class Position:
-    """Where a run is; together with the step's variables, all of its state.
-
-    Attributes:
-      stage: index into the stages.
-      first_step: global step at which the stage began.
-      step: global step, the number of steps done.
-      rows: the history, a row for each finished epoch.
-    """
-
-    stage: int = 0
-    first_step: int = 0
-    step: int = 0
-    rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-
-    @property
-    def name(self) -> str:
-        """Name of the checkpoint at this moment; later moments sort later."""
-        return f"step-{self.step:08d}-epoch-{len(self.rows):04d}-stage-{self.stage}"
 
 
 def train(config: TrainConfig, record_set: records.RecordSet) -> runs.Run:
@@ -127,7 +104,10 @@ class Trainer:
                 synchronized=self._devices.replicas > 1,
             )
         self._augment = augmentation.build(config.augmentation, seed=config.seed)
-        self._position = Position()
+        self._position = state.Position()
+        self._states = state.StateFolder(
+            self._workdir, keep=config.keep_checkpoints, best_metric=config.best_metric
+        )
         self._log = console.RunLog(self._workdir, tensorboard=config.tensorboard)
         self._step: steps.TrainingStep | None = None
 
@@ -146,9 +126,9 @@ class Trainer:
                 self._config,
                 self._record_set,
                 spec=self._spec,
-                best=self._read_best(),
+                best=self._states.best_weights(self._position),
                 final=self._model.get_weights(),
-                best_epoch=self._best_epoch(),
+                best_epoch=self._states.best_epoch(self._position),
                 validation=self._validation,
             )
         except interruption.Interrupted:
@@ -180,19 +160,17 @@ class Trainer:
             pretrained.load_backbone(backbone, self._config.weights)
 
     def _find_checkpoint(self) -> checkpoints.Checkpoint | None:
-        checkpoint, passed = checkpoints.load_newest(
-            self._workdir / runs.CHECKPOINTS, "step"
-        )
+        checkpoint, passed = self._states.newest()
         for line in passed:
             console.say(f"damaged, passed over: {line}")
         if checkpoint is not None:
-            self._position = Position(**checkpoint.state)
+            self._position = state.Position(**checkpoint.state)
         return checkpoint
 
     def _banner(self, checkpoint: checkpoints.Checkpoint | None) -> None:
         config, position = self._config, self._position
         counts = console.counts(self._record_set.manifest)
-        state = 4 * 3 * self._model.count_params()  # float32 weights, Adam's two slots
+        trained = 4 * 3 * self._model.count_params()  # float32; Adam's two slots
         console.say(
             f"{config.model} at {config.image_size} px, "
             f"{self._model.count_params():,} parameters, "
@@ -202,7 +180,7 @@ class Trainer:
             f"{config.dataset}: {counts}; {self._steps_per_epoch} steps of "
             f"{config.batch_size} an epoch; memory for films "
             f"{console.size(self._resident_bytes())}, for weights and optimizer up to "
-            f"{console.size(state)}, activations apart"
+            f"{console.size(trained)}, activations apart"
         )
         if checkpoint is not None:
             console.say(
@@ -261,7 +239,7 @@ class Trainer:
 
     def _load_best(self) -> None:
         """A stage goes on from the best weights of those before."""
-        best = self._read_best()
+        best = self._states.best_weights(self._position)
         with self._devices.strategy.scope():
             self._model.set_weights(best)
 
@@ -342,8 +320,7 @@ class Trainer:
         row["learning_rate"] = step.current_rate()
         position.rows.append(row | times)
         step.reset_totals()
-        if schedules.best_row(position.rows, config.best_metric) == row["epoch"] - 1:
-            self._save_best()
+        self._states.save_if_best(position, self._model.get_weights())
         self._save()
         self._log.epoch(position.rows)
 
@@ -425,37 +402,6 @@ class Trainer:
             "--warmup_steps, or --precision=float32"
         )
 
-    # --- state on disk
-
     def _save(self) -> None:
         self._check_finite()
-        position = self._position
-        checkpoint = checkpoints.Checkpoint(
-            position.name, self._step.get_state(), dataclasses.asdict(position)
-        )
-        folder = self._workdir / runs.CHECKPOINTS
-        checkpoints.save(folder, checkpoint, keep=self._config.keep_checkpoints)
-
-    def _save_best(self) -> None:
-        weights = self._model.get_weights()
-        arrays = {f"{index:03d}": array for index, array in enumerate(weights)}
-        name = f"best-{len(self._position.rows):04d}"
-        folder = self._workdir / runs.CHECKPOINTS
-        checkpoint = checkpoints.Checkpoint(name, arrays, {})
-        # One more than step checkpoints: falling back over damaged ones finds the
-        # best epoch of that time, too.
-        checkpoints.save(folder, checkpoint, keep=self._config.keep_checkpoints + 1)
-
-    def _best_epoch(self) -> int:
-        return schedules.best_row(self._position.rows, self._config.best_metric) + 1
-
-    def _read_best(self) -> list[np.ndarray]:
-        path = self._workdir / runs.CHECKPOINTS / f"best-{self._best_epoch():04d}"
-        try:
-            arrays = checkpoints.load(path).arrays
-        except checkpoints.Damaged as error:
-            raise cli.DataError(
-                f"{path}: the best epoch's weights are damaged ({error}); train again "
-                "in another --workdir"
-            ) from error
-        return [arrays[name] for name in sorted(arrays)]
+        self._states.save(self._position, self._step.get_state())
