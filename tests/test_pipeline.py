@@ -191,7 +191,7 @@ def test_replicas_share_each_batch_without_loss():
     program = """
         import pathlib, sys, tempfile
         import tensorflow as tf
-        from cxr import pipeline
+        from cxr.input import pipeline
         from tests.conftest import write_records
 
         cpu = tf.config.list_physical_devices("CPU")[0]
