@@ -63,13 +63,7 @@ class Workshop:
 
     def iterate(self, source: pipeline.Source, batches: tf.data.Dataset) -> Iterator:
         """Returns the batches as the training loop iterates over them."""
-        if self.devices.replicas == 1:
-            return source.batches(devices.prefetch(batches))
-        return self._distribute(batches)
-
-    def _distribute(self, batches: tf.data.Dataset) -> Iterator:
-        prefetched = devices.prefetch(batches)
-        return iter(self.strategy.experimental_distribute_dataset(prefetched))
+        return devices.iterate(source, batches, strategy=self.strategy)
 
     def shares(self, value: tf.Tensor) -> tuple[tf.Tensor, ...]:
         """Returns the shares of all replicas."""
@@ -124,7 +118,8 @@ class Workshop:
             tf.cast(labels, tf.int32),
             tf.range(batch_size, dtype=tf.int64),
         )
-        return next(self._distribute(tf.data.Dataset.from_tensors(parts)))
+        batches = tf.data.Dataset.from_tensors(parts)
+        return next(devices.iterate(None, batches, strategy=self.strategy))
 
     # --- rungs
 

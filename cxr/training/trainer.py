@@ -2,7 +2,6 @@
 
 import pathlib
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -263,21 +262,18 @@ class Trainer:
         batches = source.training(
             self._config.batch_size, self._config.seed, start_step=self._position.step
         )
-        self._iterator = self._iterate(source, batches)
+        self._iterator = devices.iterate(
+            source,
+            batches,
+            strategy=self._devices.strategy,
+            in_graph=self._config.steps_per_execution > 1,
+        )
         self._evaluate = steps.BatchMap(
             steps.probabilities(self._network, self._spec.head),
             strategy=self._devices.strategy,
         )
         while not self._stage_is_done(stage):
             self._run_epoch(stage, validation)
-
-    def _iterate(self, source, batches: tf.data.Dataset) -> Iterator:
-        """The source's own iterator where the step needs no tf.data iterator."""
-        strategy, config = self._devices.strategy, self._config
-        own = isinstance(source, pipeline.Source) and self._devices.replicas == 1
-        if own and config.steps_per_execution == 1:
-            return source.batches(devices.prefetch(batches))
-        return iter(strategy.experimental_distribute_dataset(devices.prefetch(batches)))
 
     def _stage_rows(self) -> list[dict[str, Any]]:
         name = self._stages[self._position.stage].name
