@@ -20,6 +20,9 @@ from cxr.config import TrainConfig
 from cxr.input import augmentation, pipeline
 from cxr.training import console, models, release, steps
 
+# `(batches, count, view) -> float32 [count, D]`
+Extract = Callable[[tf.data.Dataset, int, int], np.ndarray]
+
 CHUNK_FILMS = 512  # films a chunk: half a minute of VGG16 on two cores
 
 
@@ -115,22 +118,9 @@ def cache_backbone(
     )
 
     def features_of(source, split: str, policy: str, views: int) -> FeatureSource:
-        augment = augmentation.build(policy, seed=config.seed)
-
-        def function(films, indices, view):
-            found = backbone(augment(films, view, indices), training=False)
-            return tf.cast(found, tf.float32)
-
-        mapped = steps.BatchMap(function, strategy=strategy)
         return compute(
             source,
-            lambda batches, count, view: mapped.run(
-                batches,
-                count=count,
-                batch_size=config.batch_size,
-                argument=view,
-                check=check,
-            ),
+            _extractor(backbone, config, policy, strategy=strategy, check=check),
             views=views,
             folder=pathlib.Path(config.workdir) / runs.FEATURES,
             recipe={**recipe, "split": split, "policy": policy, "seed": config.seed},
@@ -145,9 +135,34 @@ def cache_backbone(
     )
 
 
+def _extractor(
+    backbone: keras.Model,
+    config: TrainConfig,
+    policy: str,
+    *,
+    strategy: tf.distribute.Strategy,
+    check: Callable[[], None],
+) -> Extract:
+    """Returns what runs augmented films through the backbone, on all replicas."""
+    augment = augmentation.build(policy, seed=config.seed)
+
+    def function(films, indices, view):
+        found = backbone(augment(films, view, indices), training=False)
+        return tf.cast(found, tf.float32)
+
+    mapped = steps.BatchMap(function, strategy=strategy)
+    return lambda batches, count, view: mapped.run(
+        batches,
+        count=count,
+        batch_size=config.batch_size,
+        argument=view,
+        check=check,
+    )
+
+
 def compute(
     source: pipeline.Source,
-    extract: Callable[[tf.data.Dataset, int, int], np.ndarray],
+    extract: Extract,
     *,
     views: int,
     folder: pathlib.Path,
