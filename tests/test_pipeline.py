@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from cxr import cli, images, records
 from cxr.input import pipeline
+from cxr.input.decoding import Reader
 
 MODES = ("ram", "none")
 N = 43  # prime: no batch size divides it
@@ -285,8 +286,9 @@ def test_a_changed_film_is_named(make_records, cache, encoding):
 
 
 @pytest.mark.parametrize("cache", MODES)
-def test_a_film_that_is_not_its_key_is_named(make_records, cache):
-    record_set = make_records({"train": N}, encoding="png")
+@pytest.mark.parametrize("encoding", ["raw", "png"])
+def test_a_film_that_is_not_its_key_is_named(make_records, cache, encoding):
+    record_set = make_records({"train": N}, encoding=encoding)
     film = records.decode_example(
         list(records.read_frames(record_set.shard_paths("train")[0]))[3]
     )["image/encoded"]
@@ -295,6 +297,63 @@ def test_a_film_that_is_not_its_key_is_named(make_records, cache):
     source = opened(record_set, cache=cache)
     with pytest.raises(cli.DataError, match=r"record 3: .*sha256"):
         take(source, source.training(8, 0), 12)
+
+
+@pytest.mark.parametrize(("remember", "parsed"), [(True, 2 * 8), (False, 3 * 8)])
+def test_a_record_is_verified_in_full_once(make_records, monkeypatch, remember, parsed):
+    record_set = make_records({"train": 8}, encoding="jpeg")
+    reader = Reader(record_set, "train", image_size=16, remember=remember)
+    other = Reader(record_set, "train", image_size=16, remember=remember)
+    calls, right = [], records.decode_example
+    monkeypatch.setattr(
+        records, "decode_example", lambda *a: calls.append(a) or right(*a)
+    )
+    first = reader.films(np.arange(8))
+    np.testing.assert_array_equal(reader.films(np.arange(8)), first)
+    np.testing.assert_array_equal(other.films(np.arange(8)[::-1]), first[::-1])
+    assert len(calls) == parsed
+
+
+def test_a_record_that_changes_between_epochs_is_verified_again(make_records):
+    record_set = make_records({"train": 8}, encoding="raw", num_shards=1)
+    source = opened(record_set, cache="none")
+    assert len(all_films(source)) == 8
+    payload = list(records.read_frames(record_set.shard_paths("train")[0]))[3]
+    film = records.decode_example(payload)["image/encoded"]
+    corrupt(record_set, 3, film, film[:-1] + bytes([film[-1] ^ 1]), keep_crc=False)
+    with pytest.raises(cli.DataError, match=r"record 3: .*sha256"):
+        all_films(source)
+
+
+def test_a_program_ends_after_the_reads_under_way(make_records):
+    """One that wanted Python's lock while the interpreter winds up hung for ever."""
+    record_set = make_records({"train": 8}, num_shards=1)
+    program = f"""
+        import time
+        from cxr import records
+        from cxr.input import decoding, pipeline
+
+        right = decoding.Reader.films
+        def slow(*args):
+            print("begin", flush=True)
+            time.sleep(0.3)  # a slow disk
+            print("end", flush=True)
+            return right(*args)
+        decoding.Reader.films = slow
+        source = pipeline.open_split(
+            records.load({str(record_set.path)!r}), "train", image_size=16, cache="none"
+        )
+        batches = source.batches(source.training(1, 0))
+        next(batches)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("begin") == done.stdout.count("end") > 1
 
 
 @pytest.mark.parametrize("cache", MODES)

@@ -252,7 +252,7 @@ def _one_round(
             for name, process in running.items():
                 later = found[name]["later"]
                 if sum(epoch["seconds"] for epoch in later) < config.seconds:
-                    later.append(process.ask("epoch"))
+                    later.append(process.ask("epochs"))
         for name, process in running.items():
             found[name]["check"] = process.ask("check")
     return found

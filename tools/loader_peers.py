@@ -83,33 +83,30 @@ def numpy_copy() -> Callable[[Task], Loader]:
 
 
 def bare_decode() -> Callable[[Task], Loader]:
-    """The bound of streaming: JPEG decoding alone, one thread, bytes in memory."""
-    import tensorflow as tf
+    """The bound of streaming: JPEG decoding alone, one thread, bytes in memory.
 
-    tf.config.threading.set_inter_op_parallelism_threads(1)
-    tf.config.threading.set_intra_op_parallelism_threads(1)
+    By the fastest decoder at hand, the one that ours uses; TensorFlow's takes 105 us
+    a film of 224 pixels where this takes 92.
+    """
+    import numpy as np
+
+    from cxr import images
 
     def build(task: Task) -> Loader:
         paths = sorted((task.work / "stored").glob("*/*"))
-        films = tf.constant([path.read_bytes() for path in paths])
+        encoded = [path.read_bytes() for path in paths]
+        batch = np.empty((task.batch_size, *(task.image_size,) * 2), np.uint8)
 
-        def decode(films):
-            return tf.stack(
-                [
-                    tf.io.decode_jpeg(film, 1, dct_method="INTEGER_ACCURATE")
-                    for film in tf.unstack(films)
-                ]
-            )
-
-        size = task.batch_size
-        signature = [tf.TensorSpec((size,), tf.string)]
-        compiled = tf.function(decode, input_signature=signature)
+        def decoded(first: int):
+            films = encoded[first : first + len(batch)]
+            for film, out in zip(films, batch, strict=False):
+                images.decode(film, "jpeg", out=out)
+            return batch[: len(films)]
 
         def epoch():
-            for first in range(0, len(paths) - size + 1, size):
-                yield compiled(films[first : first + size])
+            return map(decoded, range(0, len(encoded) - len(batch) + 1, len(batch)))
 
-        return Loader(epoch, lambda: (decode(film[None]) for film in films))
+        return Loader(epoch, lambda: map(decoded, range(0, len(encoded), len(batch))))
 
     return build
 

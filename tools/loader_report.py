@@ -30,7 +30,7 @@ def summary(found: list[dict]) -> dict[str, Any]:
         "rss_slope_mb_per_epoch": statistics.median(
             _slope([epoch["rss_mb"] for epoch in one["later"]]) for one in found
         ),
-        "epoch_images": later[-1]["images"],
+        "epoch_images": found[0]["first"]["images"],
         "images": found[0]["check"]["images"],
         "pixel_mean": found[0]["check"]["pixel_mean"],
         "later": [[e["images"] / e["seconds"] for e in one["later"]] for one in found],

@@ -25,9 +25,9 @@ class RecipeConfig:
     """What the recipe reads and how long it trains."""
 
     input_dir: str = cli.required("the class folders that the set was made from")
+    output_dir: str = cli.required("where recipe.json goes")
     data_dir: str = cli.option("data", "root of the converted sets")
     dataset: str = cli.option("chest_xray", "name of the converted set")
-    output_dir: str = cli.required("where recipe.json goes")
     epochs: int = cli.option(3, "epochs to train", lower=1)
 
 

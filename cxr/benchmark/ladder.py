@@ -38,8 +38,8 @@ Contents = Callable[[np.ndarray, np.ndarray], None]
 class ReadOnly(Reader):
     """A reader that hands out whole records, unparsed and unverified."""
 
-    def _verified(self, framed: bytes, index: int) -> bytes:
-        del index
+    def _film(self, framed: bytes, *known) -> bytes:
+        del known
         return framed
 
 
@@ -202,7 +202,9 @@ def _streams(
     """The films of the split in index order, again and again, to three depths."""
     size = source.image_size
     reading = ReadOnly(record_set, SPLIT, image_size=size)
-    reader = Reader(record_set, SPLIT, image_size=size)
+    # Memory is filled by first reads, which verify everything.
+    remember = source.mode != "ram"
+    reader = Reader(record_set, SPLIT, image_size=size, remember=remember)
     if source.mode == "ram":  # threads fill the memory by this call
         decoded = _threaded(reader, reader.films, batch_size)
     else:

@@ -7,6 +7,7 @@ what was possible at that moment.
 import numpy as np
 import tensorflow as tf
 
+from cxr import images
 from cxr.benchmark.timing import Rung
 from cxr.input.decoding import Reader
 
@@ -82,17 +83,11 @@ def bare_decode_rung(reader: Reader) -> Rung:
       reader: of a set of JPEG or PNG films; its first ones are decoded.
     """
     films = reader.encoded(np.arange(min(_DECODED_FILMS, reader.n)))
-
-    @tf.function
-    def decode(encoded: tf.Tensor) -> tf.Tensor:
-        return tf.map_fn(
-            reader.decode, encoded, parallel_iterations=1, fn_output_signature=tf.uint8
-        )
-
-    encoded = tf.constant(films)
+    out = np.empty((reader.stored_size,) * 2, np.uint8)
 
     def advance() -> int:
-        decode(encoded)
+        for film in films:
+            images.decode(film, reader.encoding, out=out)
         return len(films)
 
     return Rung(BARE_DECODE, advance)

@@ -1,21 +1,19 @@
 """Record bytes to verified films: where each record lies, whether it is intact.
 
 A `Reader` knows the offset of every record of a split, so films are read in any
-order, each with one `pread`. What it hands out was checked: the record's CRC, the
-film's SHA-256 where it is compressed, its size, and its label and name against
-examples.csv.
+order, each with one `pread`. What it hands out was checked: the record's CRC each
+time; the film's SHA-256, its size, its label and name against examples.csv the
+first time, and again whenever the CRC is not what it was then.
 """
 
 import concurrent.futures
 import hashlib
-import io
+import math
 import os
 import pathlib
 import struct
 
 import numpy as np
-import tensorflow as tf
-from PIL import Image
 
 from cxr import cli, images, records, tfrecord
 
@@ -29,6 +27,7 @@ _KEYS = (
     "image/key/sha256",
     "image/filename",
 )
+_TENSOR_ALIGNMENT = 64  # bytes; TensorFlow copies arrays that start elsewhere
 _INDEX_THREADS = 8  # shards whose record lengths are read at a time: disk latency
 
 
@@ -46,8 +45,22 @@ class Reader:
         exception arrives as a `tf.errors.OpError`, and this is what it was.
     """
 
-    def __init__(self, record_set: records.RecordSet, split: str, *, image_size: int):
+    def __init__(
+        self,
+        record_set: records.RecordSet,
+        split: str,
+        *,
+        image_size: int,
+        remember: bool = True,
+    ):
         """Finds the records; reads lengths only, no film.
+
+        Args:
+          record_set: a complete converted set.
+          split: `train`, `validation` or `test`.
+          image_size: height = width of the films handed out.
+          remember: check a record that was verified before by its CRC alone; without
+            it every read verifies everything, as the first one does.
 
         Raises:
           DataError: a shard is missing, has another size or other records than
@@ -79,6 +92,11 @@ class Reader:
         self._first_of = np.cumsum((0, *self.shard_sizes))
         # Open for the reader's life: a read is one system call.
         self._files = [path.open("rb", buffering=0) for path in self._paths]
+        # Where the film stands in each verified record, [begin, end], and the CRC
+        # that the record had; an end of 0: not verified yet.
+        self._remember = remember
+        self._film_at = np.zeros((self.n, 2), np.int64)
+        self._crcs = np.zeros(self.n, np.dtype("V4"))
 
     def encoded(self, indices: np.ndarray) -> list[bytes]:
         """Reads and verifies the encoded films of the examples, in their order.
@@ -103,68 +121,74 @@ class Reader:
             # All reads of the batch start now: on a cold disk they overlap.
             os.posix_fadvise(file, offset, length, os.POSIX_FADV_WILLNEED)
         return [
-            self._verified(os.pread(file, length + _FRAME_FOOTER_BYTES, offset), index)
-            for file, (offset, length), index in zip(
-                descriptors, extents, indices.tolist(), strict=True
+            self._film(os.pread(file, length + _FRAME_FOOTER_BYTES, offset), *known)
+            for file, (offset, length), *known in zip(
+                descriptors,
+                extents,
+                indices.tolist(),
+                self._film_at[indices].tolist(),
+                self._crcs[indices].tolist(),
+                strict=True,
             )
         ]
 
     def films(self, indices: np.ndarray) -> np.ndarray:
         """Reads, verifies and decodes films: uint8 [B, image_size, image_size].
 
+        Threads may call it at the same time: most of it runs without Python's lock.
+
         Raises:
           DataError: naming the shard and the record that is not what it was.
         """
         size = self.stored_size
-        films = np.empty((len(indices), size, size), np.uint8)
-        for film, encoded in zip(films, self.encoded(indices), strict=True):
-            if self.encoding == "raw":
-                film[:] = np.frombuffer(encoded, np.uint8).reshape(size, size)
-            else:
-                film[:] = Image.open(io.BytesIO(encoded))
-        return self.reduced(films)
+        films = _aligned_empty((len(indices), size, size))
+        for index, film, encoded in zip(
+            indices.tolist(), films, self.encoded(indices), strict=True
+        ):
+            try:
+                images.decode(encoded, self.encoding, out=film)
+            except ValueError as error:
+                self.fault = self.fault or self._fault(index, str(error))
+                raise self.fault from error
+        return self._reduced(films)
 
-    def reduced(self, films: np.ndarray) -> np.ndarray:
-        """Reduces films from the stored to the model's size where it is smaller."""
+    def _reduced(self, films: np.ndarray) -> np.ndarray:
         if self.image_size == self.stored_size:
             return films
         return images.area_resize(films, self.image_size)
 
-    def decode(self, encoded: tf.Tensor) -> tf.Tensor:
-        """Decodes one JPEG or PNG in a graph: uint8 [stored_size, stored_size, 1].
-
-        The same pixels as `films`. TensorFlow's default INTEGER_FAST would be up to
-        16 grey levels from what Pillow reads in `cxr.predict`.
-        """
-        if self.encoding == "jpeg":
-            film = tf.io.decode_jpeg(encoded, 1, dct_method="INTEGER_ACCURATE")
-        else:
-            film = tf.io.decode_png(encoded, 1)
-        return tf.ensure_shape(film, [self.stored_size, self.stored_size, 1])
-
-    def _verified(self, framed: bytes, index: int) -> bytes:
+    def _film(
+        self, framed: bytes, index: int, known_at: list[int], known_crc: bytes
+    ) -> bytes:
+        """Returns the film of a record, given as payload and footer."""
         payload, crc = framed[:-_FRAME_FOOTER_BYTES], framed[-_FRAME_FOOTER_BYTES:]
         if len(crc) < _FRAME_FOOTER_BYTES or not tfrecord.is_intact(payload, crc):
             raise self._fault(index, "the payload's CRC does not match")
+        begin, end = known_at
+        if end and crc == known_crc:
+            return payload[begin:end]
+        film = self._verified(payload, index)
+        if self._remember:
+            begin = payload.index(film)
+            self._film_at[index] = begin, begin + len(film)
+            self._crcs[index] = crc
+        return film
+
+    def _verified(self, payload: bytes, index: int) -> bytes:
+        """Returns the film of an intact record that is the one it should be."""
         try:
             fields = records.decode_example(payload, _KEYS)
         except ValueError as error:
             raise self._fault(index, str(error)) from error
         film = fields["image/encoded"]
-        size = self.stored_size
         wanted = {
-            "image/height": size,
-            "image/width": size,
+            "image/height": self.stored_size,
+            "image/width": self.stored_size,
             "image/class/label": int(self.labels[index]),
             # Sound records in another order would carry other films' names.
             "image/filename": self._filenames[index],
+            "image/key/sha256": hashlib.sha256(film).hexdigest().encode(),
         }
-        if self.encoding == "raw":
-            # Hashing 50 KB takes as long as the rest of reading; the CRC must do.
-            wanted["bytes"], fields["bytes"] = size * size, len(film)
-        else:
-            digest = hashlib.sha256(film).hexdigest()
-            wanted["image/key/sha256"] = digest.encode()
         for key, value in wanted.items():
             if fields[key] != value:
                 reason = f"{key} is {fields[key]!r}, expected {value!r}"
@@ -223,3 +247,10 @@ def _record_table(path: pathlib.Path, shard: records.Shard) -> np.ndarray:
             path, len(table) - 1, f"the shard does not hold {shard.count} whole records"
         )
     return np.array(table, np.int64).reshape(-1, 2)
+
+
+def _aligned_empty(shape: tuple[int, ...]) -> np.ndarray:
+    """Returns uint8 memory that TensorFlow takes over without a copy."""
+    flat = np.empty(math.prod(shape) + _TENSOR_ALIGNMENT, np.uint8)
+    skip = -flat.ctypes.data % _TENSOR_ALIGNMENT
+    return flat[skip : skip + math.prod(shape)].reshape(shape)

@@ -6,12 +6,13 @@ In both, batch k of training is a function of (seed, k) alone: a resumed run
 computes where it was, and skips nothing and repeats nothing.
 """
 
+import atexit
 import contextlib
-import functools
 import itertools
 import os
 import pathlib
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -19,20 +20,32 @@ import tensorflow as tf
 
 from cxr import cli, records
 from cxr.input.decoding import Reader
-from cxr.input.resident import Resident
+from cxr.input.resident import Resident, keep_freed_memory
+
+# Python that a pipeline calls ahead of time would never get Python's lock once the
+# interpreter winds up, and the iterator's end would wait for it for ever: iterators
+# that are still open are closed before.
+_open_iterators: weakref.WeakSet = weakref.WeakSet()
 
 Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
-Rows = Callable[[int], np.ndarray]  # number of a batch to its example indices
 FirstUse = Callable[[], np.ndarray]  # the order in which films are asked for first
 
 _GROUP_BYTES = 7 << 20  # 7 MiB gathered by one call, see Source._gathered
-_GATHER_THREADS = 2  # 134,000 films/s at B = 32, one thread 112,000
+_GATHER_THREADS = 2  # 338,000 films/s at B = 32, one thread 298,000
+_READS_AHEAD = 2  # streaming: reads that wait beside those under way
 _MAX_GROUP = 8  # batches; more would only delay the first
 # These functions hold no Python control flow to convert, and looking for it takes
 # AutoGraph half a second before the first batch.
 _as_written = tf.autograph.experimental.do_not_convert
+_slices = _as_written(lambda *batches: tf.data.Dataset.from_tensor_slices(batches))
 _BLOCK = 64  # streaming: consecutive records that stay together, one disk seek
 _WINDOW = 8192  # streaming: records shuffled among each other, about 100 MB of JPEG
+
+
+@atexit.register
+def _close_iterators() -> None:
+    for iterator in list(_open_iterators):
+        iterator.close()
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
@@ -124,6 +137,7 @@ class Source:
     """
 
     def __init__(self, reader: Reader, *, resident: bool):
+        keep_freed_memory()
         self.n, self.labels = reader.n, reader.labels
         self.image_size = reader.image_size
         self.nbytes = reader.n * reader.image_size**2
@@ -158,20 +172,21 @@ class Source:
                 f"--batch_size={batch_size}: training needs one full batch, the "
                 f"split holds {self.n} films"
             )
-        order = functools.lru_cache(2)(functools.partial(self._order, seed))
+        epoch, done = divmod(start_step, steps)
 
-        def rows(step: int) -> np.ndarray:
-            epoch, done = divmod(step, steps)
-            return order(epoch)[done * batch_size : (done + 1) * batch_size]
+        def rows(number: np.ndarray) -> np.ndarray:
+            order = self._order(seed, int(number))[: steps * batch_size]
+            return order.reshape(steps, batch_size)[done if number == epoch else 0 :]
 
-        if not self._resident:
-            return self._streamed(rows, start_step, None, batch_size)
+        def batches_of(number: tf.Tensor) -> tf.Tensor:
+            indices = tf.numpy_function(rows, [number], tf.int64)
+            return tf.ensure_shape(indices, [None, batch_size])
 
         def first_use() -> np.ndarray:
-            epoch, done = divmod(start_step, steps)
-            return np.roll(order(epoch), -done * batch_size)
+            return np.roll(self._order(seed, epoch), -done * batch_size)
 
-        return self._gathered(rows, first_use, start_step, batch_size)
+        epochs = tf.data.Dataset.counter(epoch).map(_as_written(batches_of))
+        return self._in_groups(epochs, first_use, batch_size)
 
     def evaluation(self, batch_size: int) -> tf.data.Dataset:
         """Returns each example once, in index order, the last batch partial.
@@ -183,31 +198,33 @@ class Source:
           Dataset of `(films uint8 [<=B, S, S, 1], labels int32 [<=B], example
           indices int64 [<=B])`.
         """
-        steps = -(-self.n // batch_size)
-
-        def rows(step: int) -> np.ndarray:
-            return np.arange(step * batch_size, min((step + 1) * batch_size, self.n))
-
-        if not self._resident:
-            return self._streamed(rows, 0, steps, batch_size)
-        first_use = functools.partial(np.arange, self.n)
-        batches = tf.data.Dataset.range(steps).map(
+        n = self.n
+        indices = tf.data.Dataset.range(0, n, batch_size).map(
             _as_written(
-                lambda step: self._resident_batch(rows, first_use, step, [None])
+                lambda first: tf.range(first, tf.minimum(first + batch_size, n))
             )
         )
-        return batches.prefetch(2).with_options(_options(threads=1))
+        if self._resident:
+            indices = indices.map(self._arrived(lambda: np.arange(n)))
+        return (
+            self._loaded(indices).prefetch(2).with_options(_options(self._load_threads))
+        )
 
     def batches(self, dataset: tf.data.Dataset) -> Iterator[Batch]:
         """Iterates one of this source's datasets, faster than `iter(dataset)`.
 
         Python's `tf.data` iterator spends some 200 us a batch on checks of the
         element's structure, as much as the batch itself takes; this one calls the
-        op underneath.
+        op underneath. It ends when the program does.
 
         Raises:
           DataError: a damaged record was met.
         """
+        batches = self._iterate(dataset)
+        _open_iterators.add(batches)
+        return batches
+
+    def _iterate(self, dataset: tf.data.Dataset) -> Iterator[Batch]:
         types = [spec.dtype for spec in dataset.element_spec]
         shapes = [spec.shape for spec in dataset.element_spec]
         iterator = tf.raw_ops.AnonymousIteratorV3(
@@ -236,101 +253,80 @@ class Source:
             return epoch_order(self.n, seed, epoch)
         return stream_order(self._reader.shard_sizes, seed, epoch)
 
-    def _gathered(
-        self, rows: Rows, first_use: FirstUse, start_step: int, batch_size: int
+    def _in_groups(
+        self, epochs: tf.data.Dataset, first_use: FirstUse, batch_size: int
     ) -> tf.data.Dataset:
-        """Gathers several batches in one call and hands out slices of the result.
+        """Loads several batches in one call and hands out slices of the result.
 
-        `from_tensor_slices` hands out views, where `unbatch` copies (112,000 against
-        92,000 films/s at B = 32), so a group divides the cost of a call (100 us)
-        without another copy. One batch a call: 69,000 to 104,000; groups of 13 MB,
-        which leave the processor's cache: 87,000.
+        `from_tensor_slices` hands out views, where `unbatch` copies, so a group
+        divides the cost of a call (40 us to gather, 200 us to read, where a batch of
+        32 itself takes 70 and 1,700) without another copy. In memory mode Python runs
+        once an epoch, for its order and to see that all films have come; in the
+        first, which need not wait for the last film, once a group.
+
+        Args:
+          epochs: the indices of each epoch's batches, int64 [steps, B].
+          first_use: see `Resident.begin`.
+          batch_size: B.
         """
         batch_bytes = batch_size * self.image_size**2
         group = min(max(1, _GROUP_BYTES // batch_bytes), _MAX_GROUP)
 
-        def grouped_rows(number: int) -> np.ndarray:
-            first = start_step + number * group
-            return np.stack([rows(step) for step in range(first, first + group)])
+        @_as_written
+        def grouped(indices: tf.Tensor) -> tf.data.Dataset:
+            starts = tf.data.Dataset.range(0, tf.shape(indices, tf.int64)[0], group)
+            return starts.map(_as_written(lambda first: indices[first : first + group]))
 
-        groups = tf.data.Dataset.counter().map(
-            _as_written(
-                lambda number: self._resident_batch(
-                    grouped_rows, first_use, number, [group, batch_size]
-                )
-            ),
-            num_parallel_calls=_GATHER_THREADS,
-        )
-        batches = groups.flat_map(
-            _as_written(lambda *group: tf.data.Dataset.from_tensor_slices(group))
-        )
-        return batches.with_options(_options(threads=_GATHER_THREADS))
+        if self._resident:
+            arrived = self._arrived(first_use)
+            first = epochs.take(1).flat_map(grouped).map(arrived)
+            later = epochs.skip(1).map(arrived).prefetch(1).flat_map(grouped)
+            groups = self._loaded(first.concatenate(later))
+        else:
+            # A group ready beside those under way: a thread that is done before its
+            # turn need not wait (18,900 against 18,100 films/s at B = 128).
+            groups = self._loaded(epochs.prefetch(1).flat_map(grouped)).prefetch(1)
+        return groups.flat_map(_slices).with_options(_options(self._load_threads))
 
-    def _resident_batch(
-        self,
-        rows: Rows,
-        first_use: FirstUse,
-        number: tf.Tensor,
-        shape: list[int | None],
-    ) -> Batch:
-        def arrived(number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _loaded(self, indices: tf.data.Dataset) -> tf.data.Dataset:
+        calls = self._load_threads + (0 if self._resident else _READS_AHEAD)
+        return indices.map(self._load, num_parallel_calls=calls)
+
+    @property
+    def _load_threads(self) -> int:
+        return _GATHER_THREADS if self._resident else self._threads
+
+    @_as_written
+    def _load(self, indices: tf.Tensor) -> Batch:
+        """Returns the films of indices int64 [..., B], in one call."""
+        shape = [*indices.shape, self.image_size, self.image_size, 1]
+        if self._resident:
+            films = self._resident.gather(indices)
+        else:
+            films = tf.numpy_function(self._read, [indices], tf.uint8)
+        return tf.ensure_shape(films, shape), tf.gather(self.labels, indices), indices
+
+    def _read(self, indices: np.ndarray) -> np.ndarray:
+        """Reads, verifies and decodes films."""
+        films = self._reader.films(indices.ravel())
+        return films.reshape(*indices.shape, self.image_size, self.image_size, 1)
+
+    def _arrived(self, first_use: FirstUse) -> Callable[[tf.Tensor], tf.Tensor]:
+        """Returns the identity, which waits until the films are in memory."""
+
+        def wait(indices: np.ndarray) -> np.ndarray:
             # Not before a batch is asked for: until then the filling threads would
             # only hold up the Python that builds the dataset.
             self._resident.begin(first_use)
-            indices = rows(int(number))
             self._resident.wait(indices)
-            return self.labels[indices], indices
+            return indices
 
-        labels, indices = tf.numpy_function(arrived, [number], (tf.int32, tf.int64))
-        indices = tf.ensure_shape(indices, shape)
-        films = self._resident.gather(indices)
-        return films, tf.ensure_shape(labels, shape), indices
+        @_as_written
+        def arrived(indices: tf.Tensor) -> tf.Tensor:
+            waited = tf.numpy_function(wait, [indices], tf.int64)
+            return tf.ensure_shape(waited, indices.shape)
 
-    def _streamed(
-        self, rows: Rows, start_step: int, steps: int | None, batch_size: int
-    ) -> tf.data.Dataset:
-        """Reads each batch in one call; decodes its films on all threads."""
-        numbers = tf.data.Dataset.counter(start_step)
-        if steps is not None:
-            numbers = tf.data.Dataset.range(steps)
-        reader, threads = self._reader, self._threads
-        raw = reader.encoding == "raw"
-        rest = [None] if steps else [batch_size]
-        size = reader.image_size if raw else reader.stored_size
-
-        def read(number: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-            indices = rows(int(number))
-            if raw:
-                films = reader.films(indices)[..., np.newaxis]
-            else:
-                films = np.array(reader.encoded(indices), object)
-            return films, self.labels[indices], indices
-
-        def shaped(number: tf.Tensor) -> Batch:
-            dtypes = (tf.uint8 if raw else tf.string, tf.int32, tf.int64)
-            films, labels, indices = tf.numpy_function(read, [number], dtypes)
-            films = tf.ensure_shape(films, [*rest, size, size, 1] if raw else rest)
-            return films, tf.ensure_shape(labels, rest), tf.ensure_shape(indices, rest)
-
-        batches = numbers.map(_as_written(shaped), num_parallel_calls=threads)
-        if not raw:
-            films = batches.unbatch().map(
-                _as_written(lambda film, *rest: (reader.decode(film), *rest)),
-                num_parallel_calls=threads,
-            )
-            batches = films.batch(batch_size, drop_remainder=steps is None)
-            if size != reader.image_size:
-                reduced = _as_written(self._reduced)
-                batches = batches.map(reduced, num_parallel_calls=threads)
-        return batches.prefetch(2).with_options(_options(threads=threads))
-
-    def _reduced(self, films: tf.Tensor, *rest: tf.Tensor) -> Batch:
-        def reduce(films: np.ndarray) -> np.ndarray:
-            return self._reader.reduced(films[..., 0])[..., np.newaxis]
-
-        shape = [films.shape[0], self.image_size, self.image_size, 1]
-        smaller = tf.numpy_function(reduce, [films], tf.uint8)
-        return tf.ensure_shape(smaller, shape), *rest
+        return arrived
 
 
 def _options(threads: int) -> tf.data.Options:

@@ -32,7 +32,6 @@ class Resident:
           reader: gives the films.
           threads: to decode with.
         """
-        keep_freed_memory()
         self._reader, self._threads = reader, threads
         # Rows of bytes: the gather's inner loop is then one memcpy a film.
         self._films = _huge_array((reader.n, reader.image_size**2))

@@ -272,8 +272,11 @@ class Trainer:
             steps.probabilities(self._network, self._spec.head),
             strategy=self._devices.strategy,
         )
-        while not self._stage_is_done(stage):
-            self._run_epoch(stage, validation)
+        try:
+            while not self._stage_is_done(stage):
+                self._run_epoch(stage, validation)
+        finally:
+            self._iterator = None  # nothing reads ahead of a stage that is over
 
     def _stage_rows(self) -> list[dict[str, Any]]:
         name = self._stages[self._position.stage].name
