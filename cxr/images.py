@@ -149,6 +149,7 @@ def encode(grey: np.ndarray, encoding: str, *, quality: int = 95) -> bytes:
     buffer = io.BytesIO()
     image = Image.fromarray(grey)
     if encoding == "jpeg":
+        # Not simplejpeg: below quality 96 it takes the inaccurate DCT.
         image.save(buffer, "JPEG", quality=quality)
     elif encoding == "png":
         image.save(buffer, "PNG")
@@ -263,9 +264,11 @@ def _decode(data: bytes, size: int, kind: str) -> Decoded:
     with Image.open(io.BytesIO(data), formats=(kind,)) as image:
         width, height, mode = *image.size, image.mode
         _check_header(image, kind)
-        image.draft("L", (size, size))  # acts on JPEG only
-        image.load()
-        grey = _grey(image)
+        grey = _luma(data, image, size) if kind == "JPEG" else None
+        if grey is None:
+            image.draft("L", (size, size))  # acts on JPEG only
+            image.load()
+            grey = _grey(image)
         if grey.size != (size, size):
             grey = grey.resize((size, size), Image.Resampling.BICUBIC)
         # Squashing to a square and turning commute: turn the small one.
@@ -301,6 +304,27 @@ def _check_header(image: Image.Image, kind: str) -> None:
     # A JPEG's further pictures (MPO) are previews of the first.
     if kind != "JPEG" and getattr(image, "is_animated", False):
         raise BadImage("several_frames", f"{kind}: more than one picture in the file")
+
+
+def _luma(data: bytes, image: Image.Image, size: int) -> Image.Image | None:
+    """Returns a JPEG's luma plane at the smallest DCT scale that covers `size`.
+
+    By libjpeg-turbo's own interface: the pixels of Pillow, a third of its time where
+    nothing is scaled away (106 us against 330 for 224 x 224 RGB).
+
+    Returns:
+      None where the file needs another conversion, or where the decoder has a warning:
+      then Pillow judges it.
+    """
+    if image.mode not in ("L", "RGB"):
+        return None
+    width, height = image.size
+    scale = next((s for s in (8, 4, 2) if min(width, height) // s >= size), 1)
+    least = {"min_height": -(-height // scale), "min_width": -(-width // scale)}
+    try:
+        return Image.fromarray(simplejpeg.decode_jpeg(data, "GRAY", **least)[..., 0])
+    except ValueError:
+        return None
 
 
 def _grey(image: Image.Image) -> Image.Image:

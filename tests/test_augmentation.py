@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras.src.legacy.preprocessing.image import ImageDataGenerator
 from scipy import stats
 
 from cxr.input import augmentation, augmentation_layers, policies
@@ -110,6 +111,8 @@ def test_an_unknown_policy_is_refused():
 def test_draws_fill_their_ranges_and_no_more(policy):
     examples = tf.range(2000, dtype=tf.int64)
     draws = policies.draw(policy, examples, seed=3, step=5)
+    if policy.shift_in_source:
+        draws |= {f"shift_{a}": draws[f"shift_{a}"] * draws[f"zoom_{a}"] for a in "xy"}
     limits = {
         "angle": (-np.radians(policy.rotation), np.radians(policy.rotation)),
         "shear": (-policy.shear, policy.shear),
@@ -275,6 +278,46 @@ def test_the_same_distribution_as_the_stock_layers_draw():
                 )
             ]
             assert stats.ks_2samp(*moved).pvalue > 1e-3
+
+
+# --- against ImageDataGenerator
+
+
+def test_one_drawn_change_equals_the_image_data_generators():
+    films, size = smooth_films(), 64
+    params = {"theta": 20, "tx": 5, "ty": -8, "shear": 0, "zx": 0.85, "zy": 1.1}
+    generator = ImageDataGenerator(fill_mode="nearest", interpolation_order=1)
+    theirs = [generator.apply_transform(film, params) for film in films.numpy()]
+    # Its shift moves the source, after the zoom.
+    ours = apply(
+        films,
+        **{"angle": np.radians(20), "zoom_x": 0.85, "zoom_y": 1.1},
+        **{"shift_x": -5 / size / 0.85, "shift_y": 8 / size / 1.1},
+    )
+    np.testing.assert_allclose(ours, theirs, atol=0.01)
+
+
+def test_the_seed_policy_draws_as_the_image_data_generator():
+    count, side = 2000, 100
+    generator = ImageDataGenerator(
+        rotation_range=30,
+        zoom_range=0.2,
+        width_shift_range=0.2,
+        height_shift_range=0.2,
+    )
+    np.random.seed(0)
+    rows = [generator.get_random_transform((side, side, 1)) for _ in range(count)]
+    theirs = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    examples = tf.range(count, dtype=tf.int64)
+    ours = policies.draw(POLICIES["seed"], examples, seed=0, step=0)
+    ours = {name: value.numpy() for name, value in ours.items()}
+    for drawn, expected in (
+        (np.degrees(ours["angle"]), theirs["theta"]),
+        (ours["zoom_x"], theirs["zx"]),
+        (ours["shift_x"] * ours["zoom_x"], theirs["tx"] / side),
+        (ours["shift_y"] * ours["zoom_y"], theirs["ty"] / side),
+    ):
+        assert stats.ks_2samp(drawn, expected).pvalue > 1e-3
 
 
 def test_the_stock_stack_refuses_what_it_cannot_do():

@@ -137,6 +137,19 @@ def test_a_jpeg_is_decoded_at_a_smaller_scale_without_moving_the_film():
     assert_close(decoded, images.area_resize(large, 224), 2)
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("side", [100, 224, 300, 448, 500, 900])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
+def test_a_jpegs_pixels_are_pillows(monkeypatch, mode, side, options):
+    noisy = film(side, side + 40) ^ np.random.default_rng(0).integers(
+        0, 32, (side, side + 40), np.uint8
+    )
+    data = saved(Image.fromarray(noisy).convert(mode), "JPEG", quality=90, **options)
+    ours = images.to_grey(data, 224)
+    monkeypatch.setattr(images, "_luma", lambda *args: None)
+    assert np.array_equal(ours, images.to_grey(data, 224))
+
+
 def test_films_below_the_target_are_enlarged():
     assert images.to_grey(saved(film(20, 50), "PNG"), 64).shape == (64, 64)
 
@@ -280,6 +293,26 @@ def test_encode_keeps_the_film(encoding):
     else:
         grey = images.to_grey(data, SIZE)
     assert_close(grey, REFERENCE, 4 if encoding == "jpeg" else 0)
+
+
+@pytest.mark.parametrize("encoding", images.ENCODINGS)
+def test_decode_reads_what_encode_wrote(encoding):
+    data, out = images.encode(REFERENCE, encoding), np.zeros((SIZE, SIZE), np.uint8)
+    images.decode(data, encoding, out=out)
+    assert_close(out, REFERENCE, 4 if encoding == "jpeg" else 0)
+    if encoding != "raw":
+        assert np.array_equal(out, images.to_grey(data, SIZE))
+
+
+@pytest.mark.parametrize("encoding", images.ENCODINGS)
+def test_decode_refuses_what_is_damaged_or_of_another_size(encoding):
+    data, out = images.encode(REFERENCE, encoding), np.zeros((SIZE, SIZE), np.uint8)
+    with pytest.raises(ValueError):
+        images.decode(data[: len(data) // 2], encoding, out=out)
+    with pytest.raises(ValueError):
+        images.decode(data, encoding, out=np.zeros((SIZE + 8, SIZE + 8), np.uint8))
+    with pytest.raises(ValueError):
+        images.decode(data, encoding, out=np.zeros((SIZE - 8, SIZE - 8), np.uint8))
 
 
 def test_quality_reaches_the_encoder():

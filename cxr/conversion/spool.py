@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import numpy
 import PIL
+import simplejpeg
 from PIL import features
 
 from cxr import cli, files, images
@@ -107,6 +108,7 @@ def versions() -> dict[str, str]:
     return {
         "pillow": PIL.__version__,
         "libjpeg_turbo": str(features.version_feature("libjpeg_turbo")),
+        "simplejpeg": simplejpeg.__version__,
         "numpy": numpy.__version__,
     }
 

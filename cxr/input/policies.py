@@ -42,6 +42,8 @@ class Policy:
         magnifies, above 1 shrinks the film and smears its border.
       zoom_per_axis: draw width and height apart, which changes the aspect.
       shift: largest shift in fractions of the side, either way, per axis.
+      shift_in_source: measure the shift on the source film, whose pixels a zoom
+        makes larger or smaller, instead of on the result.
       brightness: largest addition in fractions of white, either way.
       contrast: range of the factor about mid-grey.
       gamma: range of the exponent, 1 is linear; below 1 brightens shadows.
@@ -56,6 +58,7 @@ class Policy:
     zoom: tuple[float, float] = (1.0, 1.0)
     zoom_per_axis: bool = False
     shift: float = 0.0
+    shift_in_source: bool = False
     brightness: float = 0.0
     contrast: tuple[float, float] = (1.0, 1.0)
     gamma: tuple[float, float] = (1.0, 1.0)
@@ -95,7 +98,8 @@ STRONG = Policy(
 )
 # ImageDataGenerator(rotation_range=30, shear_range=0.1, zoom_range=0.2,
 # width_shift_range=0.2, height_shift_range=0.2, both flips, fill "nearest"): its
-# shear is in degrees, its zoom draws both axes in 0.8..1.2.
+# shear is in degrees, its zoom draws both axes in 0.8..1.2, its shift comes after
+# (keras.src.legacy.preprocessing.image, apply_affine_transform).
 SEED = Policy(
     flip_horizontal=True,
     flip_vertical=True,
@@ -104,6 +108,7 @@ SEED = Policy(
     zoom=(0.8, 1.2),
     zoom_per_axis=True,
     shift=0.2,
+    shift_in_source=True,
 )
 POLICIES = {
     "none": Policy(),
@@ -144,6 +149,10 @@ def draw(
         return between(number, -limit, limit)
 
     zoom_x = between(4, *policy.zoom)
+    zoom_y = between(5, *policy.zoom) if policy.zoom_per_axis else zoom_x
+    shift_x, shift_y = (around_zero(number, policy.shift) for number in (6, 7))
+    if policy.shift_in_source:
+        shift_x, shift_y = shift_x / zoom_x, shift_y / zoom_y
     gain = between(8, *policy.contrast)
     draws = {
         "flip_x": tf.cast(numbers[0] < 0.5 * policy.flip_horizontal, tf.float32),
@@ -151,9 +160,9 @@ def draw(
         "angle": around_zero(2, math.radians(policy.rotation)),
         "shear": around_zero(3, policy.shear),
         "zoom_x": zoom_x,
-        "zoom_y": between(5, *policy.zoom) if policy.zoom_per_axis else zoom_x,
-        "shift_x": around_zero(6, policy.shift),
-        "shift_y": around_zero(7, policy.shift),
+        "zoom_y": zoom_y,
+        "shift_x": shift_x,
+        "shift_y": shift_y,
         "gain": gain,
         "bias": (1 - gain) * _MID_GREY + around_zero(9, policy.brightness * _WHITE),
     }

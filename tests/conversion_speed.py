@@ -1,0 +1,159 @@
+"""Measures the converter against a bare Pillow loop, and its memory.
+
+  python -m tests.conversion_speed --input_dir=FOLDER --films=3840 --repeats=5
+
+FOLDER holds class folders of films, repeated by symbolic links until there are
+enough. In turn: our converter, start of its workers included; a Pillow loop that only
+opens, drafts, converts, resizes and encodes, in as many warm processes; and one
+thread of the fastest libraries at hand on bytes in memory. Then the memory of the
+whole process tree at 2,000 and 20,000 films. Prints figures, judges nothing.
+"""
+
+import argparse
+import concurrent.futures
+import contextlib
+import io
+import itertools
+import multiprocessing
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import simplejpeg
+from PIL import Image
+
+from cxr.conversion import converter
+
+SIZE, QUALITY = 224, 95
+CHUNK = 64  # films a task, as the converter's
+BARE_FILMS = 240
+SAMPLE_S = 0.02  # between two looks at the memory
+
+
+def repeat(source: pathlib.Path, target: pathlib.Path, count: int) -> list[str]:
+    """Makes class folders of `count` links to the films below `source`."""
+    films = sorted(path for path in source.glob("*/*") if path.is_file())
+    links = []
+    for number, film in zip(range(count), itertools.cycle(films), strict=False):
+        link = target / film.parent.name / f"{number // len(films):03d}-{film.name}"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(film.resolve())
+        links.append(str(link))
+    return links
+
+
+def pillow(paths: list[str]) -> int:
+    """The peer: nothing but decoding, resizing and encoding."""
+    for path in paths:
+        with Image.open(path) as film:
+            film.draft("L", (SIZE, SIZE))
+            small = film.convert("L").resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+            small.save(io.BytesIO(), "JPEG", quality=QUALITY)
+    return len(paths)
+
+
+def pillow_seconds(pool: concurrent.futures.Executor, paths: list[str]) -> float:
+    """Returns the peer's seconds for all films, its processes running already."""
+    began = time.perf_counter()
+    chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
+    assert sum(pool.map(pillow, chunks)) == len(paths)
+    return time.perf_counter() - began
+
+
+def our_seconds(films: pathlib.Path, output: pathlib.Path) -> float:
+    """Returns the seconds of a whole conversion, from folders to the manifest."""
+    config = converter.ConversionConfig(
+        input_dir=str(films), output_dir=str(output), image_size=SIZE, quality=QUALITY
+    )
+    began = time.perf_counter()
+    converter.convert(config, log=lambda line: None)
+    return time.perf_counter() - began
+
+
+def bare_rate(paths: list[str]) -> float:
+    """Returns films/s of one thread: decode, resize and encode, nothing else."""
+    encoded = [pathlib.Path(path).read_bytes() for path in paths[:BARE_FILMS]]
+    least = {"min_height": SIZE, "min_width": SIZE}
+    began = time.perf_counter()
+    for data in encoded:
+        film = Image.fromarray(simplejpeg.decode_jpeg(data, "GRAY", **least)[..., 0])
+        small = film.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+        pixels = memoryview(small.tobytes()).cast("B", (SIZE, SIZE, 1))
+        simplejpeg.encode_jpeg(pixels, QUALITY, "GRAY", "GRAY")
+    return len(encoded) / (time.perf_counter() - began)
+
+
+def compare(source: pathlib.Path, scratch: pathlib.Path, count: int, repeats: int):
+    """Prints the rates of the converter, the peer and the bare libraries."""
+    paths = repeat(source, scratch / "films", count)
+    cores = len(os.sched_getaffinity(0))
+    context = multiprocessing.get_context("forkserver")
+    rates = {"ours": [], "pillow": [], "bare": []}
+    with concurrent.futures.ProcessPoolExecutor(cores, context) as pool:
+        pillow_seconds(pool, paths[: 4 * CHUNK])
+        for turn in range(repeats):
+            output = scratch / f"data-{turn}"
+            rates["ours"].append(count / our_seconds(scratch / "films", output))
+            rates["pillow"].append(count / pillow_seconds(pool, paths))
+            rates["bare"].append(cores * bare_rate(paths))
+    for name, found in rates.items():
+        print(
+            f"{name:>8}: {statistics.median(found):,.0f} films/s "
+            f"({min(found):,.0f} - {max(found):,.0f})"
+        )
+    for peer in ("pillow", "bare"):
+        pairs = [a / b for a, b in zip(rates["ours"], rates[peer], strict=True)]
+        print(f"ours / {peer}: {statistics.median(pairs):.2f}")
+
+
+def tree_mib(process: int) -> float:
+    """Returns the resident memory of a process and all its descendants."""
+    total, waiting = 0, [process]
+    while waiting:
+        folder = pathlib.Path(f"/proc/{waiting.pop()}")
+        with contextlib.suppress(OSError):
+            for line in (folder / "status").read_text().splitlines():
+                if line.startswith("VmRSS:"):
+                    total += int(line.split()[1])  # kB
+            for task in (folder / "task").iterdir():
+                waiting += map(int, (task / "children").read_text().split())
+    return total / 1024
+
+
+def peak_mib(source: pathlib.Path, scratch: pathlib.Path, count: int) -> float:
+    """Returns the most memory that converting `count` films takes."""
+    repeat(source, scratch / f"films-{count}", count)
+    command = [sys.executable, "-m", "tools.make_tfrecords"]
+    flags = [f"--input_dir={scratch}/films-{count}", f"--output_dir={scratch}/{count}"]
+    process = subprocess.Popen([*command, *flags], stdout=subprocess.DEVNULL)
+    peak = 0.0
+    while process.poll() is None:
+        peak = max(peak, tree_mib(process.pid))
+        time.sleep(SAMPLE_S)
+    assert process.returncode == 0
+    return peak
+
+
+def main() -> None:
+    """Prints all figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--input_dir", type=pathlib.Path, required=True)
+    parser.add_argument("--films", type=int, default=3840)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--memory", type=int, nargs="*", default=[2000, 20_000])
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = pathlib.Path(folder)
+        if options.repeats:
+            compare(options.input_dir, scratch, options.films, options.repeats)
+        peaks = [peak_mib(options.input_dir, scratch, n) for n in options.memory]
+        for count, peak in zip(options.memory, peaks, strict=True):
+            print(f"{count:,} films: {peak:.0f} MiB at most, {peak / peaks[0]:.2f}")
+
+
+if __name__ == "__main__":
+    main()
