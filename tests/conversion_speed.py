@@ -3,9 +3,9 @@
   python -m tests.conversion_speed --input_dir=FOLDER --films=3840 --repeats=5
 
 FOLDER holds class folders of films, repeated by symbolic links until there are
-enough. In turn: our converter, start of its workers included; a Pillow loop that only
-opens, drafts, converts, resizes and encodes, in as many warm processes; and one
-thread of the fastest libraries at hand on bytes in memory. Then the memory of the
+enough. In turn: our converter, with and without the start of its workers; a Pillow
+loop that only opens, drafts, converts, resizes and encodes, in as many warm processes;
+one thread of the fastest libraries at hand on bytes in memory. Then the memory of the
 whole process tree at 2,000 and 20,000 films. Prints figures, judges nothing.
 """
 
@@ -26,7 +26,7 @@ import time
 import simplejpeg
 from PIL import Image
 
-from cxr.conversion import converter
+from cxr.conversion import converter, workers
 
 SIZE, QUALITY = 224, 95
 CHUNK = 64  # films a task, as the converter's
@@ -74,6 +74,15 @@ def our_seconds(films: pathlib.Path, output: pathlib.Path) -> float:
     return time.perf_counter() - began
 
 
+def start_seconds() -> float:
+    """Returns how long the converter's workers take to start."""
+    began = time.perf_counter()
+    with workers.started(0, preload=converter.__name__) as pool:
+        jobs = [""] * workers.available_cores()
+        assert list(pool.map(len, jobs)) == [0] * len(jobs)
+    return time.perf_counter() - began
+
+
 def bare_rate(paths: list[str]) -> float:
     """Returns films/s of one thread: decode, resize and encode, nothing else."""
     encoded = [pathlib.Path(path).read_bytes() for path in paths[:BARE_FILMS]]
@@ -92,22 +101,24 @@ def compare(source: pathlib.Path, scratch: pathlib.Path, count: int, repeats: in
     paths = repeat(source, scratch / "films", count)
     cores = len(os.sched_getaffinity(0))
     context = multiprocessing.get_context("forkserver")
-    rates = {"ours": [], "pillow": [], "bare": []}
+    rates = {"ours": [], "ours, started": [], "pillow": [], "bare": []}
     with concurrent.futures.ProcessPoolExecutor(cores, context) as pool:
         pillow_seconds(pool, paths[: 4 * CHUNK])
         for turn in range(repeats):
             output = scratch / f"data-{turn}"
-            rates["ours"].append(count / our_seconds(scratch / "films", output))
+            seconds = our_seconds(scratch / "films", output)
+            rates["ours"].append(count / seconds)
+            rates["ours, started"].append(count / (seconds - start_seconds()))
             rates["pillow"].append(count / pillow_seconds(pool, paths))
             rates["bare"].append(cores * bare_rate(paths))
     for name, found in rates.items():
         print(
-            f"{name:>8}: {statistics.median(found):,.0f} films/s "
+            f"{name:>13}: {statistics.median(found):,.0f} films/s "
             f"({min(found):,.0f} - {max(found):,.0f})"
         )
-    for peer in ("pillow", "bare"):
-        pairs = [a / b for a, b in zip(rates["ours"], rates[peer], strict=True)]
-        print(f"ours / {peer}: {statistics.median(pairs):.2f}")
+    for ours, peer in itertools.product(("ours", "ours, started"), ("pillow", "bare")):
+        pairs = [a / b for a, b in zip(rates[ours], rates[peer], strict=True)]
+        print(f"{ours} / {peer}: {statistics.median(pairs):.2f}")
 
 
 def tree_mib(process: int) -> float:

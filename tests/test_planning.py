@@ -19,13 +19,13 @@ class Film(NamedTuple):
     path: str
     folder: str
     side: str
-    sha256: str
+    digest: bytes
     length: int
 
 
-def film(path: str, *, sha: str = "", side: str = "", folder: str = "") -> Film:
+def film(path: str, *, sha: bytes = b"", side: str = "", folder: str = "") -> Film:
     folder = folder or path.split("/")[-2]
-    return Film(path, folder, side, sha or f"sha of {path}", 1000)
+    return Film(path, folder, side, sha or f"sha of {path}".encode(), 1000)
 
 
 def films_of(patients: dict[str, int]) -> list[Film]:
@@ -136,7 +136,7 @@ def test_every_plan_keeps_its_promises(films, policy, seed, random):
     for one in placed(plan):
         side = where[films[one.film].path]
         by_patient[one.patient_id].add(side)
-        by_content[films[one.film].sha256].add(side)
+        by_content[films[one.film].digest].add(side)
         held[side].add(one.label)
     assert all(len(found) == 1 for found in by_patient.values())
     assert all(len(found) == 1 for found in by_content.values())
@@ -286,7 +286,7 @@ def test_the_seed_chooses_the_block():
 
 def test_identical_films_are_kept_marked_and_on_one_side():
     films = many(30)
-    films.append(film("NORMAL/IM-8000-0001.jpeg", sha=films[0].sha256))
+    films.append(film("NORMAL/IM-8000-0001.jpeg", sha=films[0].digest))
     plan = planning.make(films, PlanConfig())
     where = sides(plan, films)
     assert where["NORMAL/IM-8000-0001.jpeg"] == where[films[0].path]
@@ -297,7 +297,7 @@ def test_identical_films_are_kept_marked_and_on_one_side():
 
 def test_identical_films_under_two_labels_all_go_to_quarantine():
     films = many(9)
-    films.append(film("PNEUMONIA/person700_virus_1.jpeg", sha=films[0].sha256))
+    films.append(film("PNEUMONIA/person700_virus_1.jpeg", sha=films[0].digest))
     plan = planning.make(films, PlanConfig())
     assert {(row.path, row.reason) for row in plan.rejected} == {
         (films[0].path, "label_conflict"),
@@ -308,7 +308,7 @@ def test_identical_films_under_two_labels_all_go_to_quarantine():
 
 def test_across_the_source_s_splits_the_training_copy_goes():
     test = many(4, side="test", start=90)
-    copy = film("train/NORMAL/IM-7000-0001.jpeg", side="train", sha=test[0].sha256)
+    copy = film("train/NORMAL/IM-7000-0001.jpeg", side="train", sha=test[0].digest)
     same_patient = film("train/NORMAL/IM-0090-0002.jpeg", side="train")
     films = [*many(20, side="train"), *test, copy, same_patient]
     plan = planning.make(films, PlanConfig())

@@ -234,15 +234,15 @@ def _drop_leaks(
 ) -> list[Placed]:
     """Removes training films whose bytes or patient the source's test holds too."""
     test = [one for one in placed if films[one.film].side == "test"]
-    contents = {films[one.film].sha256: films[one.film].path for one in test}
+    contents = {films[one.film].digest: films[one.film].path for one in test}
     patients = {one.patient_id: films[one.film].path for one in test}
     kept = []
     for one in placed:
         film = films[one.film]
         if film.side == "test":
             kept.append(one)
-        elif film.sha256 in contents:
-            detail = f"identical to {contents[film.sha256]}"
+        elif film.digest in contents:
+            detail = f"identical to {contents[film.digest]}"
             rejected.append(Rejected(film.path, "duplicate_in_test", detail))
         elif one.patient_id in patients:
             detail = f"patient {one.patient_id}, as {patients[one.patient_id]}"
@@ -272,7 +272,7 @@ def _mark_duplicates(films: Sequence[Film], members: list[Placed]) -> list[Place
     marked = []
     for one in sorted(members, key=lambda one: films[one.film].path):
         path = films[one.film].path
-        original = first.setdefault(films[one.film].sha256, path)
+        original = first.setdefault(films[one.film].digest, path)
         copy = original != path
         marked.append(one._replace(duplicate_of=original) if copy else one)
     return marked

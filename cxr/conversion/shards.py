@@ -19,7 +19,7 @@ class Member(NamedTuple):
       chunk: the spool file that holds its stored image.
       offset: of the stored image.
       length: its bytes.
-      source_sha256: of the film it was made from.
+      source: SHA-256 of the film it was made from.
       filename: the film's path.
       label: index of its class.
       text: name of its class.
@@ -30,7 +30,7 @@ class Member(NamedTuple):
     chunk: pathlib.Path
     offset: int
     length: int
-    source_sha256: str
+    source: bytes
     filename: str
     label: int
     text: str
@@ -129,7 +129,7 @@ def _member(
         chunk=chunks[film.chunk].path,
         offset=film.offset,
         length=film.length,
-        source_sha256=film.sha256,
+        source=film.digest,
         filename=film.path,
         label=class_names.index(one.label),
         text=one.label,
@@ -156,9 +156,13 @@ def _fields(member: Member, job: Job) -> dict[str, bytes | str | int]:
 
 def _key(job: Job) -> str:
     """Returns a hash over everything that shapes the shard's bytes."""
-    seen = [dataclasses.asdict(job.encoding), spool.versions()]
-    seen += [member[3:] for member in job.members]  # wherever the spool has it
-    return files.sha256_bytes(json.dumps(seen).encode())
+    digest = hashlib.sha256()
+    for shared in (dataclasses.asdict(job.encoding), spool.versions()):
+        digest.update(json.dumps(shared).encode())
+    for member in job.members:
+        digest.update(member.source)
+        digest.update(json.dumps(member[4:]).encode())  # wherever the spool has it
+    return digest.hexdigest()
 
 
 def _already(job: Job, key: str) -> records.Shard | None:

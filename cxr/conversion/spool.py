@@ -27,6 +27,7 @@ from cxr import cli, files, images
 from cxr.conversion import near_duplicates
 from cxr.conversion.sources import Source
 
+_shared_sides: dict[int, int] = {}  # widths and heights, which repeat
 CHUNK_FILMS = 64  # a worker's turn: about 0.2 s, so that little is lost or waits
 
 
@@ -51,7 +52,7 @@ class Film(NamedTuple):
     Attributes:
       source: where it lies.
       source_bytes: size of the source file.
-      sha256: of the source file, hexadecimal; empty where it was not read.
+      digest: SHA-256 of the source file; empty where it was not read.
       reason: empty, or the code why it is not taken.
       detail: the same for people.
       width: pixels, from the source's header.
@@ -65,7 +66,7 @@ class Film(NamedTuple):
 
     source: Source
     source_bytes: int = 0
-    sha256: str = ""
+    digest: bytes = b""  # not in hexadecimal: all films stand in memory
     reason: str = ""
     detail: str = ""
     width: int = 0
@@ -75,6 +76,11 @@ class Film(NamedTuple):
     offset: int = 0
     length: int = 0
     chunk: int = 0
+
+    @property
+    def sha256(self) -> str:
+        """The digest in hexadecimal."""
+        return self.digest.hex()
 
     @property
     def path(self) -> str:
@@ -139,7 +145,7 @@ def convert(chunk: Chunk) -> int:
         hashes.append(difference_hash)
         blobs.append(stored)
         offset += len(stored)
-    head = {"key": key, "films": [row[1:] for row in rows], "hashes": hashes}
+    head = {"key": key, "films": [_to_json(row) for row in rows], "hashes": hashes}
     store(chunk.path, b"".join([json.dumps(head).encode(), b"\n", *blobs]))
     return sum(not row.reason for row in rows)
 
@@ -148,28 +154,38 @@ def read_films(chunk: Chunk) -> list[Film]:
     """Returns a chunk's films, offsets counted from the start of the file."""
     with open(chunk.path, "rb") as file:
         line = file.readline()
-    films = []
-    for source, row in zip(chunk.sources, json.loads(line)["films"], strict=True):
-        film = Film(source, *row)
-        films.append(
-            film._replace(
-                mode=sys.intern(film.mode),  # shared: a large set stays small
-                format=sys.intern(film.format),
-                reason=sys.intern(film.reason),
-                offset=film.offset + len(line),
-                chunk=chunk.index,
-            )
-        )
-    return films
+    rows = json.loads(line)["films"]
+    return [
+        _from_json(source, row, chunk.index, len(line))
+        for source, row in zip(chunk.sources, rows, strict=True)
+    ]
+
+
+def _to_json(film: Film) -> dict[str, str | int]:
+    fields = film._asdict()
+    del fields["source"], fields["chunk"]  # known from the chunk
+    return fields | {"digest": film.sha256}
+
+
+def _from_json(
+    source: Source, row: dict[str, str | int], chunk: int, start: int
+) -> Film:
+    """Returns a film of a chunk whose images begin at `start`; shares equal values."""
+    for name in ("mode", "format", "reason"):
+        row[name] = sys.intern(row[name])
+    for name in ("width", "height"):
+        row[name] = _shared_sides.setdefault(row[name], row[name])
+    row["digest"] = bytes.fromhex(row["digest"])
+    row["offset"] += start
+    return Film(source, chunk=chunk, **row)
 
 
 def read_hashes(chunk: Chunk) -> list[int]:
     """Returns the difference hashes of a chunk's readable films, in order."""
     with open(chunk.path, "rb") as file:
         head = json.loads(file.readline())
-    reason = Film._fields.index("reason") - 1  # rows do not repeat the source
     pairs = zip(head["films"], head["hashes"], strict=True)
-    return [difference_hash for row, difference_hash in pairs if not row[reason]]
+    return [difference_hash for row, difference_hash in pairs if not row["reason"]]
 
 
 def read_stored(path: pathlib.Path, offset: int, length: int) -> bytes:
@@ -228,7 +244,7 @@ def _convert_one(
     try:
         data = _read_file(root / source.path)
         film = film._replace(
-            source_bytes=len(data), sha256=hashlib.sha256(data).hexdigest()
+            source_bytes=len(data), digest=hashlib.sha256(data).digest()
         )
         decoded = images.read(data, encoding.image_size)
     except images.BadImage as bad:
