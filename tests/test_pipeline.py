@@ -235,6 +235,15 @@ def test_evaluation_covers_every_example_once(make_records, cache, batch_size):
 
 
 @pytest.mark.parametrize("cache", MODES)
+def test_evaluation_can_start_anywhere(make_records, cache):
+    source = opened(make_records({"train": N}), cache=cache)
+    batches = source.batches(source.evaluation(8, start=30))
+    films, indices = zip(*[(b[0].numpy(), b[2].numpy()) for b in batches], strict=True)
+    assert np.concatenate(indices).tolist() == list(range(30, N))
+    np.testing.assert_array_equal(np.concatenate(films), all_films(source)[30:])
+
+
+@pytest.mark.parametrize("cache", MODES)
 def test_a_smaller_size_is_one_area_reduction(make_records, cache):
     record_set = make_records({"train": N}, encoding="png")
     stored = all_films(opened(record_set, cache=cache))[..., 0]

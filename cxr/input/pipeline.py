@@ -188,18 +188,19 @@ class Source:
         epochs = tf.data.Dataset.counter(epoch).map(_as_written(batches_of))
         return self._in_groups(epochs, first_use, batch_size)
 
-    def evaluation(self, batch_size: int) -> tf.data.Dataset:
+    def evaluation(self, batch_size: int, *, start: int = 0) -> tf.data.Dataset:
         """Returns each example once, in index order, the last batch partial.
 
         Args:
           batch_size: B.
+          start: index of the first example.
 
         Returns:
           Dataset of `(films uint8 [<=B, S, S, 1], labels int32 [<=B], example
           indices int64 [<=B])`.
         """
         n = self.n
-        indices = tf.data.Dataset.range(0, n, batch_size).map(
+        indices = tf.data.Dataset.range(start, n, batch_size).map(
             _as_written(
                 lambda first: tf.range(first, tf.minimum(first + batch_size, n))
             )

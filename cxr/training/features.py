@@ -194,7 +194,7 @@ def compute(
                 path = folder / f"view-{view:03d}-{start:08d}.npy"
                 part = _read(path, count)
                 if part is None:
-                    batches = source.evaluation(batch_size).skip(start // batch_size)
+                    batches = source.evaluation(batch_size, start=start)
                     batches = batches.take(-(-count // batch_size))
                     part = extract(batches, count, view)
                     _write(path, part)

@@ -1,0 +1,244 @@
+"""Asks the benchmark what is known: planted bottlenecks, equal builds, planted losses.
+
+  python -m tests.bench_trials --verdicts=10 --pairs=10
+
+A verdict trial trains a network of no cost on streamed films with a delay in one
+part of the pipeline, drawn at random, that makes its rung twice as slow as the
+slowest other; the verdict must name it. A pair is two `--quick` runs of this build,
+each rung of which must agree within the noise that they state, and a third one with a
+rung, drawn at random, that loses 30 %; it must be flagged and exit with 1.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import pathlib
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from unittest import mock
+
+ROOT = pathlib.Path(__file__).parents[1]
+PLANTED = ("read", "parse", "decode", "batch", "augment", "step")
+LOSS = 0.3
+
+# Paces a rung: steps come no faster than at a given rate. What lies between two windows
+# (an audit, other rungs) counts for neither.
+_PACED = """
+import dataclasses, time
+from cxr import bench, cli
+from cxr.benchmark import timing
+right = timing.measure
+def paced(rung, **options):
+    begin, last, items = 0.0, 0.0, 0
+    def slow():
+        nonlocal begin, last, items
+        if time.perf_counter() - last > 0.01:
+            begin, items = time.perf_counter(), 0
+        count = rung.advance()
+        items += count
+        while time.perf_counter() - begin < items / {rate}:
+            pass
+        last = time.perf_counter()
+        return count
+    if rung.name == {rung!r}:
+        return right(dataclasses.replace(rung, advance=slow), **options)
+    return right(rung, **options)
+timing.measure = paced
+cli.run(bench.main)
+"""
+
+
+# --- verdicts
+
+
+@contextlib.contextmanager
+def planted(rung: str, seconds_a_film: float):
+    """Delays one part of the pipeline by some seconds a film."""
+    import tensorflow as tf
+
+    from cxr.benchmark import compute_rungs
+    from cxr.benchmark.ladder import ReadOnly
+    from cxr.input.decoding import Reader
+    from cxr.input.pipeline import Source
+    from cxr.training.steps import TrainingStep
+
+    one_at_a_time = threading.Lock()
+
+    def delay(films: int) -> None:
+        with one_at_a_time:
+            time.sleep(seconds_a_film * films)
+
+    def before(right, applies=lambda reader: True):
+        def slow(self, indices):
+            if applies(self):
+                delay(len(indices))
+            return right(self, indices)
+
+        return slow
+
+    def drawn(right):
+        def slow(self, dataset):
+            for batch in right(self, dataset):
+                delay(len(batch[1]))
+                yield batch
+
+        return slow
+
+    def in_graph(tensor: tf.Tensor) -> tf.Tensor:
+        def wait(tensor):
+            delay(len(tensor))
+            return tensor
+
+        waited = tf.numpy_function(wait, [tensor], tensor.dtype)
+        return tf.ensure_shape(waited, tensor.shape)
+
+    def augmented(right):
+        def slow(self, config, *rest):
+            right(self, config, *rest)
+            augment = self.augment
+            self.augment = lambda films, *rest: in_graph(augment(films, *rest))
+
+        return slow
+
+    def stepped(right):
+        def slow(self, inputs, key, labels, scale):
+            return right(self, inputs, key, in_graph(labels), scale)
+
+        return slow
+
+    def parses(reader):
+        return not isinstance(reader, ReadOnly)
+
+    holder, name, change = {
+        "read": (Reader, "_read", before),
+        "parse": (Reader, "encoded", lambda right: before(right, parses)),
+        "decode": (Reader, "films", before),
+        "batch": (Source, "batches", drawn),
+        "augment": (compute_rungs.Workshop, "__init__", augmented),
+        "step": (TrainingStep, "_compute", stepped),
+    }[rung]
+    with mock.patch.object(holder, name, change(getattr(holder, name))):
+        yield
+
+
+def seconds_of_rungs(films, delay: tuple[str, float] | None = None) -> tuple:
+    """Runs the ladder over a network of no cost.
+
+    Returns:
+      Each rung's seconds a film, and the rung that the verdict names.
+    """
+    from cxr.benchmark import compute_rungs, runner
+    from cxr.config import TrainConfig
+
+    config = TrainConfig(
+        data_dir=str(films.path.parent.parent),
+        dataset=films.manifest.name,
+        model="small_cnn",
+        image_size=64,
+        batch_size=32,
+        augmentation="mild",
+        cache="none",
+        progress=False,
+    )
+    plan = runner.Plan(repeats=3, window_s=0.2, warm_up_s=0.1)
+
+    def trivial(self, stage):
+        return compute_rungs.Network(self.trivial_network(), 1, 1)
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(
+            mock.patch.object(compute_rungs.Workshop, "network", trivial)
+        )
+        if delay:
+            stack.enter_context(planted(*delay))
+        found = runner.run(config, films, plan)
+    rates = {s["name"]: s["images_per_sec"]["median"] for s in found["stages"]}
+    return {name: 1 / rate for name, rate in rates.items()}, found["bottleneck"]["rung"]
+
+
+def try_verdicts(count: int, chance: random.Random, folder: pathlib.Path) -> None:
+    """Prints how often the verdict named the planted rung."""
+    from tests.conftest import write_records
+
+    films = write_records(
+        folder, {"train": 512, "validation": 32}, image_size=64, encoding="jpeg"
+    )
+    plain, _ = seconds_of_rungs(films)
+    named = 0
+    for _ in range(count):
+        rung = chance.choice(PLANTED)
+        slowest = max(plain[name] for name in PLANTED if name != rung)
+        _, found = seconds_of_rungs(films, (rung, 2 * slowest - plain[rung]))
+        named += found == rung
+        print(f"  planted in {rung}, named {found}", flush=True)
+    print(f"verdicts: {named} of {count} planted rungs named", flush=True)
+
+
+# --- pairs of runs
+
+
+def quick(output: pathlib.Path, program: list[str], *flags: str) -> tuple[int, dict]:
+    """Runs `--quick`; returns its exit code, its result and its seconds."""
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, *program, "--quick", f"--output_dir={output}", *flags],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    result = json.loads((output / "bench.json").read_text())
+    return done.returncode, result | {"seconds": time.monotonic() - began}
+
+
+def try_pairs(count: int, chance: random.Random, folder: pathlib.Path) -> None:
+    """Prints how often equal builds agreed, and planted losses were flagged."""
+    from cxr.benchmark.regression import Change
+
+    agreed = flagged = 0
+    command, data = ["-m", "cxr.bench"], f"--data_dir={folder / 'data'}"
+    quick(folder / "warm", command, data)  # makes the set
+    for number in range(count):
+        first = folder / f"first-{number}"
+        _, plain = quick(first, command, data)
+        baseline = f"--baseline={first / 'bench.json'}"
+        _, again = quick(folder / "again", command, data, baseline)
+        changes = [Change(**change) for change in again["changes"]]
+        apart = [dataclasses.astuple(c) for c in changes if not c.agrees]
+        agreed += not apart
+        stage = chance.choice(plain["stages"])
+        rate = (1 - LOSS) * stage["images_per_sec"]["median"]
+        program = ["-c", _PACED.format(rung=stage["name"], rate=rate)]
+        code, paced = quick(folder / "paced", program, data, baseline)
+        slower = [c["rung"] for c in paced["changes"] if Change(**c).slower]
+        right = code == 1 and stage["name"] in slower
+        flagged += right
+        print(
+            f"  {plain['seconds']:.0f} s; apart {apart}; loss in {stage['name']}: "
+            f"exit {code}, slower {slower}",
+            flush=True,
+        )
+    print(f"pairs: {agreed} of {count} agree; {flagged} of {count} losses flagged")
+
+
+def main() -> None:
+    """Runs all trials."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--verdicts", type=int, default=10)
+    parser.add_argument("--pairs", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    chance = random.Random(options.seed)
+    with tempfile.TemporaryDirectory() as scratch:
+        if options.verdicts:
+            try_verdicts(options.verdicts, chance, pathlib.Path(scratch, "verdicts"))
+        if options.pairs:
+            try_pairs(options.pairs, chance, pathlib.Path(scratch))
+
+
+if __name__ == "__main__":
+    main()

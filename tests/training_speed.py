@@ -1,0 +1,159 @@
+"""Measures what training costs beside its arithmetic, and what its stages save.
+
+  python -m tests.training_speed
+
+The host's time of the loop: an epoch of steps that do nothing but count, everything
+else as in training (input, progress, TensorBoard, signals, logs every 50 steps).
+Training on films from memory against one resident batch. VGG16: full steps against
+steps of block 5, of the head alone, and of the head on stored features. All in turn,
+medians; prints figures, judges nothing.
+"""
+
+import argparse
+import csv
+import dataclasses
+import pathlib
+import statistics
+import tempfile
+from unittest import mock
+
+import numpy as np
+
+from tests.conftest import write_records
+
+
+def ratio(found: dict, first: str, second: str) -> float:
+    """Returns the median of the rates' ratios, round by round."""
+    pairs = zip(found[first], found[second], strict=True)
+    return statistics.median(a.per_sec / b.per_sec for a, b in pairs)
+
+
+def loop_us(folder: pathlib.Path) -> list[float]:
+    """Returns the microseconds a step of epochs whose steps only count."""
+    from cxr import config, runs
+    from cxr.training import steps, trainer
+
+    films = write_records(
+        folder, {"train": 16_000, "validation": 32}, image_size=32, name="loop"
+    )
+    settings = config.TrainConfig(
+        data_dir=str(folder),
+        dataset="loop",
+        workdir=str(folder / "run"),
+        model="small_cnn",
+        image_size=32,
+        batch_size=8,
+        epochs=6,
+        augmentation="none",
+        early_stopping_patience=0,
+    )
+
+    def count(self, batch):
+        self.step.assign_add(1)
+
+    with mock.patch.object(steps.TrainingStep, "_run", count):
+        trainer.train(settings, films)
+    with open(folder / "run" / runs.HISTORY, newline="") as file:
+        seconds = [float(row["seconds"]) for row in csv.DictReader(file)]
+    return [1e6 * epoch / (16_000 // 8) for epoch in seconds[1:]]
+
+
+def measured(folder: pathlib.Path, repeats: int, **options) -> tuple:
+    """Returns a benchmark's workshop, its input and a function that measures."""
+    from cxr import config
+    from cxr.benchmark import compute_rungs, timing
+    from cxr.input import pipeline
+    from cxr.training import devices
+
+    size = options["image_size"]
+    films = write_records(folder, {"train": 512, "validation": 8}, image_size=size)
+    settings = config.TrainConfig(
+        data_dir=str(folder), dataset="tiny", augmentation="none", **options
+    )
+    shop = compute_rungs.Workshop(settings, films, devices.setup(settings))
+    source = pipeline.open_split(films, "train", image_size=size, progress=False)
+    clock = timing.Clock()
+
+    def measure(rungs, seconds):
+        for rung in rungs:
+            timing.warm_up(rung, steps=2, seconds=0.5, clock=clock)
+        return timing.interleave(rungs, repeats=repeats, seconds=seconds, clock=clock)
+
+    return shop, source, measure
+
+
+def show_data_fed(folder: pathlib.Path, repeats: int) -> None:
+    """Prints small_cnn's rate on films from memory against one resident batch."""
+    from cxr.benchmark.timing import Rung
+    from cxr.training import recipe
+
+    options = {"model": "small_cnn", "image_size": 96, "batch_size": 32}
+    shop, source, measure = measured(folder, repeats, **options)
+    network = shop.network(recipe.stages(shop.config)[0]).network
+    synthetic = shop.step_rung(network, 32)
+    batches = shop.iterate(source, source.training(32, 0))
+    step = shop.step(network, augmented=True)
+
+    def advance() -> int:
+        step.run(next(batches))
+        return 32
+
+    found = measure([synthetic, Rung("fed", advance, step.step.numpy)], 2.0)
+    print(f"data-fed / synthetic: {ratio(found, 'fed', 'step'):.3f}", flush=True)
+
+
+def show_vgg16(folder: pathlib.Path, repeats: int) -> None:
+    """Prints the rates of VGG16's ways to train."""
+    from cxr.benchmark.timing import Rung
+    from cxr.training import features, models, recipe
+
+    options = {"model": "vgg16", "image_size": 224, "batch_size": 16}
+    shop, source, measure = measured(folder, repeats, fine_tune_epochs=1, **options)
+    head, block5 = recipe.stages(shop.config)
+    rungs = []
+    for name, stage, first in (
+        ("full", block5, "all"),
+        ("block 5", block5, "block5_conv1"),
+        ("frozen", head, "all"),
+    ):
+        shop.config = dataclasses.replace(shop.config, fine_tune_from=first)
+        rung = shop.step_rung(shop.network(stage).network, 16)
+        rungs.append(dataclasses.replace(rung, name=name))
+    model = models.build(shop._spec, dropout_seed=0)
+    stored = np.random.default_rng(0).random((1, source.n, 512), np.float32)
+    table = features.FeatureSource(stored, source.labels)
+    batches = shop.iterate(table, table.training(16, 0))
+    step = shop.step(models.head_model(model), augmented=False)
+
+    def advance() -> int:
+        step.run(next(batches))
+        return 16
+
+    rungs.append(Rung("head on features", advance, step.step.numpy))
+    found = measure(rungs, 4.0)
+    for name, windows in found.items():
+        rate = statistics.median(window.per_sec for window in windows)
+        print(f"{name}: {rate:,.1f} images/s")
+    print(f"block 5 / full: {ratio(found, 'block 5', 'full'):.2f}")
+    print(f"head on features / frozen: {ratio(found, rungs[-1].name, 'frozen'):,.0f}")
+
+
+def main() -> None:
+    """Prints all figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=9)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        root = pathlib.Path(scratch)
+        epochs = loop_us(root / "loop")
+        print(
+            f"loop: {statistics.median(epochs):.0f} us a step "
+            f"({min(epochs):.0f} - {max(epochs):.0f})",
+            flush=True,
+        )
+        show_data_fed(root / "small", options.repeats)
+        show_vgg16(root / "vgg16", max(5, options.repeats // 2))
+
+
+if __name__ == "__main__":
+    main()
