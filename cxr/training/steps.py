@@ -119,7 +119,8 @@ class TrainingStep:
         with self._strategy.scope():
             optimizer.build(network.trainable_variables)
             self._make_variables(step)
-        self.run = tf.function(self._run, reduce_retracing=True)
+        self._function = tf.function(self._run, reduce_retracing=True)
+        self._single, self._shape = None, None
         self.run_many = tf.function(self._run_many)
 
     def _make_variables(self, step: int) -> None:
@@ -150,6 +151,20 @@ class TrainingStep:
         self._loss_sum, self._correct = total(tf.float64), total(tf.int64)
         self._count = total(tf.int64)
 
+    def run(self, batch: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> None:
+        """Runs one step on `(images, labels, indices)`, updating all variables.
+
+        Without replicas by the graph of the batch's shape, without asking each time
+        which graph fits: 115 instead of 195 us of Python a step.
+        """
+        if self._replicas > 1:
+            self._function(batch)
+            return
+        if batch[0].shape != self._shape:
+            self._single = self._function.get_concrete_function(batch)
+            self._shape = batch[0].shape
+        self._single(batch)
+
     # --- the graph
 
     def _run_many(self, iterator, count: tf.Tensor) -> None:
@@ -158,7 +173,6 @@ class TrainingStep:
             self._run(next(iterator))
 
     def _run(self, batch: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> None:
-        """Runs one step on `(images, labels, indices)`, updating all variables."""
         strategy = self._strategy
         kept, gradients, totals, bad_loss, bad = strategy.run(
             self._forward_backward, args=batch
