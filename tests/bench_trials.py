@@ -173,7 +173,9 @@ def try_verdicts(count: int, chance: random.Random, folder: pathlib.Path) -> Non
     for _ in range(count):
         rung = chance.choice(PLANTED)
         slowest = max(plain[name] for name in PLANTED if name != rung)
-        _, found = seconds_of_rungs(films, (rung, 2 * slowest - plain[rung]))
+        # What is prepared ahead of the loop is prepared while the loop is delayed.
+        own = 0.0 if rung == "batch" else plain[rung]
+        _, found = seconds_of_rungs(films, (rung, 2 * slowest - own))
         named += found == rung
         print(f"  planted in {rung}, named {found}", flush=True)
     print(f"verdicts: {named} of {count} planted rungs named", flush=True)

@@ -199,21 +199,19 @@ def _streams(
     batch_size: int,
     audit: FilmAudit,
 ) -> list[tuple[str, Batches, Contents]]:
-    """The films of the split in index order, again and again, to three depths."""
+    """The films of the split in index order, again and again, to three depths.
+
+    By the calls that fill memory, or that streaming makes when a batch is due.
+    """
     size = source.image_size
     reading = ReadOnly(record_set, SPLIT, image_size=size)
     # Memory is filled by first reads, which verify everything.
     remember = source.mode != "ram"
     reader = Reader(record_set, SPLIT, image_size=size, remember=remember)
-    if source.mode == "ram":  # threads fill the memory by this call
-        decoded = _threaded(reader, reader.films, batch_size)
-    else:
-        streaming = pipeline.Source(reader, resident=False)
-        decoded = iter(streaming.evaluation(batch_size).repeat())
     return [
         ("read", _threaded(reader, reading.encoded, batch_size), audit.check_records),
         ("parse", _threaded(reader, reader.encoded, batch_size), audit.check_encoded),
-        ("decode", decoded, audit.check_films),
+        ("decode", _threaded(reader, reader.films, batch_size), audit.check_films),
     ]
 
 
