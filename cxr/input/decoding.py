@@ -12,6 +12,7 @@ import math
 import os
 import pathlib
 import struct
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -107,21 +108,17 @@ class Reader:
         Raises:
           DataError: naming the shard and the record that is not what it was.
         """
-        try:
-            return self._read(indices)
-        except (cli.CommandError, OSError) as error:
-            self.fault = self.fault or error
-            raise
+        return list(self._read(indices))
 
-    def _read(self, indices: np.ndarray) -> list[bytes]:
+    def _read(self, indices: np.ndarray) -> Iterator[bytes]:
+        """Yields the encoded films one by one; what goes wrong becomes the fault."""
         extents = self._extents[indices].tolist()
         shards = self._shard_of[indices].tolist()
         descriptors = [self._files[shard].fileno() for shard in shards]
         for file, (offset, length) in zip(descriptors, extents, strict=True):
             # All reads of the batch start now: on a cold disk they overlap.
             os.posix_fadvise(file, offset, length, os.POSIX_FADV_WILLNEED)
-        return [
-            self._film(os.pread(file, length + _FRAME_FOOTER_BYTES, offset), *known)
+        try:
             for file, (offset, length), *known in zip(
                 descriptors,
                 extents,
@@ -129,8 +126,12 @@ class Reader:
                 self._film_at[indices].tolist(),
                 self._crcs[indices].tolist(),
                 strict=True,
-            )
-        ]
+            ):
+                framed = os.pread(file, length + _FRAME_FOOTER_BYTES, offset)
+                yield self._film(framed, *known)
+        except (cli.CommandError, OSError) as error:
+            self.fault = self.fault or error
+            raise
 
     def films(self, indices: np.ndarray) -> np.ndarray:
         """Reads, verifies and decodes films: uint8 [B, image_size, image_size].
@@ -140,22 +141,22 @@ class Reader:
         Raises:
           DataError: naming the shard and the record that is not what it was.
         """
-        size = self.stored_size
-        films = _aligned_empty((len(indices), size, size))
+        films = _aligned_empty((len(indices), self.image_size, self.image_size))
+        # The film itself, or one stored film from which it is reduced.
+        stored = np.empty((self.stored_size,) * 2, np.uint8)
+        same_size = self.image_size == self.stored_size
         for index, film, encoded in zip(
-            indices.tolist(), films, self.encoded(indices), strict=True
+            indices.tolist(), films, self._read(indices), strict=True
         ):
+            out = film if same_size else stored
             try:
-                images.decode(encoded, self.encoding, out=film)
+                images.decode(encoded, self.encoding, out=out)
             except ValueError as error:
                 self.fault = self.fault or self._fault(index, str(error))
                 raise self.fault from error
-        return self._reduced(films)
-
-    def _reduced(self, films: np.ndarray) -> np.ndarray:
-        if self.image_size == self.stored_size:
-            return films
-        return images.area_resize(films, self.image_size)
+            if not same_size:
+                film[:] = images.area_resize(stored, self.image_size)
+        return films
 
     def _film(
         self, framed: bytes, index: int, known_at: list[int], known_crc: bytes
