@@ -33,7 +33,7 @@ def summary(rates, **changes):
         "first_epoch_images_per_sec": spread,
         "first_batch_s": {**spread, "median": 0.5},
         "rss_beyond_imports_mb": 100.0,
-        "rss_slope_mb_per_epoch": 0.0,
+        "rss_slope_mb_per_turn": 0.0,
         "images": 20,
         "pixel_mean": 100.0,
         "later": [rates],

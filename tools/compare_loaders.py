@@ -46,9 +46,11 @@ class CompareConfig:
     repeats: int = cli.option(
         3, "fresh processes of each loader: first batches and first epochs", lower=1
     )
-    epochs: int = cli.option(20, "later epochs of each process", lower=1)
+    epochs: int = cli.option(
+        20, "turns of each process: later epochs, several where they are short", lower=1
+    )
     seconds: float = cli.option(
-        15.0, "later epochs of one process end after this many", lower=0.0
+        15.0, "the turns of one process end after this many", lower=0.0
     )
 
     def validate(self) -> None:

@@ -27,7 +27,7 @@ def summary(found: list[dict]) -> dict[str, Any]:
         "first_epoch_images_per_sec": _spread(first),
         "first_batch_s": _spread([one["first"]["first_batch_s"] for one in found]),
         "rss_beyond_imports_mb": statistics.median(peak),
-        "rss_slope_mb_per_epoch": statistics.median(
+        "rss_slope_mb_per_turn": statistics.median(
             _slope([epoch["rss_mb"] for epoch in one["later"]]) for one in found
         ),
         "epoch_images": found[0]["first"]["images"],
@@ -143,7 +143,7 @@ def markdown(report: dict[str, Any]) -> str:
         lines += [
             f"\n### Batch size {size}, {side} x {side}, {report['cores']} cores\n",
             "| loader | images/s (min - max) | first epoch | first batch, s "
-            "| memory, MB | growth, MB an epoch | films | mean pixel |",
+            "| memory, MB | growth, MB a turn | films | mean pixel |",
             "| --- | --: | --: | --: | --: | --: | --: | --: |",
         ]
         fastest = sorted(run.items(), key=lambda item: -_median(item[1]))
@@ -155,7 +155,7 @@ def markdown(report: dict[str, Any]) -> str:
                 f"| {one['first_epoch_images_per_sec']['median']:,.0f} "
                 f"| {one['first_batch_s']['median']:.3f} "
                 f"| {one['rss_beyond_imports_mb']:,.0f} "
-                f"| {one['rss_slope_mb_per_epoch']:.2f} "
+                f"| {one['rss_slope_mb_per_turn']:.2f} "
                 f"| {one['images']:,} | {one['pixel_mean']:.2f} {one['pixels']} |"
             )
     for name, why in report["missing"].items():
