@@ -198,17 +198,16 @@ def test_replicas_share_each_batch_without_loss():
         cpu = tf.config.list_physical_devices("CPU")[0]
         two = [tf.config.LogicalDeviceConfiguration()] * 2
         tf.config.set_logical_device_configuration(cpu, two)
-        root = pathlib.Path(tempfile.mkdtemp())
-        source = pipeline.open_split(
-            write_records(root, {"train": 43}), "train", image_size=16
-        )
+        records = write_records(pathlib.Path(tempfile.mkdtemp()), {"train": 43})
         strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-        dataset = source.training(8, 3)
-        shared = iter(strategy.experimental_distribute_dataset(dataset))
-        for _, (_, _, whole) in zip(range(11), dataset):
-            parts = strategy.experimental_local_results(next(shared)[2])
-            assert [len(part) for part in parts] == [4, 4], parts
-            assert tf.concat(parts, 0).numpy().tolist() == whole.numpy().tolist()
+        for cache in ("ram", "none"):
+            source = pipeline.open_split(records, "train", image_size=16, cache=cache)
+            dataset = source.training(8, 3)
+            shared = iter(strategy.experimental_distribute_dataset(dataset))
+            for _, (_, _, whole) in zip(range(11), dataset):
+                parts = strategy.experimental_local_results(next(shared)[2])
+                assert [len(part) for part in parts] == [4, 4], parts
+                assert tf.concat(parts, 0).numpy().tolist() == whole.numpy().tolist()
         print("SHARED")
     """
     done = subprocess.run(
