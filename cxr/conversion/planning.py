@@ -119,11 +119,11 @@ def make(films: Sequence[Film], config: PlanConfig) -> Plan:
     _check_classes(class_names, sides["test"] if policy == "official" else None)
     for side, members in splitting.cut(films, placed, _shares(policy, config)).items():
         sides[side] += members
-    shards = {
-        side: _shards(films, _mark_duplicates(films, members), config)
-        for side, members in sides.items()
-        if members
-    }
+    del placed, members  # large: each side goes as soon as its shards are planned
+    shards = {}
+    for side in records.SPLITS:
+        if members := _mark_duplicates(films, sides.pop(side)):
+            shards[side] = _shards(films, members, config)
     return Plan(policy, class_names, shards, tuple(sorted(rejected)), unmatched)
 
 
