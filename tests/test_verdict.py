@@ -119,6 +119,16 @@ def test_own_seconds_never_are_negative_and_add_up(own):
         assert found[name] * 1000 == pytest.approx(own[name], rel=1e-6, abs=1e-6)
 
 
+def test_input_nearly_as_slow_as_all_computing_is_named():
+    own = dict.fromkeys(PARTS, 0.1) | {"decode": 2.0, "augment": 1.3, "step": 1.2}
+    setting = verdict.Setting(resident=False, cores=2)
+    found = verdict.judge(ladder(own, resident=False), setting)
+    assert (found.bound, found.rung) == ("input", "decode")
+    own |= {"decode": 1.4}
+    found = verdict.judge(ladder(own, resident=False), setting)
+    assert (found.bound, found.rung) == ("augmentation", "augment")
+
+
 # --- against a baseline
 
 

@@ -10,6 +10,9 @@ import math
 from collections.abc import Mapping
 
 _STREAM = ("read", "parse", "decode", "batch")
+# Augmentation and step follow each other, so input that is slower than either may still
+# hide behind both; so near to them it is the rung to work on all the same.
+_NEAR = 0.75
 _NEAR_PEAK = 0.5  # of a matrix product: little is left to win in software
 
 
@@ -90,8 +93,9 @@ def judge(rates: Mapping[str, float], setting: Setting) -> Verdict:
     loop = max(("trivial", "train"), key=lambda name: own.get(name, 0.0))
     if own.get(loop, 0.0) > max(fed, computed):
         return _overhead(loop, rates, fed + computed)
-    if fed >= computed:
-        rung = "batch" if setting.resident else _largest(own, _STREAM)
+    rung = "batch" if setting.resident else _largest(own, _STREAM)
+    slowest = own[rung] > max(own["augment"], own["step"])
+    if fed >= computed or (slowest and fed > _NEAR * computed):
         return _input(rung, fed, computed, setting)
     rung = _largest(own, ("augment", "step"))
     found = _augment(rates, computed) if rung == "augment" else _step(rates, setting)
