@@ -30,7 +30,7 @@ _open_iterators: weakref.WeakSet = weakref.WeakSet()
 Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 FirstUse = Callable[[], np.ndarray]  # the order in which films are asked for first
 
-_GROUP_BYTES = 7 << 20  # 7 MiB gathered by one call, see Source._gathered
+_GROUP_BYTES = 7 << 20  # 7 MiB loaded by one call, see Source._in_groups
 _GATHER_THREADS = 2  # 338,000 films/s at B = 32, one thread 298,000
 _READS_AHEAD = 2  # streaming: reads that wait beside those under way
 _MAX_GROUP = 8  # batches; more would only delay the first
