@@ -105,7 +105,7 @@ def test_ratios_are_taken_turn_by_turn():
         for answer in loader_report.answers({"runs": {"32": run}, "cores": 2})
     }
     assert found["resident / FFCV raw"] == 3
-    assert found["streamed JPEG / (cores x decode)"] == pytest.approx(0.9)
+    assert found["streamed JPEG / (cores x libjpeg-turbo)"] == pytest.approx(0.9)
 
 
 def test_growth_is_judged_after_warming_up():

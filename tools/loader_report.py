@@ -72,11 +72,12 @@ _QUESTIONS = (
     ("resident / numpy copy", "cxr resident raw", "numpy copy", "later", 0.5),
     ("first epoch / FFCV raw's", "cxr resident raw", "ffcv raw", "first", 2.0),
     (
-        "streamed JPEG / (cores x decode)",
-        "cxr stream jpeg",
-        "bare decode",
-        "cores",
-        0.9,
+        *("streamed JPEG / (cores x libjpeg-turbo)", "cxr stream jpeg"),
+        *("bare decode", "cores", 0.9),
+    ),
+    (
+        *("streamed JPEG / (cores x own decode)", "cxr stream jpeg"),
+        *("bare decode together", "cores", 0.9),
     ),
     ("streamed JPEG / FFCV JPEG", "cxr stream jpeg", "ffcv jpeg", "later", 1.5),
     ("streamed JPEG / TFDS", "cxr stream jpeg", "tfds", "later", 1.2),

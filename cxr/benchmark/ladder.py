@@ -38,8 +38,8 @@ Contents = Callable[[np.ndarray, np.ndarray], None]
 class ReadOnly(Reader):
     """A reader that hands out whole records, unparsed and unverified."""
 
-    def _film(self, framed: bytes, *known) -> bytes:
-        del known
+    def _checked(self, framed: list[bytes], indices: np.ndarray) -> list[bytes]:
+        del indices
         return framed
 
 

@@ -12,11 +12,11 @@ import math
 import os
 import pathlib
 import struct
-from collections.abc import Iterator
 
 import numpy as np
 
 from cxr import cli, images, records, tfrecord
+from cxr.input import jpeg
 
 _FRAME_HEADER = struct.Struct("<QI")  # payload length, its CRC
 _FRAME_FOOTER_BYTES = 4  # the payload's CRC
@@ -29,6 +29,7 @@ _KEYS = (
     "image/filename",
 )
 _TENSOR_ALIGNMENT = 64  # bytes; TensorFlow copies arrays that start elsewhere
+_REDUCED = 8  # films decoded at their stored size at a time, where that is larger
 _INDEX_THREADS = 8  # shards whose record lengths are read at a time: disk latency
 
 
@@ -82,22 +83,27 @@ class Reader:
         self.fault: Exception | None = None
         self.stored_size = manifest.image_size
         self.encoding = manifest.encoding
+        self._jpeg = jpeg.Decoder()
         self._paths = record_set.shard_paths(split)
         rows = record_set.examples(split)
         self.labels = _labels(record_set, rows, self.n)
         self._filenames = [row["filename"].encode() for row in rows]
         with concurrent.futures.ThreadPoolExecutor(_INDEX_THREADS) as pool:
             tables = list(pool.map(_record_table, self._paths, shards))
-        self._extents = np.concatenate([np.zeros((0, 2), np.int64), *tables])
-        self._shard_of = np.repeat(np.arange(len(shards)), self.shard_sizes)
-        self._first_of = np.cumsum((0, *self.shard_sizes))
         # Open for the reader's life: a read is one system call.
         self._files = [path.open("rb", buffering=0) for path in self._paths]
+        self._shard_of = np.repeat(np.arange(len(shards)), self.shard_sizes)
+        self._first_of = np.cumsum((0, *self.shard_sizes))
+        # Of each record: file descriptor, offset, length of payload and footer.
+        self._places = np.zeros((self.n, 3), np.int64)
+        descriptors = np.array([file.fileno() for file in self._files], np.int64)
+        self._places[:, 0] = descriptors[self._shard_of]
+        self._places[:, 1:] = np.concatenate([np.zeros((0, 2), np.int64), *tables])
         # Where the film stands in each verified record, [begin, end], and the CRC
         # that the record had; an end of 0: not verified yet.
         self._remember = remember
         self._film_at = np.zeros((self.n, 2), np.int64)
-        self._crcs = np.zeros(self.n, np.dtype("V4"))
+        self._crcs = np.zeros(self.n, np.uint32)
 
     def encoded(self, indices: np.ndarray) -> list[bytes]:
         """Reads and verifies the encoded films of the examples, in their order.
@@ -108,27 +114,15 @@ class Reader:
         Raises:
           DataError: naming the shard and the record that is not what it was.
         """
-        return list(self._read(indices))
-
-    def _read(self, indices: np.ndarray) -> Iterator[bytes]:
-        """Yields the encoded films one by one; what goes wrong becomes the fault."""
-        extents = self._extents[indices].tolist()
-        shards = self._shard_of[indices].tolist()
-        descriptors = [self._files[shard].fileno() for shard in shards]
-        for file, (offset, length) in zip(descriptors, extents, strict=True):
+        places = self._places[indices].tolist()
+        for file, offset, length in places:
             # All reads of the batch start now: on a cold disk they overlap.
             os.posix_fadvise(file, offset, length, os.POSIX_FADV_WILLNEED)
         try:
-            for file, (offset, length), *known in zip(
-                descriptors,
-                extents,
-                indices.tolist(),
-                self._film_at[indices].tolist(),
-                self._crcs[indices].tolist(),
-                strict=True,
-            ):
-                framed = os.pread(file, length + _FRAME_FOOTER_BYTES, offset)
-                yield self._film(framed, *known)
+            return self._checked(
+                [os.pread(file, length, offset) for file, offset, length in places],
+                indices,
+            )
         except (cli.CommandError, OSError) as error:
             self.fault = self.fault or error
             raise
@@ -142,38 +136,65 @@ class Reader:
           DataError: naming the shard and the record that is not what it was.
         """
         films = _aligned_empty((len(indices), self.image_size, self.image_size))
-        # The film itself, or one stored film from which it is reduced.
-        stored = np.empty((self.stored_size,) * 2, np.uint8)
-        same_size = self.image_size == self.stored_size
-        for index, film, encoded in zip(
-            indices.tolist(), films, self._read(indices), strict=True
-        ):
-            out = film if same_size else stored
-            try:
-                images.decode(encoded, self.encoding, out=out)
-            except ValueError as error:
-                self.fault = self.fault or self._fault(index, str(error))
-                raise self.fault from error
-            if not same_size:
-                film[:] = images.area_resize(stored, self.image_size)
+        encoded = self.encoded(indices)
+        if self.image_size == self.stored_size:
+            self.decode(encoded, indices, out=films)
+            return films
+        stored = np.empty((_REDUCED, self.stored_size, self.stored_size), np.uint8)
+        for first in range(0, len(indices), _REDUCED):
+            some = slice(first, first + _REDUCED)
+            decoded = stored[: len(encoded[some])]
+            self.decode(encoded[some], indices[some], out=decoded)
+            films[some] = images.area_resize(decoded, self.image_size)
         return films
 
-    def _film(
-        self, framed: bytes, index: int, known_at: list[int], known_crc: bytes
-    ) -> bytes:
-        """Returns the film of a record, given as payload and footer."""
-        payload, crc = framed[:-_FRAME_FOOTER_BYTES], framed[-_FRAME_FOOTER_BYTES:]
-        if len(crc) < _FRAME_FOOTER_BYTES or not tfrecord.is_intact(payload, crc):
-            raise self._fault(index, "the payload's CRC does not match")
-        begin, end = known_at
-        if end and crc == known_crc:
-            return payload[begin:end]
-        film = self._verified(payload, index)
-        if self._remember:
-            begin = payload.index(film)
-            self._film_at[index] = begin, begin + len(film)
-            self._crcs[index] = crc
-        return film
+    def decode(
+        self, encoded: list[bytes], indices: np.ndarray, *, out: np.ndarray
+    ) -> None:
+        """Decodes verified films.
+
+        Args:
+          encoded: the films.
+          indices: theirs, int64 [B].
+          out: receives them, uint8 [B, stored_size, stored_size], contiguous.
+
+        Raises:
+          DataError: naming the shard and the record that cannot be decoded.
+        """
+        done = np.zeros(len(encoded), bool)
+        if self.encoding == "jpeg":
+            done = self._jpeg.decode(encoded, out)
+        for at in np.flatnonzero(~done).tolist():
+            try:
+                images.decode(encoded[at], self.encoding, out=out[at])
+            except ValueError as error:
+                self.fault = self.fault or self._fault(int(indices[at]), str(error))
+                raise self.fault from error
+
+    def _checked(self, framed: list[bytes], indices: np.ndarray) -> list[bytes]:
+        """Returns the films of records, given as payload and footer."""
+        # Step by step for all records: a call for each would take as long again.
+        payloads = [record[:-_FRAME_FOOTER_BYTES] for record in framed]
+        footers = [record[-_FRAME_FOOTER_BYTES:] for record in framed]
+        crcs = tfrecord.crcs(payloads)
+        if b"".join(footers) != crcs.tobytes():
+            for index, footer, crc in zip(indices.tolist(), footers, crcs, strict=True):
+                if footer != crc.tobytes():
+                    raise self._fault(index, "the payload's CRC does not match")
+        film_at = self._film_at[indices]
+        known = (film_at[:, 1] > 0) & (self._crcs[indices] == crcs)
+        films = [
+            payload[begin:end]
+            for payload, (begin, end) in zip(payloads, film_at.tolist(), strict=True)
+        ]
+        for at in np.flatnonzero(~known).tolist():
+            index = int(indices[at])
+            films[at] = self._verified(payloads[at], index)
+            if self._remember:
+                begin = payloads[at].index(films[at])
+                self._film_at[index] = begin, begin + len(films[at])
+                self._crcs[index] = crcs[at]
+        return films
 
     def _verified(self, payload: bytes, index: int) -> bytes:
         """Returns the film of an intact record that is the one it should be."""
@@ -223,7 +244,10 @@ def _labels(
 
 
 def _record_table(path: pathlib.Path, shard: records.Shard) -> np.ndarray:
-    """Walks a shard's record lengths: int64 [count, 2] of payload offset, length."""
+    """Walks a shard's record lengths: int64 [count, 2] of offset, length.
+
+    Both are the payload's with its footer.
+    """
     try:
         file = os.open(path, os.O_RDONLY)
     except FileNotFoundError as error:
@@ -239,7 +263,7 @@ def _record_table(path: pathlib.Path, shard: records.Shard) -> np.ndarray:
             header = os.pread(file, _FRAME_HEADER.size, offset)
             length = _FRAME_HEADER.unpack(header)[0] if len(header) == 12 else size
             offset += _FRAME_HEADER.size
-            table.append((offset, length))
+            table.append((offset, length + _FRAME_FOOTER_BYTES))
             offset += length + _FRAME_FOOTER_BYTES
     finally:
         os.close(file)
