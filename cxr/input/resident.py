@@ -2,10 +2,10 @@
 
 import contextlib
 import ctypes
+import math
 import mmap
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -33,33 +33,41 @@ class Resident:
           threads: to decode with.
         """
         self._reader, self._threads = reader, threads
+        self._first_use = lambda: np.arange(reader.n)
+        self._chunks: Iterator[np.ndarray] | None = None  # None: not begun
         # Rows of bytes: the gather's inner loop is then one memcpy a film.
         self._films = _huge_array((reader.n, reader.image_size**2))
         self._tensor = tf.experimental.dlpack.from_dlpack(self._films.__dlpack__())
         self._ready = np.zeros(reader.n, bool)
         self._missing = reader.n
         self._changed = threading.Condition()
-        self._begun = False
         self._failure: Exception | None = None
 
-    def begin(self, first_use: Callable[[], np.ndarray]) -> None:
-        """Starts filling, once.
+    def expect(self, first_use: Callable[[], np.ndarray]) -> None:
+        """Tells in which order films will be asked for first; without, by index.
 
         Args:
-          first_use: gives the order in which films will be asked for, int64 [n], a
-            permutation.
+          first_use: gives it when filling begins, int64 [n], a permutation.
+        """
+        self._first_use = first_use
+
+    def begin(self) -> None:
+        """Begins to fill the memory, once: with the first films, by one thread.
+
+        More would take the core on which the program still makes its iterator.
         """
         with self._changed:
-            if self._begun:
+            if self._chunks is not None:
                 return
-            self._begun = True
-        order = first_use()
-        chunks = iter(np.split(order, range(_CHUNK, len(order), _CHUNK)))
-        for _ in range(self._threads):
-            threading.Thread(target=self._fill, args=(chunks,)).start()
+            order = self._first_use()
+            # Small ones first: the first batch is not to wait for films behind it.
+            edges = [*range(_CHUNK // 4, _CHUNK, _CHUNK // 4)]
+            edges += range(_CHUNK, len(order), _CHUNK)
+            self._chunks = iter(np.split(order, edges))
+        threading.Thread(target=self._fill, args=(4,)).start()
 
     def wait(self, indices: np.ndarray) -> None:
-        """Returns when the films are in memory.
+        """Returns when the films are in memory; from now on, all threads fill it.
 
         Raises:
           Exception: what stopped a filling thread, such as a DataError.
@@ -71,19 +79,25 @@ class Resident:
             return self._failure is not None or bool(self._ready[indices].all())
 
         with self._changed:
+            if not arrived():
+                for _ in range(self._threads):
+                    threading.Thread(target=self._fill).start()
+                self._threads = 0
             self._changed.wait_for(arrived)
         if self._failure is not None:
             raise self._failure
 
     def gather(self, indices: tf.Tensor) -> tf.Tensor:
-        """Returns films by index: uint8 [*indices.shape, S, S, 1]."""
+        """Returns films by index, int64 [M]: uint8 [M, S, S, 1]."""
         size = self._reader.image_size
-        films = tf.gather(self._tensor, indices)
-        return tf.reshape(films, tf.concat([tf.shape(indices), [size, size, 1]], 0))
+        films = tf.raw_ops.GatherV2(params=self._tensor, indices=indices, axis=0)
+        return tf.reshape(films, [-1, size, size, 1])
 
-    def _fill(self, chunks: Iterator[np.ndarray]) -> None:
+    def _fill(self, chunks: float = math.inf) -> None:
+        """Fills in this many chunks, or all that are left."""
         try:
-            for chunk in _shared(chunks, self._changed):
+            while chunks and (chunk := self._next_chunk()) is not None:
+                chunks -= 1
                 films = self._reader.films(chunk)
                 self._films[chunk] = films.reshape(len(chunk), -1)
                 with self._changed:
@@ -99,15 +113,9 @@ class Resident:
                 self._failure = error
                 self._changed.notify_all()
 
-
-def _shared(items: Iterator[Any], lock: threading.Condition) -> Iterator[Any]:
-    """Iterates what is left of `items`, which several threads consume."""
-    while True:
-        with lock:
-            item = next(items, None)
-        if item is None:
-            return
-        yield item
+    def _next_chunk(self) -> np.ndarray | None:
+        with self._changed:
+            return next(self._chunks, None)
 
 
 def keep_freed_memory() -> None:
