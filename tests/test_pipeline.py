@@ -1,5 +1,6 @@
 """Order, coverage, resume and damage, in both modes of the input pipeline."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -417,3 +418,44 @@ def test_swapped_records_are_refused(make_records, encoding):
     source = pipeline.open_split(record_set, "train", image_size=16, progress=False)
     with pytest.raises(cli.DataError, match="image/filename"):
         list(source.batches(source.evaluation(4)))
+
+
+@pytest.mark.parametrize("hindrance", ["cold", "unsupported", "unknown"])
+def test_record_lengths_are_found_without_the_page_cache(
+    make_records, monkeypatch, hindrance
+):
+    record_set = make_records({"train": N}, encoding="jpeg", num_shards=3)
+    expected = Reader(record_set, "train", image_size=16)._places[:, 1:]
+    right = os.preadv
+
+    def preadv(file, buffers, offset, flags=0):
+        if flags:
+            raise BlockingIOError if hindrance == "cold" else OSError(95, "not here")
+        return right(file, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    if hindrance == "unknown":
+        monkeypatch.delattr(os, "RWF_NOWAIT")
+    found = Reader(record_set, "train", image_size=16)._places[:, 1:]
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("cache", MODES)
+@pytest.mark.parametrize(("image_size", "batch_size"), [(15, 1), (15, 3), (16, 5)])
+def test_batches_whose_memory_is_not_aligned(
+    make_records, cache, image_size, batch_size
+):
+    source = opened(make_records({"train": N}), image_size=image_size, cache=cache)
+    films = all_films(source)
+    for film, label, index in take(source, source.training(batch_size, 1), 60):
+        np.testing.assert_array_equal(film, films[index])
+        np.testing.assert_array_equal(label, source.labels[index])
+
+
+def test_films_that_no_one_asks_for_hold_up_nothing(make_records):
+    """Filling begins with the iterator; only a first batch's films are read then."""
+    source = opened(make_records({"train": 200}), cache="ram")
+    iterator = source.batches(source.training(8, 0))
+    next(iterator)
+    source._resident.wait(np.arange(200))
+    assert source._resident._missing == 0

@@ -1,12 +1,14 @@
+import csv
 import json
 import struct
+import types
 
 import pytest
 import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxr import cli, records, tfrecord
+from cxr import cli, files, records, tfrecord
 
 
 @given(st.lists(st.binary(max_size=300), max_size=5))
@@ -143,3 +145,52 @@ def test_a_patient_or_file_on_two_sides_is_refused(column):
 def test_unknown_split_is_named(make_records):
     with pytest.raises(cli.DataError, match="'test'"):
         make_records({"train": 2}).shard_paths("test")
+
+
+def set_with_examples(folder, rows):
+    """Returns a set that has nothing but examples.csv."""
+    columns = ("filename", "split", "label")
+    with open(folder / records.EXAMPLES, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([columns, *rows])
+    listed = {"sha256": files.sha256_file(folder / records.EXAMPLES)}
+    manifest = types.SimpleNamespace(files={records.EXAMPLES: listed})
+    return records.RecordSet(folder, manifest), columns
+
+
+PLAIN = ["a.png", "b 1.png", "line\u2028 and \x0bend.png", "R\u00f6ntgen.png"]
+QUOTED = ["a,b.png", 'say "c".png', "two\nlines.png", "return\r.png"]
+
+
+@pytest.mark.parametrize("names", [PLAIN, QUOTED, PLAIN + QUOTED, []])
+def test_examples_come_back_whatever_their_names(tmp_path, names):
+    rows = [(name, ("train", "test")[i % 2], "X") for i, name in enumerate(names)]
+    record_set, columns = set_with_examples(tmp_path, rows)
+    expected = [dict(zip(columns, row, strict=True)) for row in rows]
+    assert record_set.examples() == expected
+    assert record_set.examples("train") == expected[::2]
+    found = record_set.columns("train", ("label", "filename"))
+    assert found == [["X"] * len(names[::2]), names[::2]]
+
+
+@given(
+    st.lists(st.binary(max_size=40), min_size=1, max_size=4),
+    st.integers(0, 3),
+    st.data(),
+)
+def test_any_changed_byte_of_a_record_shows(payloads, which, data):
+    framed = [tfrecord.frame(payload)[12:] for payload in payloads]
+    assert tfrecord.intact(framed, tfrecord.stored_crcs(framed)) == [True] * len(framed)
+    which %= len(framed)
+    at = data.draw(st.integers(0, len(framed[which]) - 1))
+    changed = bytearray(framed[which])
+    changed[at] ^= data.draw(st.integers(1, 255))
+    framed[which] = bytes(changed)
+    expected = [index != which for index in range(len(framed))]
+    assert tfrecord.intact(framed, tfrecord.stored_crcs(framed)) == expected
+
+
+def test_a_record_cut_short_shows():
+    whole = tfrecord.frame(b"a film")[12:]
+    for length in range(len(whole)):
+        framed = [whole[:length]]
+        assert tfrecord.intact(framed, tfrecord.stored_crcs(framed)) == [False]

@@ -51,11 +51,9 @@ class _Work(NamedTuple):
     codes: np.ndarray
     quantisation: np.ndarray
     positions: np.ndarray  # see _POSITIONS
-    bits: np.ndarray  # uint8, entropy-coded bytes of each lane without stuffing
-    coefficients: (
-        np.ndarray
-    )  # int16 [lanes, chunks, 64, _BLOCKS], flat: a row of blocks
-    columns: np.ndarray  # int32 [64, _BLOCKS], flat: after the first pass
+    bits: np.ndarray  # uint8 [lanes * bytes], a film's coded bytes without stuffing
+    coefficients: np.ndarray  # int16 [lanes * chunks * 64 * _BLOCKS], a row of blocks
+    columns: np.ndarray  # int32 [64 * _BLOCKS], after the first pass
     pixels: np.ndarray  # uint64 [8, _BLOCKS], eight pixels each
     pixel_bytes: np.ndarray  # the same memory, uint8 [8, 8 * _BLOCKS]
     lanes: np.ndarray  # int64 [lanes, 6]
@@ -110,8 +108,17 @@ def decode(encoded: list[bytes], out: np.ndarray, tables: Tables) -> np.ndarray:
 
 # Without reference counting of arrays, which are the caller's: it would take longer
 # than decoding. Indices are unsigned: Python's negative ones cost a test each.
-_compiled = numba.njit(nogil=True, _nrt=False, boundscheck=False)
-_inlined = numba.njit(nogil=True, _nrt=False, boundscheck=False, forceinline=True)
+_OPTIONS = {"nogil": True, "_nrt": False, "boundscheck": False}
+_compiled = numba.njit(**_OPTIONS)
+_inlined = numba.njit(forceinline=True, **_OPTIONS)
+
+
+def _cached(function):
+    """Compiles like `_compiled` and keeps the machine code where it can."""
+    try:
+        return numba.njit(cache=True, **_OPTIONS)(function)
+    except RuntimeError:  # neither beside the source nor in the home folder
+        return _compiled(function)
 
 
 @_inlined
@@ -394,15 +401,6 @@ def _pixel(value):
     return _u64(min(max(level, _i32(0)), _i32(255)))
 
 
-def _cached(function):
-    """Compiles like `_compiled` and keeps the machine code where it can."""
-    options = dict(nogil=True, _nrt=False, boundscheck=False)
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # neither beside the source nor in the home folder
-        return numba.njit(**options)(function)
-
-
 @_cached
 def _decode(work):
     """Decodes films in lanes; see the module's docstring."""
@@ -411,7 +409,8 @@ def _decode(work):
     p2, i2, b2 = _begin(2, work)
     end = _u64(64)
     while work.queue[_ACTIVE] > 0:
-        # Two symbols of each: 57 bits hold any two.
+        # Two symbols of each, which 57 bits always hold. The second counts where the
+        # first did not end the block: a choice, not one more branch to guess (-2 us).
         window = _window(work.bits, p0)
         window, p0, i0 = _coefficient(window, p0, i0, b0, work)
         window, q, j = _coefficient(window, p0, i0, b0, work)
