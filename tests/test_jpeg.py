@@ -91,6 +91,19 @@ def test_optimised_tables_hold_for_the_films_that_share_them():
     np.testing.assert_array_equal(out[2], by_libjpeg(films[2], (40, 40)))
 
 
+def test_films_of_another_quality_are_left():
+    film = drawn("smooth", (40, 40), np.random.default_rng(6))
+    done, _ = decode([encode(film, quality=q) for q in (95, 50, 95)], (40, 40))
+    assert done.tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("extra", [b"\x55", b"\x55\x55\x55", b"\x00" * 9])
+def test_bytes_behind_the_last_code_are_damage(extra):
+    film = encode(drawn("smooth", (40, 40), np.random.default_rng(7)))
+    done, _ = decode([film, film[:-2] + extra + film[-2:]], (40, 40))
+    assert done.tolist() == [True, False]
+
+
 @pytest.mark.parametrize(
     "options",
     [{"progressive": True}, {"restart_marker_blocks": 2}, {"rgb": True}, {"size": 48}],

@@ -452,6 +452,15 @@ def test_batches_whose_memory_is_not_aligned(
         np.testing.assert_array_equal(label, source.labels[index])
 
 
+@pytest.mark.parametrize("cache", MODES)
+@pytest.mark.parametrize("n", [1, 5, 8, 12, 31, 32, 33])
+def test_a_small_split(make_records, cache, n):
+    source = opened(make_records({"train": n}, num_shards=1), cache=cache)
+    [(_, _, indices)] = take(source, source.training(n, 0), 1)
+    assert sorted(indices.tolist()) == list(range(n))
+    assert len(all_films(source)) == n
+
+
 def test_films_that_no_one_asks_for_hold_up_nothing(make_records):
     """Filling begins with the iterator; only a first batch's films are read then."""
     source = opened(make_records({"train": 200}), cache="ram")

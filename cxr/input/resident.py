@@ -13,6 +13,8 @@ import tensorflow as tf
 from cxr.input.decoding import Reader
 
 _CHUNK = 32  # films decoded at a time by one thread on the way into memory
+_SMALL_CHUNK = 8  # the first ones, until _CHUNK films are there
+_FIRST_CHUNKS = _CHUNK // _SMALL_CHUNK
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 _LARGEST_MMAP_THRESHOLD = 32 << 20  # 32 MiB: glibc refuses more
 
@@ -61,10 +63,11 @@ class Resident:
                 return
             order = self._first_use()
             # Small ones first: the first batch is not to wait for films behind it.
-            edges = [*range(_CHUNK // 4, _CHUNK, _CHUNK // 4)]
-            edges += range(_CHUNK, len(order), _CHUNK)
+            n = len(order)
+            edges = [*range(_SMALL_CHUNK, min(_CHUNK, n), _SMALL_CHUNK)]
+            edges += range(_CHUNK, n, _CHUNK)
             self._chunks = iter(np.split(order, edges))
-        threading.Thread(target=self._fill, args=(4,)).start()
+        threading.Thread(target=self._fill, args=(_FIRST_CHUNKS,)).start()
 
     def wait(self, indices: np.ndarray) -> None:
         """Returns when the films are in memory; from now on, all threads fill it.
