@@ -2,6 +2,9 @@
 
 import concurrent.futures
 import io
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -172,6 +175,36 @@ def test_any_bytes_in_the_header(junk, at):
     film[at : at + len(junk)] = junk
     done, _ = decode([bytes(film)] * 2, (16, 16))
     assert done[0] == done[1]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(1, 200),
+    st.integers(1, 400),
+    st.integers(0, 3000),
+    st.sampled_from([None, b"\x00", b"\xff\x00", b"\xfe"]),
+    st.integers(0, 2**32 - 1),
+)
+def test_any_coded_bytes(height, width, length, repeated, seed):
+    random = np.random.default_rng(seed)
+    film = encode(np.zeros((height, width), np.uint8))
+    head = film[: film.index(b"\xff\xda") + 10]
+    coded = repeated * length if repeated else random.bytes(length)
+    films = [film, head + coded + b"\xff\xd9", film, head + coded]
+    done, out = decode(films, (height, width))
+    assert done[[0, 2]].all()
+    assert not out[[0, 2]].any()
+
+
+def test_no_index_leaves_its_array(tmp_path):
+    """What the compiled loop leaves unchecked, checked."""
+    checked = {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path)}
+    subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", __file__]
+        + ["-k", "damage_stays or any_bytes or any_size or any_coded"],
+        env={**os.environ, **checked},
+        check=True,
+    )
 
 
 def test_threads_share_a_decoder():
