@@ -102,7 +102,9 @@ def stored_crcs(framed: Sequence[bytes]) -> np.ndarray:
       framed: payload and footer of each record.
     """
     # A file that was cut meanwhile gives less.
-    footers = b"".join([record[-FOOTER_BYTES:].ljust(4, b"\0") for record in framed])
+    footers = b"".join(
+        [record[-FOOTER_BYTES:].ljust(FOOTER_BYTES, b"\0") for record in framed]
+    )
     masked = np.frombuffer(footers, "<u4") - np.uint32(_CRC_MASK_DELTA)
     return masked << 15 | masked >> 17
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from cxr.input.jpeg_header import LOOKUP_BITS, ZIGZAG, Tables
+from cxr.input.jpeg_header import END_OF_BLOCK, LOOKUP_BITS, ZIGZAG, Tables
 
 _LANES = 3  # films side by side; two still wait (+5 us a film), four gain nothing
 _BLOCKS = 16  # transformed at a time: two or four SIMD registers of int32
@@ -186,7 +186,7 @@ def _next_block(lane, position, index, block, work):
     if state[_FILM] < 0:  # over and over its last film's first block
         return _first_bit(lane, work), _u64(1), block
     work.coefficients[block] = _i16(state[_DC])
-    if index > 64 and not 128 < index <= 192:
+    if index > 64 and not END_OF_BLOCK < index <= END_OF_BLOCK + 64:
         state[_SOUND] = 0  # more coefficients than 64, or a code that is none
     state[_LEFT] -= 1
     block += _u64(1)
@@ -401,34 +401,33 @@ def _pixel(value):
     return _u64(min(max(level, _i32(0)), _i32(255)))
 
 
+@_inlined
+def _advance(lane, position, index, block, work):
+    """Decodes two symbols of a lane; returns position, coefficient, block that follow.
+
+    57 bits always hold two. The second counts where the first did not end the block: a
+    choice, not one more branch to guess (-2 us a film).
+    """
+    end = _u64(64)
+    window = _window(work.bits, position)
+    window, position, index = _coefficient(window, position, index, block, work)
+    _, second_position, second_index = _coefficient(
+        window, position, index, block, work
+    )
+    position = second_position if index < end else position
+    index = second_index if index < end else index
+    if index >= end:
+        return _next_block(lane, position, index, block, work)
+    return position, index, block
+
+
 @_cached
 def _decode(work):
     """Decodes films in lanes; see the module's docstring."""
     p0, i0, b0 = _begin(0, work)
     p1, i1, b1 = _begin(1, work)
     p2, i2, b2 = _begin(2, work)
-    end = _u64(64)
     while work.queue[_ACTIVE] > 0:
-        # Two symbols of each, which 57 bits always hold. The second counts where the
-        # first did not end the block: a choice, not one more branch to guess (-2 us).
-        window = _window(work.bits, p0)
-        window, p0, i0 = _coefficient(window, p0, i0, b0, work)
-        window, q, j = _coefficient(window, p0, i0, b0, work)
-        p0 = q if i0 < end else p0
-        i0 = j if i0 < end else i0
-        if i0 >= end:
-            p0, i0, b0 = _next_block(0, p0, i0, b0, work)
-        window = _window(work.bits, p1)
-        window, p1, i1 = _coefficient(window, p1, i1, b1, work)
-        window, q, j = _coefficient(window, p1, i1, b1, work)
-        p1 = q if i1 < end else p1
-        i1 = j if i1 < end else i1
-        if i1 >= end:
-            p1, i1, b1 = _next_block(1, p1, i1, b1, work)
-        window = _window(work.bits, p2)
-        window, p2, i2 = _coefficient(window, p2, i2, b2, work)
-        window, q, j = _coefficient(window, p2, i2, b2, work)
-        p2 = q if i2 < end else p2
-        i2 = j if i2 < end else i2
-        if i2 >= end:
-            p2, i2, b2 = _next_block(2, p2, i2, b2, work)
+        p0, i0, b0 = _advance(0, p0, i0, b0, work)
+        p1, i1, b1 = _advance(1, p1, i1, b1, work)
+        p2, i2, b2 = _advance(2, p2, i2, b2, work)

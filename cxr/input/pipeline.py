@@ -181,21 +181,17 @@ class Source:
         # the last film, once a group. The first batch comes alone, so sooner.
         edges = np.array([done, *range(done + 1, steps, group), steps]) * batch_size
 
-        @functools.lru_cache(maxsize=1)
-        def order_of(epoch: int) -> np.ndarray:
-            return self._order(seed, epoch)[: steps * batch_size]
+        order_of = functools.lru_cache(maxsize=1)(functools.partial(self._order, seed))
 
         def part(number: int) -> np.ndarray:
             """Returns the indices of some batches: of a group, then of an epoch."""
             later = number - (len(edges) - 1)
             if later >= 0:
-                return order_of(epoch + 1 + later)
+                return order_of(epoch + 1 + later)[: edges[-1]]
             return order_of(epoch)[edges[number] : edges[number + 1]]
 
         if self._resident:
-            self._resident.expect(
-                lambda: np.roll(self._order(seed, epoch), -done * batch_size)
-            )
+            self._resident.expect(lambda: np.roll(order_of(epoch), -edges[0]))
         numbers = tf.data.Dataset.range(np.iinfo(np.int64).max)
         parts = self._chosen(numbers, part).prefetch(1)
         groups = self._loaded(
@@ -291,7 +287,6 @@ class Source:
         def choose(number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             indices = indices_of(int(number))
             if self._resident:
-                self._resident.begin()
                 self._resident.wait(indices)
             return self.labels[indices], indices
 

@@ -28,7 +28,7 @@ class Resident:
     """
 
     def __init__(self, reader: Reader, threads: int):
-        """Reserves the memory; nothing is read before `begin`.
+        """Reserves the memory; nothing is read before `begin` or `wait`.
 
         Args:
           reader: gives the films.
@@ -70,13 +70,16 @@ class Resident:
         threading.Thread(target=self._fill, args=(_FIRST_CHUNKS,)).start()
 
     def wait(self, indices: np.ndarray) -> None:
-        """Returns when the films are in memory; from now on, all threads fill it.
+        """Returns when the films are in memory.
+
+        Where they are not yet, all threads fill it from then on.
 
         Raises:
           Exception: what stopped a filling thread, such as a DataError.
         """
         if not self._missing:
             return
+        self.begin()
 
         def arrived() -> bool:
             return self._failure is not None or bool(self._ready[indices].all())
