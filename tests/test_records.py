@@ -147,29 +147,32 @@ def test_unknown_split_is_named(make_records):
         make_records({"train": 2}).shard_paths("test")
 
 
-def set_with_examples(folder, rows):
+def set_with_examples(folder, rows, line_end):
     """Returns a set that has nothing but examples.csv."""
-    columns = ("filename", "split", "label")
+    columns = ("filename", "split", "label", "subtype")
     with open(folder / records.EXAMPLES, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([columns, *rows])
+        csv.writer(file, lineterminator=line_end).writerows([columns, *rows])
     listed = {"sha256": files.sha256_file(folder / records.EXAMPLES)}
     manifest = types.SimpleNamespace(files={records.EXAMPLES: listed})
     return records.RecordSet(folder, manifest), columns
 
 
 PLAIN = ["a.png", "b 1.png", "line\u2028 and \x0bend.png", "R\u00f6ntgen.png"]
-QUOTED = ["a,b.png", 'say "c".png', "two\nlines.png", "return\r.png"]
+QUOTED = ["a,b.png", 'say "c".png', "two\nlines.png"]
+RETURN = ["return\r.png"]  # quoted only where lines end with it
 
 
-@pytest.mark.parametrize("names", [PLAIN, QUOTED, PLAIN + QUOTED, []])
-def test_examples_come_back_whatever_their_names(tmp_path, names):
-    rows = [(name, ("train", "test")[i % 2], "X") for i, name in enumerate(names)]
-    record_set, columns = set_with_examples(tmp_path, rows)
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+@pytest.mark.parametrize("names", [PLAIN, QUOTED, PLAIN + QUOTED, RETURN, []])
+def test_examples_come_back_whatever_their_names(tmp_path, names, line_end):
+    rows = [(name, ("train", "test")[i % 2], "X", "") for i, name in enumerate(names)]
+    record_set, columns = set_with_examples(tmp_path, rows, line_end)
     expected = [dict(zip(columns, row, strict=True)) for row in rows]
     assert record_set.examples() == expected
     assert record_set.examples("train") == expected[::2]
     found = record_set.columns("train", ("label", "filename"))
     assert found == [["X"] * len(names[::2]), names[::2]]
+    assert record_set.columns("train", ("subtype",)) == [[""] * len(names[::2])]
 
 
 @given(
