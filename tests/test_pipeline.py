@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxr import cli, images, records
-from cxr.input import pipeline
+from cxr.input import decoding, pipeline
 from cxr.input.decoding import Reader
 
 MODES = ("ram", "none")
@@ -323,6 +323,16 @@ def test_a_record_is_verified_in_full_once(make_records, monkeypatch, remember, 
     np.testing.assert_array_equal(reader.films(np.arange(8)), first)
     np.testing.assert_array_equal(other.films(np.arange(8)[::-1]), first[::-1])
     assert len(calls) == parsed
+
+
+# Of two letters, so that a film's first bytes often stand before it, too.
+few_letters = st.lists(st.sampled_from(b"ab"), max_size=60).map(bytes)
+
+
+@given(few_letters, few_letters.filter(bool), few_letters)
+def test_a_film_is_found_behind_bytes_that_begin_like_it(before, film, behind):
+    record = before + film[:20] + before + film + behind
+    assert decoding._position(film, record) == record.index(film)
 
 
 def test_a_record_that_changes_between_epochs_is_verified_again(make_records):

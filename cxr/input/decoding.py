@@ -30,6 +30,7 @@ _KEYS = (
     "image/filename",
 )
 _TENSOR_ALIGNMENT = 64  # bytes; TensorFlow copies arrays that start elsewhere
+_PREFIX = 16  # bytes of a film looked for before all of them
 _REDUCED = 8  # films decoded at their stored size at a time, where that is larger
 _INDEX_THREADS = 8  # shards whose record lengths are read at a time: disk latency
 
@@ -135,7 +136,7 @@ class Reader:
         Raises:
           DataError: naming the shard and the record that is not what it was.
         """
-        films = _aligned_empty((len(indices), self.image_size, self.image_size))
+        films = aligned_empty((len(indices), self.image_size, self.image_size))
         encoded = self.encoded(indices)
         if self.image_size == self.stored_size:
             self.decode(encoded, indices, out=films)
@@ -190,7 +191,7 @@ class Reader:
             index, record = int(indices[at]), framed[at]
             films[at] = self._verified(record[: -tfrecord.FOOTER_BYTES], index)
             if self._remember:
-                begin = record.index(films[at])
+                begin = _position(films[at], record)
                 self._film_at[index] = begin, begin + len(films[at])
                 self._crcs[index] = crcs[at]
         return films
@@ -295,7 +296,15 @@ def _record_table(
     return np.array(table, np.int64).reshape(-1, 2)
 
 
-def _aligned_empty(shape: tuple[int, ...]) -> np.ndarray:
+def _position(film: bytes, record: bytes) -> int:
+    """Returns where a record holds its film: 1 us, `bytes.index` takes 34 of 50 kB."""
+    begin = record.index(film[:_PREFIX])
+    while not record.startswith(film, begin):
+        begin = record.index(film[:_PREFIX], begin + 1)
+    return begin
+
+
+def aligned_empty(shape: tuple[int, ...]) -> np.ndarray:
     """Returns uint8 memory that TensorFlow takes over without a copy."""
     flat = np.empty(math.prod(shape) + _TENSOR_ALIGNMENT, np.uint8)
     skip = -flat.ctypes.data % _TENSOR_ALIGNMENT

@@ -13,14 +13,16 @@ import itertools
 import os
 import pathlib
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from cxr import cli, records
-from cxr.input.decoding import Reader
+from cxr.input.decoding import Reader, aligned_empty
 from cxr.input.resident import Resident, keep_freed_memory
 
 # Python that a pipeline calls ahead of time would never get Python's lock once the
@@ -29,14 +31,12 @@ from cxr.input.resident import Resident, keep_freed_memory
 _open_iterators: weakref.WeakSet = weakref.WeakSet()
 
 Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+ConcreteFunction = tf.types.experimental.ConcreteFunction
 
 _GROUP_BYTES = 7 << 20  # 7 MiB loaded by one call, see Source.training
 _GATHER_THREADS = 2  # 490,000 films/s at B = 32, one thread 340,000
 _READS_AHEAD = 2  # streaming: reads that wait beside those under way
 _MAX_GROUP = 8  # batches; more would only delay the first
-# These functions hold no Python control flow to convert, and looking for it takes
-# AutoGraph half a second before the first batch.
-_as_written = tf.autograph.experimental.do_not_convert
 _BLOCK = 64  # streaming: consecutive records that stay together, one disk seek
 _WINDOW = 8192  # streaming: records shuffled among each other, about 100 MB of JPEG
 
@@ -104,6 +104,8 @@ def open_split(
       UsageError: `image_size` exceeds the stored size.
       UnavailableError: `cache="ram"` and the split exceeds the free memory.
     """
+    # Takes 20 ms, nearly all without Python's lock; meanwhile the files are read.
+    threading.Thread(target=_start_tensorflow).start()
     reader = Reader(record_set, split, image_size=image_size)
     nbytes = reader.n * image_size**2
     free = _free_bytes()
@@ -144,6 +146,7 @@ class Source:
         self._reader = reader
         self._threads = len(os.sched_getaffinity(0))
         self._resident = Resident(reader, self._threads) if resident else None
+        self._load = self._loading()
 
     def training(
         self, batch_size: int, seed: int, *, start_step: int = 0
@@ -192,12 +195,12 @@ class Source:
 
         if self._resident:
             self._resident.expect(lambda: np.roll(order_of(epoch), -edges[0]))
+        choose = self._choosing(part)
         numbers = tf.data.Dataset.range(np.iinfo(np.int64).max)
-        parts = self._chosen(numbers, part).prefetch(1)
-        groups = self._loaded(
-            # Again and again, so now and then one batch comes alone.
-            _rebatched(parts, [batch_size, *[group * batch_size] * 999])
-        )
+        parts = _mapped(numbers, choose)
+        # Again and again, so now and then one batch comes alone.
+        chosen = _rebatched(parts, [batch_size, *[group * batch_size] * 999])
+        groups = _mapped(chosen, self._load, self._calls)
         if not self._resident:
             # One ready beside those under way: a thread that is done before its turn
             # need not wait (2 % more films a second at B = 32).
@@ -216,11 +219,10 @@ class Source:
           indices int64 [<=B])`.
         """
         everything = np.arange(self.n)
-        chosen = self._chosen(
-            tf.data.Dataset.range(start, self.n, batch_size),
-            lambda first: everything[first : first + batch_size],
-        )
-        return self._loaded(chosen).prefetch(2).with_options(self._options)
+        choose = self._choosing(lambda first: everything[first : first + batch_size])
+        firsts = tf.data.Dataset.range(start, self.n, batch_size)
+        batches = _mapped(_mapped(firsts, choose), self._load, self._calls)
+        return batches.prefetch(2).with_options(self._options)
 
     def batches(self, dataset: tf.data.Dataset) -> Iterator[Batch]:
         """Iterates one of this source's datasets, faster than `iter(dataset)`.
@@ -269,52 +271,49 @@ class Source:
             return epoch_order(self.n, seed, epoch)
         return stream_order(self._reader.shard_sizes, seed, epoch)
 
-    def _chosen(
-        self,
-        numbers: tf.data.Dataset,
-        indices_of: Callable[[int], np.ndarray],
-    ) -> tf.data.Dataset:
-        """Chooses films; in memory mode waits until they have arrived.
+    def _choosing(self, indices_of: Callable[[int], np.ndarray]) -> ConcreteFunction:
+        """Traces the choice of films; in memory mode it waits until they are there.
 
         Args:
-          numbers: int64.
           indices_of: maps a number to indices of films.
 
         Returns:
-          Dataset of `(labels int32 [M], indices int64 [M])`.
+          Function from a number, int64, to indices, int64 [M].
         """
 
-        def choose(number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        def choose(number: np.ndarray) -> np.ndarray:
             indices = indices_of(int(number))
             if self._resident:
                 self._resident.wait(indices)
-            return self.labels[indices], indices
+            return indices
 
-        @_as_written
-        def chosen(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            pair = tf.numpy_function(choose, [number], (tf.int32, tf.int64))
-            for tensor in pair:
-                tensor.set_shape([None])
-            return pair
+        def chosen(number: tf.Tensor) -> tf.Tensor:
+            indices = tf.numpy_function(choose, [number], tf.int64)
+            indices.set_shape([None])
+            return indices
 
-        return numbers.map(chosen)
+        return _traced(chosen, tf.TensorSpec([], tf.int64))
 
-    def _loaded(self, chosen: tf.data.Dataset) -> tf.data.Dataset:
-        """Loads chosen films, each element's in one call."""
+    def _loading(self) -> ConcreteFunction:
+        """Traces the loading of films: from indices, int64 [M], to a batch of M."""
 
         def read(indices: np.ndarray) -> np.ndarray:
             return self._reader.films(indices)[..., None]
 
-        @_as_written
-        def load(labels: tf.Tensor, indices: tf.Tensor) -> Batch:
+        def load(indices: tf.Tensor) -> Batch:
             if self._resident:
-                return self._resident.gather(indices), labels, indices
-            films = tf.numpy_function(read, [indices], tf.uint8)
-            films.set_shape([None, self.image_size, self.image_size, 1])
-            return films, labels, indices
+                films = self._resident.gather(indices)
+            else:
+                films = tf.numpy_function(read, [indices], tf.uint8)
+                films.set_shape([None, self.image_size, self.image_size, 1])
+            return films, tf.gather(self.labels, indices), indices
 
-        calls = _GATHER_THREADS if self._resident else self._threads + _READS_AHEAD
-        return chosen.map(load, num_parallel_calls=calls)
+        return _traced(load, tf.TensorSpec([None], tf.int64))
+
+    @property
+    def _calls(self) -> int:
+        """The calls of `_load` at a time."""
+        return _GATHER_THREADS if self._resident else self._threads + _READS_AHEAD
 
     @property
     def _options(self) -> tf.data.Options:
@@ -330,6 +329,37 @@ class Source:
         return options
 
 
+def _start_tensorflow() -> None:
+    """Has TensorFlow register its kernels, which it puts off until its first op."""
+    tensor = tf.experimental.dlpack.from_dlpack(aligned_empty((1,)).__dlpack__())
+    tf.raw_ops.Identity(input=tensor)
+
+
+def _traced(function: Callable, spec: tf.TensorSpec) -> ConcreteFunction:
+    # These functions hold no Python control flow to convert, and looking for it takes
+    # AutoGraph half a second.
+    traced = tf.function(function, input_signature=[spec], autograph=False)
+    return traced.get_concrete_function()
+
+
+def _mapped(
+    elements: tf.data.Dataset, function: ConcreteFunction, calls: int = 1
+) -> tf.data.Dataset:
+    """Maps a traced function over elements, so many at a time, in their order.
+
+    By the op behind `Dataset.map`, whose Python would trace it for each dataset anew,
+    and not before TensorFlow has started: 12 ms before the first batch.
+    """
+    return _dataset(
+        tf.raw_ops.ParallelMapDatasetV2,
+        tf.nest.map_structure(tf.TensorSpec.from_tensor, function.structured_outputs),
+        input_dataset=tf.data.experimental.to_variant(elements),
+        other_arguments=function.captured_inputs,
+        num_parallel_calls=calls,
+        f=function,
+    )
+
+
 def _rebatched(batches: tf.data.Dataset, sizes: list[int]) -> tf.data.Dataset:
     """Cuts batches anew, to these sizes in turn, as slices of them where they allow it.
 
@@ -338,18 +368,27 @@ def _rebatched(batches: tf.data.Dataset, sizes: list[int]) -> tf.data.Dataset:
     (`from_tensor_slices`) took a fifth of the films a second at B = 32.
     """
     known = sizes[0] if len(sizes) == 1 else None
-    specs = tuple(
-        tf.TensorSpec([known, *spec.shape[1:]], spec.dtype)
-        for spec in batches.element_spec
-    )
-    variant = tf.raw_ops.RebatchDatasetV2(
+    return _dataset(
+        tf.raw_ops.RebatchDatasetV2,
+        tf.nest.map_structure(
+            lambda spec: tf.TensorSpec([known, *spec.shape[1:]], spec.dtype),
+            batches.element_spec,
+        ),
         input_dataset=tf.data.experimental.to_variant(batches),
         batch_sizes=sizes,
         drop_remainder=True,
+    )
+
+
+def _dataset(op: Callable, structure: Any, **arguments: Any) -> tf.data.Dataset:
+    """Returns the dataset that an op makes, of elements of this structure of specs."""
+    specs = tf.nest.flatten(structure)
+    variant = op(
         output_types=[spec.dtype for spec in specs],
         output_shapes=[spec.shape for spec in specs],
+        **arguments,
     )
-    return tf.data.experimental.from_variant(variant, specs)
+    return tf.data.experimental.from_variant(variant, structure)
 
 
 def _free_bytes() -> int:

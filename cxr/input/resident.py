@@ -37,8 +37,8 @@ class Resident:
         self._reader, self._threads = reader, threads
         self._first_use = lambda: np.arange(reader.n)
         self._chunks: Iterator[np.ndarray] | None = None  # None: not begun
-        # Rows of bytes: the gather's inner loop is then one memcpy a film.
-        self._films = _huge_array((reader.n, reader.image_size**2))
+        shape = (reader.n, reader.image_size, reader.image_size, 1)
+        self._films = _huge_array(shape)
         self._tensor = tf.experimental.dlpack.from_dlpack(self._films.__dlpack__())
         self._ready = np.zeros(reader.n, bool)
         self._missing = reader.n
@@ -95,9 +95,7 @@ class Resident:
 
     def gather(self, indices: tf.Tensor) -> tf.Tensor:
         """Returns films by index, int64 [M]: uint8 [M, S, S, 1]."""
-        size = self._reader.image_size
-        films = tf.raw_ops.GatherV2(params=self._tensor, indices=indices, axis=0)
-        return tf.reshape(films, [-1, size, size, 1])
+        return tf.gather(self._tensor, indices)
 
     def _fill(self, chunks: float = math.inf) -> None:
         """Fills in this many chunks, or all that are left."""
@@ -105,7 +103,7 @@ class Resident:
             while chunks and (chunk := self._next_chunk()) is not None:
                 chunks -= 1
                 films = self._reader.films(chunk)
-                self._films[chunk] = films.reshape(len(chunk), -1)
+                self._films[chunk] = films[..., None]
                 with self._changed:
                     self._ready[chunk] = True
                     self._missing -= len(chunk)
@@ -136,14 +134,14 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def _huge_array(shape: tuple[int, int]) -> np.ndarray:
+def _huge_array(shape: tuple[int, ...]) -> np.ndarray:
     """Returns zeroed uint8 memory in huge pages where the system has them.
 
     Anonymous memory starts on a page, which TensorFlow's alignment needs, and is
     taken only as it is filled.
     """
-    memory = mmap.mmap(-1, max(1, shape[0] * shape[1]))
+    size = math.prod(shape)
+    memory = mmap.mmap(-1, max(1, size))
     with contextlib.suppress(AttributeError, OSError):
         memory.madvise(mmap.MADV_HUGEPAGE)
-    flat = np.frombuffer(memory, np.uint8, count=shape[0] * shape[1])
-    return flat.reshape(shape)
+    return np.frombuffer(memory, np.uint8, count=size).reshape(shape)
