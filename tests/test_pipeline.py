@@ -1,9 +1,11 @@
 """Order, coverage, resume and damage, in both modes of the input pipeline."""
 
+import gc
 import os
 import subprocess
 import sys
 import textwrap
+import weakref
 
 import numpy as np
 import pytest
@@ -344,6 +346,19 @@ def test_a_record_that_changes_between_epochs_is_verified_again(make_records):
     corrupt(record_set, 3, film, film[:-1] + bytes([film[-1] ^ 1]), keep_crc=False)
     with pytest.raises(cli.DataError, match=r"record 3: .*sha256"):
         all_films(source)
+
+
+@pytest.mark.parametrize("cache", MODES)
+def test_a_source_is_kept_by_its_datasets_and_goes_with_them(make_records, cache):
+    source = opened(make_records({"train": N}), cache=cache)
+    iterators = [iter(source.training(8, 0)), iter(source.evaluation(8))]
+    known = weakref.ref(source)
+    del source
+    gc.collect()
+    assert [len(next(iterator)[0]) for iterator in iterators] == [8, 8]
+    del iterators
+    gc.collect()
+    assert known() is None
 
 
 def test_a_program_ends_after_the_reads_under_way(make_records):

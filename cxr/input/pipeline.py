@@ -146,6 +146,7 @@ class Source:
         self._reader = reader
         self._threads = len(os.sched_getaffinity(0))
         self._resident = Resident(reader, self._threads) if resident else None
+        self._python_functions: list[Callable] = []
         self._load = self._loading()
 
     def training(
@@ -205,7 +206,7 @@ class Source:
             # One ready beside those under way: a thread that is done before its turn
             # need not wait (2 % more films a second at B = 32).
             groups = groups.prefetch(1)
-        return _rebatched(groups, [batch_size]).with_options(self._options)
+        return self._finished(_rebatched(groups, [batch_size]))
 
     def evaluation(self, batch_size: int, *, start: int = 0) -> tf.data.Dataset:
         """Returns each example once, in index order, the last batch partial.
@@ -218,11 +219,12 @@ class Source:
           Dataset of `(films uint8 [<=B, S, S, 1], labels int32 [<=B], example
           indices int64 [<=B])`.
         """
-        everything = np.arange(self.n)
-        choose = self._choosing(lambda first: everything[first : first + batch_size])
+        choose = self._choosing(
+            lambda first: np.arange(first, min(first + batch_size, self.n))
+        )
         firsts = tf.data.Dataset.range(start, self.n, batch_size)
         batches = _mapped(_mapped(firsts, choose), self._load, self._calls)
-        return batches.prefetch(2).with_options(self._options)
+        return self._finished(batches.prefetch(2))
 
     def batches(self, dataset: tf.data.Dataset) -> Iterator[Batch]:
         """Iterates one of this source's datasets, faster than `iter(dataset)`.
@@ -288,7 +290,7 @@ class Source:
             return indices
 
         def chosen(number: tf.Tensor) -> tf.Tensor:
-            indices = tf.numpy_function(choose, [number], tf.int64)
+            indices = self._python(choose, number, tf.int64)
             indices.set_shape([None])
             return indices
 
@@ -304,11 +306,28 @@ class Source:
             if self._resident:
                 films = self._resident.gather(indices)
             else:
-                films = tf.numpy_function(read, [indices], tf.uint8)
+                films = self._python(read, indices, tf.uint8)
                 films.set_shape([None, self.image_size, self.image_size, 1])
             return films, tf.gather(self.labels, indices), indices
 
         return _traced(load, tf.TensorSpec([None], tf.int64))
+
+    def _python(
+        self, function: Callable, argument: tf.Tensor, dtype: tf.DType
+    ) -> tf.Tensor:
+        """Calls Python from a graph, as long as this source lives.
+
+        By itself `tf.numpy_function` keeps its function, and with it the source and
+        its films, until the program ends.
+        """
+        self._python_functions.append(function)
+        known = weakref.ref(function)
+        return tf.numpy_function(lambda array: known()(array), [argument], dtype)
+
+    def _finished(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        finished = dataset.with_options(self._options)
+        finished.source = self  # whose Python it calls; iterators keep their dataset
+        return finished
 
     @property
     def _calls(self) -> int:
