@@ -32,6 +32,7 @@ _KEYS = (
 _TENSOR_ALIGNMENT = 64  # bytes; TensorFlow copies arrays that start elsewhere
 _PREFIX = 16  # bytes of a film looked for before all of them
 _REDUCED = 8  # films decoded at their stored size at a time, where that is larger
+_MAX_WAITS = 4  # reads of a shard not in the page cache before others read beside it
 _INDEX_THREADS = 8  # shards whose record lengths are read at a time: disk latency
 
 
@@ -245,15 +246,15 @@ def _record_tables(
     paths: list[pathlib.Path], shards: Sequence[records.Shard]
 ) -> list[np.ndarray]:
     """Walks all shards; see `_record_table`."""
+    tables: list[np.ndarray] = []
     with contextlib.suppress(AttributeError, OSError):
         # In the page cache: threads would spend more time on Python's lock (10 ms for
         # 4,000 records in 8 shards) than one takes (3 ms).
-        return [
-            _record_table(*pair, os.RWF_NOWAIT)
-            for pair in zip(paths, shards, strict=True)
-        ]
+        for pair in zip(paths, shards, strict=True):
+            tables.append(_record_table(*pair, os.RWF_NOWAIT))
+    rest = slice(len(tables), None)
     with concurrent.futures.ThreadPoolExecutor(_INDEX_THREADS) as pool:
-        return list(pool.map(_record_table, paths, shards))
+        return tables + list(pool.map(_record_table, paths[rest], shards[rest]))
 
 
 def _record_table(
@@ -264,7 +265,8 @@ def _record_table(
     Both are the payload's with its footer.
 
     Raises:
-      OSError: reading with these flags of preadv2 is impossible now.
+      OSError: reading with these flags of preadv2 is impossible, often if it would
+        have to wait.
       DataError: the shard is not what the manifest says.
     """
     try:
@@ -274,6 +276,7 @@ def _record_table(
     table, offset = [], 0
     header = bytearray(_FRAME_HEADER.size)
     buffers = (header,)
+    waits = 0
     try:
         if (size := os.fstat(file).st_size) != shard.bytes:
             raise cli.DataError(
@@ -281,7 +284,13 @@ def _record_table(
                 "with python -m tools.verify_tfrecords, then convert again"
             )
         while offset < size:
-            whole = os.preadv(file, buffers, offset, flags) == _FRAME_HEADER.size
+            try:
+                read = os.preadv(file, buffers, offset, flags)
+            except BlockingIOError:
+                if (waits := waits + 1) > _MAX_WAITS:
+                    raise
+                read = os.preadv(file, buffers, offset)
+            whole = read == _FRAME_HEADER.size
             length = _FRAME_HEADER.unpack(header)[0] if whole else size
             offset += _FRAME_HEADER.size
             length += tfrecord.FOOTER_BYTES
