@@ -206,7 +206,8 @@ class RecordSet:
         # Nothing is quoted, so no field holds an end of line: a tenth of the time.
         line_end = "\r\n" if text.partition("\n")[0].endswith("\r") else "\n"
         lines = text.removesuffix(line_end).split(line_end)
-        splits = max(map(lines[0].split(",").index, needed), default=-2) + 1
+        header = lines[0].split(",")
+        splits = max(map(header.index, needed)) + 1 if needed else -1
         return [line.split(",", splits) for line in lines]
 
 

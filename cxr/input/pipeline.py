@@ -16,13 +16,14 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from cxr import cli, records
-from cxr.input.decoding import Reader, aligned_empty
+from cxr.input import datasets
+from cxr.input.datasets import ConcreteFunction
+from cxr.input.decoding import Reader
 from cxr.input.resident import Resident, keep_freed_memory
 
 # Python that a pipeline calls ahead of time would never get Python's lock once the
@@ -31,7 +32,6 @@ from cxr.input.resident import Resident, keep_freed_memory
 _open_iterators: weakref.WeakSet = weakref.WeakSet()
 
 Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
-ConcreteFunction = tf.types.experimental.ConcreteFunction
 
 _GROUP_BYTES = 7 << 20  # 7 MiB loaded by one call, see Source.training
 _GATHER_THREADS = 2  # 490,000 films/s at B = 32, one thread 340,000
@@ -105,7 +105,7 @@ def open_split(
       UnavailableError: `cache="ram"` and the split exceeds the free memory.
     """
     # Takes 20 ms, nearly all without Python's lock; meanwhile the files are read.
-    threading.Thread(target=_start_tensorflow).start()
+    threading.Thread(target=datasets.start_tensorflow).start()
     reader = Reader(record_set, split, image_size=image_size)
     nbytes = reader.n * image_size**2
     free = _free_bytes()
@@ -198,15 +198,15 @@ class Source:
             self._resident.expect(lambda: np.roll(order_of(epoch), -edges[0]))
         choose = self._choosing(part)
         numbers = tf.data.Dataset.range(np.iinfo(np.int64).max)
-        parts = _mapped(numbers, choose)
+        parts = datasets.mapped(numbers, choose)
         # Again and again, so now and then one batch comes alone.
-        chosen = _rebatched(parts, [batch_size, *[group * batch_size] * 999])
-        groups = _mapped(chosen, self._load, self._calls)
+        chosen = datasets.rebatched(parts, [batch_size, *[group * batch_size] * 999])
+        groups = datasets.mapped(chosen, self._load, self._calls)
         if not self._resident:
             # One ready beside those under way: a thread that is done before its turn
             # need not wait (2 % more films a second at B = 32).
             groups = groups.prefetch(1)
-        return self._finished(_rebatched(groups, [batch_size]))
+        return self._finished(datasets.rebatched(groups, [batch_size]))
 
     def evaluation(self, batch_size: int, *, start: int = 0) -> tf.data.Dataset:
         """Returns each example once, in index order, the last batch partial.
@@ -223,7 +223,8 @@ class Source:
             lambda first: np.arange(first, min(first + batch_size, self.n))
         )
         firsts = tf.data.Dataset.range(start, self.n, batch_size)
-        batches = _mapped(_mapped(firsts, choose), self._load, self._calls)
+        chosen = datasets.mapped(firsts, choose)
+        batches = datasets.mapped(chosen, self._load, self._calls)
         return self._finished(batches.prefetch(2))
 
     def batches(self, dataset: tf.data.Dataset) -> Iterator[Batch]:
@@ -294,7 +295,7 @@ class Source:
             indices.set_shape([None])
             return indices
 
-        return _traced(chosen, tf.TensorSpec([], tf.int64))
+        return datasets.traced(chosen, tf.TensorSpec([], tf.int64))
 
     def _loading(self) -> ConcreteFunction:
         """Traces the loading of films: from indices, int64 [M], to a batch of M."""
@@ -310,7 +311,7 @@ class Source:
                 films.set_shape([None, self.image_size, self.image_size, 1])
             return films, tf.gather(self.labels, indices), indices
 
-        return _traced(load, tf.TensorSpec([None], tf.int64))
+        return datasets.traced(load, tf.TensorSpec([None], tf.int64))
 
     def _python(
         self, function: Callable, argument: tf.Tensor, dtype: tf.DType
@@ -346,68 +347,6 @@ class Source:
         options.threading.private_threadpool_size = threads
         options.threading.max_intra_op_parallelism = 1  # a gather is bound by memory
         return options
-
-
-def _start_tensorflow() -> None:
-    """Has TensorFlow register its kernels, which it puts off until its first op."""
-    tensor = tf.experimental.dlpack.from_dlpack(aligned_empty((1,)).__dlpack__())
-    tf.raw_ops.Identity(input=tensor)
-
-
-def _traced(function: Callable, spec: tf.TensorSpec) -> ConcreteFunction:
-    # These functions hold no Python control flow to convert, and looking for it takes
-    # AutoGraph half a second.
-    traced = tf.function(function, input_signature=[spec], autograph=False)
-    return traced.get_concrete_function()
-
-
-def _mapped(
-    elements: tf.data.Dataset, function: ConcreteFunction, calls: int = 1
-) -> tf.data.Dataset:
-    """Maps a traced function over elements, so many at a time, in their order.
-
-    By the op behind `Dataset.map`, whose Python would trace it for each dataset anew,
-    and not before TensorFlow has started: 12 ms before the first batch.
-    """
-    return _dataset(
-        tf.raw_ops.ParallelMapDatasetV2,
-        tf.nest.map_structure(tf.TensorSpec.from_tensor, function.structured_outputs),
-        input_dataset=tf.data.experimental.to_variant(elements),
-        other_arguments=function.captured_inputs,
-        num_parallel_calls=calls,
-        f=function,
-    )
-
-
-def _rebatched(batches: tf.data.Dataset, sizes: list[int]) -> tf.data.Dataset:
-    """Cuts batches anew, to these sizes in turn, as slices of them where they allow it.
-
-    By the op behind `Dataset.rebatch`, whose Python adds a function that TensorFlow has
-    to trace: 5 ms before the first batch. To make a dataset of each group's slices
-    (`from_tensor_slices`) took a fifth of the films a second at B = 32.
-    """
-    known = sizes[0] if len(sizes) == 1 else None
-    return _dataset(
-        tf.raw_ops.RebatchDatasetV2,
-        tf.nest.map_structure(
-            lambda spec: tf.TensorSpec([known, *spec.shape[1:]], spec.dtype),
-            batches.element_spec,
-        ),
-        input_dataset=tf.data.experimental.to_variant(batches),
-        batch_sizes=sizes,
-        drop_remainder=True,
-    )
-
-
-def _dataset(op: Callable, structure: Any, **arguments: Any) -> tf.data.Dataset:
-    """Returns the dataset that an op makes, of elements of this structure of specs."""
-    specs = tf.nest.flatten(structure)
-    variant = op(
-        output_types=[spec.dtype for spec in specs],
-        output_shapes=[spec.shape for spec in specs],
-        **arguments,
-    )
-    return tf.data.experimental.from_variant(variant, structure)
 
 
 def _free_bytes() -> int:
