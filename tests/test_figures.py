@@ -7,12 +7,12 @@ from PIL import Image
 from cxr.evaluation import (
     assessment,
     curve_figures,
-    figures,
     film_figures,
     illustrations,
     metrics,
 )
 from cxr.evaluation.assessment import Question
+from cxr.reporting import plotting
 from tests import fabricated
 
 ROWS = [
@@ -38,28 +38,28 @@ SCORES = {"NORMAL": TABLE.probabilities[:50, 1], "PNEUMONIA": np.array([1.0, 0.0
 ENTRY = {"label": "a", "value": 0.8, "ci95": [0.7, 0.9]}
 
 DRAWINGS = {
-    "training": lambda path: figures.training_curves(ROWS, path),
-    "one epoch": lambda path: figures.training_curves(ROWS[:1], path),
-    "no epoch": lambda path: figures.training_curves([], path),
-    "only gaps": lambda path: figures.training_curves([{"stage": "train"}] * 2, path),
+    "training": lambda path: plotting.training_curves(ROWS, path),
+    "one epoch": lambda path: plotting.training_curves(ROWS[:1], path),
+    "no epoch": lambda path: plotting.training_curves([], path),
+    "only gaps": lambda path: plotting.training_curves([{"stage": "train"}] * 2, path),
     "roc": lambda path: curve_figures.roc({"a": CURVE}, path, points={"p": (0.9, 0.8)}),
     "pr": lambda path: curve_figures.precision_recall(
         {"a": CURVE}, path, base_rates={"a": 0.5}
     ),
-    "confusion": lambda path: figures.confusion_matrix(
+    "confusion": lambda path: plotting.confusion_matrix(
         [[5, 0], [0, 0]], ["A", "B"], path
     ),
     "calibration": lambda path: curve_figures.calibration(
         {"a": [{"predicted": 0.4, "observed": 0.5, "ci95": None}]}, path
     ),
-    "histograms": lambda path: figures.score_histograms(
+    "histograms": lambda path: plotting.score_histograms(
         {"validation": SCORES, "test": {**SCORES, "NORMAL": np.zeros(0)}},
         path,
         threshold=1.0,
         xlabel="p",
     ),
     "predictive": lambda path: curve_figures.predictive_values({"a": (1.0, 0.0)}, path),
-    "forest": lambda path: figures.forest(
+    "forest": lambda path: plotting.forest(
         {"g": [ENTRY, {**ENTRY, "value": None}, {**ENTRY, "ci95": None}]},
         path,
         title="t",
@@ -90,7 +90,7 @@ def test_colours_differ_in_lightness_or_hue_for_the_colour_blind():
     # Deuteranopia after Vienot et al. (1999): red and green fall together, so what
     # is left of a colour is its yellow-blue balance and its lightness.
     seen = []
-    for colour in figures.CYCLE:
+    for colour in plotting.CYCLE:
         red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
         yellow = 0.29 * red**2.2 + 0.71 * green**2.2
         seen.append((yellow ** (1 / 2.2), blue))

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from cxr import files
-from cxr.evaluation import figures
+from cxr.reporting import plotting
 
 # Loaders that must deliver exactly the pixels of the records, and by how many grey
 # levels on average the others may differ: other decoders, other resizing.
@@ -202,14 +202,14 @@ def _chart(report: dict[str, Any], path: pathlib.Path) -> None:
                 continue
             rate = run[name]["images_per_sec"]
             place = row - 0.4 + height * (group + 0.5)
-            color = figures.BLUE if name.startswith("cxr") else figures.GREY
+            color = plotting.BLUE if name.startswith("cxr") else plotting.GREY
             axes.barh(place, rate["median"], height * 0.9, color=color)
             spread = [rate["min"], rate["max"]]
-            axes.plot(spread, [place, place], color=figures.INK, linewidth=1)
+            axes.plot(spread, [place, place], color=plotting.INK, linewidth=1)
             label = f" {rate['median']:,.0f}  (B = {size})"
             axes.text(rate["max"], place, label, va="center", fontsize=8)
     axes.set_yticks(range(len(names)), names)
     axes.set_xscale("log")
     axes.margins(x=0.25)
-    figures.dress(axes, "Input pipelines, same films, in turn", "images per second")
-    figures.save(figure, path)
+    plotting.dress(axes, "Input pipelines, same films, in turn", "images per second")
+    plotting.save(figure, path)

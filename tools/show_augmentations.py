@@ -124,7 +124,7 @@ def _one_of_each_class(labels) -> list[int]:
 def _draw(originals: list, rows: dict[str, list], report: dict, path: str) -> None:
     from matplotlib.figure import Figure
 
-    from cxr.evaluation import figures
+    from cxr.reporting import plotting
 
     columns = len(originals) * (_DRAWS + 1)
     figure = Figure(figsize=(1.5 * columns, 1.65 * len(rows)), layout="constrained")
@@ -139,10 +139,10 @@ def _draw(originals: list, rows: dict[str, list], report: dict, path: str) -> No
             axes.imshow(image, cmap="gray", vmin=0, vmax=255)
             axes.set_xticks([])
             axes.set_yticks([])
-            axes.set_title(title, fontsize=9, color=figures.GREY)
+            axes.set_title(title, fontsize=9, color=plotting.GREY)
         label = f"{name}\n{report['ms_per_film'][name]:.2f} ms a film"
         line[0].set_ylabel(label, fontsize=10, fontweight="bold")
-    figures.save(figure, path)
+    plotting.save(figure, path)
 
 
 if __name__ == "__main__":

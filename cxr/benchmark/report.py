@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cxr.benchmark.regression import Change
-from cxr.evaluation import figures
+from cxr.reporting import plotting
 
 _MEANING = {
     "read": "records from the shards",
@@ -126,7 +126,7 @@ def plot(document: Mapping[str, Any], path: str | os.PathLike) -> None:
     else:
         ladder = figure.subplots()
     _draw_ladder(ladder, document["stages"], document["bottleneck"]["rung"])
-    figures.save(figure, path)
+    plotting.save(figure, path)
 
 
 def _draw_ladder(axes, stages: Sequence[Mapping[str, Any]], limit: str) -> None:
@@ -138,11 +138,11 @@ def _draw_ladder(axes, stages: Sequence[Mapping[str, Any]], limit: str) -> None:
     axes.barh(
         [stage["name"] for stage in stages],
         middle,
-        color=[figures.RED if mark else figures.BLUE for mark in marked],
+        color=[plotting.RED if mark else plotting.BLUE for mark in marked],
         hatch=["//" if mark else "" for mark in marked],
         edgecolor="white",
         xerr=(below, above),
-        error_kw={"ecolor": figures.INK, "capsize": 3},
+        error_kw={"ecolor": plotting.INK, "capsize": 3},
     )
     for place, (rate, mark) in enumerate(zip(rates, marked, strict=True)):
         text = f"  {rate['median']:,.0f}" + ("  bottleneck" if mark else "")
@@ -150,23 +150,23 @@ def _draw_ladder(axes, stages: Sequence[Mapping[str, Any]], limit: str) -> None:
     axes.set_xscale("log")
     axes.set_xlim(middle.min() / 4, max(rate["max"] for rate in rates) * 12)
     axes.invert_yaxis()
-    figures.dress(axes, "The ladder", "images/s (median, min - max of the repeats)")
+    plotting.dress(axes, "The ladder", "images/s (median, min - max of the repeats)")
     axes.grid(visible=False, axis="y")
 
 
 def _draw_sweep(axes, sweep: Sequence[Mapping[str, Any]]) -> None:
     sizes = [row["batch_size"] for row in sweep]
     for name, color, line in (
-        ("step", figures.BLUE, "--"),
-        ("train", figures.RED, "-"),
+        ("step", plotting.BLUE, "--"),
+        ("train", plotting.RED, "-"),
     ):
         rates = [row[name] for row in sweep]
         axes.plot(
-            sizes, rates, line, color=color, marker="o", label=name, **figures.STYLE
+            sizes, rates, line, color=color, marker="o", label=name, **plotting.STYLE
         )
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.minorticks_off()
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=10)
-    figures.dress(axes, "Batch size", "films a step", "images/s")
+    plotting.dress(axes, "Batch size", "films a step", "images/s")

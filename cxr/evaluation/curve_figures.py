@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from cxr.evaluation import figures
+from cxr.reporting import plotting
 
 _LINES = ("-", "--", "-.", ":")
 
@@ -35,7 +35,7 @@ def roc(
                 color=color,
                 linestyle=line,
                 label=label,
-                **figures.STYLE,
+                **plotting.STYLE,
             )
         for (label, point), marker in zip(
             (points or {}).items(), "osD^v", strict=False
@@ -44,7 +44,7 @@ def roc(
                 1 - point[0],
                 point[1],
                 marker,
-                color=figures.INK,
+                color=plotting.INK,
                 markersize=8,
                 markerfacecolor="white",
                 markeredgewidth=1.8,
@@ -53,13 +53,13 @@ def roc(
                 clip_on=axes is corner,
                 zorder=5,
             )
-        axes.plot([0, 1], [0, 1], color=figures.GREY, linewidth=1, linestyle=":")
+        axes.plot([0, 1], [0, 1], color=plotting.GREY, linewidth=1, linestyle=":")
     whole.set(xlim=(-0.01, 1), ylim=(0, 1.01), aspect="equal")
     corner.set(xlim=(-0.003, 0.3), ylim=(0.7, 1.003), aspect="equal")
-    figures.dress(whole, "ROC curve", "1 - specificity", "sensitivity")
-    figures.dress(corner, "the upper left corner", "1 - specificity", "sensitivity")
+    plotting.dress(whole, "ROC curve", "1 - specificity", "sensitivity")
+    plotting.dress(corner, "the upper left corner", "1 - specificity", "sensitivity")
     whole.legend(frameon=False, fontsize=10, loc="lower right")
-    figures.save(figure, path)
+    plotting.save(figure, path)
 
 
 def precision_recall(
@@ -85,11 +85,11 @@ def precision_recall(
             color=color,
             linestyle=line,
             label=label,
-            **figures.STYLE,
+            **plotting.STYLE,
         )
         axes.axhline(base_rates[label], color=color, linewidth=1, linestyle=":")
     axes.set(xlim=(0, 1.005), ylim=(0, 1.01))
-    figures.dress(axes, "Precision-recall curve", "recall (sensitivity)", "precision")
+    plotting.dress(axes, "Precision-recall curve", "recall (sensitivity)", "precision")
     axes.legend(frameon=False, fontsize=10, loc="lower left")
     axes.annotate(
         "dotted: share of the class among the films",
@@ -97,9 +97,9 @@ def precision_recall(
         xycoords="axes fraction",
         ha="right",
         fontsize=9,
-        color=figures.INK,
+        color=plotting.INK,
     )
-    figures.save(figure, path)
+    plotting.save(figure, path)
 
 
 def calibration(
@@ -113,7 +113,7 @@ def calibration(
     """
     figure = Figure(figsize=(6.4, 5.6), layout="constrained")
     axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], color=figures.GREY, linewidth=1.2, linestyle=":")
+    axes.plot([0, 1], [0, 1], color=plotting.GREY, linewidth=1.2, linestyle=":")
     for ((label, rows), color, line), marker in zip(
         _styles(panels), "os^Dv<", strict=False
     ):
@@ -134,9 +134,9 @@ def calibration(
             label=label,
         )
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
-    figures.dress(axes, "Calibration", "predicted probability", "observed share")
+    plotting.dress(axes, "Calibration", "predicted probability", "observed share")
     axes.legend(frameon=False, fontsize=10, loc="upper left")
-    figures.save(figure, path)
+    plotting.save(figure, path)
 
 
 def predictive_values(
@@ -156,7 +156,7 @@ def predictive_values(
         alarms = (1 - specificity) * (1 - prevalence)
         cleared = specificity * (1 - prevalence)
         misses = (1 - sensitivity) * prevalence
-        style = dict(color=color, linestyle=line, label=label, **figures.STYLE)
+        style = dict(color=color, linestyle=line, label=label, **plotting.STYLE)
         with np.errstate(invalid="ignore"):
             panels[0].plot(prevalence, hits / (hits + alarms), **style)
             panels[1].plot(prevalence, cleared / (cleared + misses), **style)
@@ -168,16 +168,16 @@ def predictive_values(
         axes.set_xticks(ticks, [f"{t:.0%}" for t in ticks])
         axes.minorticks_off()
         axes.set_ylim(top=1.01)
-        figures.dress(
+        plotting.dress(
             axes, f"How often {title}", "prevalence where it is used", "share"
         )
     panels[0].legend(frameon=False, fontsize=10)
-    figures.save(figure, path)
+    plotting.save(figure, path)
 
 
 def _styles(series: Mapping[str, Any]) -> list:
     """((label, content), colour, line style) for each, told apart without colour."""
     return [
-        (item, figures.CYCLE[i % len(figures.CYCLE)], _LINES[i % len(_LINES)])
+        (item, plotting.CYCLE[i % len(plotting.CYCLE)], _LINES[i % len(_LINES)])
         for i, item in enumerate(series.items())
     ]

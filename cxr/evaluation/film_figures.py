@@ -9,12 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from cxr.evaluation import figures
+from cxr.reporting import plotting
 
 _COLUMNS = 6
 # Against (blue) to for (vermilion), clear in the middle.
 _SIGNED = LinearSegmentedColormap.from_list(
-    "signed", [figures.BLUE, "#9ecae8", "#ffffff", "#f3b08a", figures.RED]
+    "signed", [plotting.BLUE, "#9ecae8", "#ffffff", "#f3b08a", plotting.RED]
 )
 
 
@@ -70,7 +70,7 @@ def grid(
         else:
             for axes, film in zip(row, films, strict=False):
                 _show(axes, film, with_heat=True)
-    figures.save(figure, path)
+    plotting.save(figure, path)
 
 
 def _show(axes: Axes, film: Film, *, with_heat: bool) -> None:
@@ -87,7 +87,7 @@ def _show(axes: Axes, film: Film, *, with_heat: bool) -> None:
         axes.set_xlabel(film.caption, fontsize=8.5)
     for spine in axes.spines.values():
         spine.set(
-            color=figures.GREEN if film.right else figures.RED,
+            color=plotting.GREEN if film.right else plotting.RED,
             linewidth=2.5,
             linestyle="-" if film.right else "--",
         )

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from cxr import pages
-from cxr.evaluation import curve_figures, figures, film_figures, metrics
+from cxr.evaluation import curve_figures, film_figures, metrics
 from cxr.evaluation.assessment import Question, judge
 from cxr.evaluation.film_figures import Film
 from cxr.evaluation.predictions import Predictions
+from cxr.reporting import plotting
 
 _SAMPLES = 12
 _MISTAKES = 6  # of each kind
@@ -66,7 +67,7 @@ def draw(
         )
         if points:
             curve_figures.predictive_values(points, place("predictive_values"))
-    figures.confusion_matrix(
+    plotting.confusion_matrix(
         summary["confusion_matrix"], names, place("confusion_matrix")
     )
     bins = summary["calibration"]["bins"]
@@ -76,7 +77,7 @@ def draw(
     if scored.positive is not None:
         panels = {"validation": validation} if validation else {}
         panels = {**panels, f"{question.split} (judged here)": table}
-        figures.score_histograms(
+        plotting.score_histograms(
             {
                 title: _scores_by_class(t, scored.positive)
                 for title, t in panels.items()
@@ -86,7 +87,7 @@ def draw(
             xlabel=f"probability of {question.positive_class}",
         )
     if summary["subgroups"]:
-        figures.forest(
+        plotting.forest(
             {
                 grouping: [
                     {"label": f"{name} ({g['n']:,})", **g["metrics"]["accuracy"]}
@@ -116,7 +117,7 @@ def draw_runs(
         ]
         for name in names
     }
-    figures.forest(groups, path, title="Runs and their ensemble", reference=None)
+    plotting.forest(groups, path, title="Runs and their ensemble", reference=None)
 
 
 def operating_points(summary: Mapping[str, Any]) -> dict[str, tuple[float, float]]:

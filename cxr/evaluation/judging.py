@@ -11,7 +11,6 @@ from cxr import files, inference, records, runs
 from cxr.evaluation import (
     assessment,
     attention,
-    figures,
     illustrations,
     origins,
     predictions,
@@ -20,6 +19,7 @@ from cxr.evaluation import (
 )
 from cxr.evaluation.assessment import Question
 from cxr.evaluation.predictions import Predictions
+from cxr.reporting import plotting
 
 METRICS = "metrics.json"
 REPORT = "report.html"
@@ -107,7 +107,7 @@ def draw(judged: Judged, folder: pathlib.Path) -> dict[str, pathlib.Path]:
     )
     if (judged.run.workdir / runs.HISTORY).is_file():
         found["curves"] = folder / "curves.png"
-        figures.training_curves(runs.read_history(judged.run.workdir), found["curves"])
+        plotting.training_curves(runs.read_history(judged.run.workdir), found["curves"])
     return found
 
 

@@ -9,7 +9,6 @@ from cxr import files, inference, records, runs
 from cxr.evaluation import (
     assessment,
     comparison,
-    figures,
     illustrations,
     judging,
     operating_points,
@@ -20,6 +19,7 @@ from cxr.evaluation import (
 )
 from cxr.evaluation.assessment import Question
 from cxr.evaluation.predictions import Predictions
+from cxr.reporting import plotting
 
 COMPARISON = "comparison.json"
 
@@ -87,7 +87,7 @@ def judge_pair(
     folder = folder or second[0].workdir / own_folder
     folder.mkdir(parents=True, exist_ok=True)
     picture = folder / "differences.png"
-    figures.forest(
+    plotting.forest(
         {
             f"{names[1]} - {names[0]}": [
                 {"label": name, **entry}
