@@ -7,10 +7,10 @@ import re
 import numpy as np
 import pytest
 
-from cxr import pages
 from cxr.evaluation import assessment, illustrations, report
 from cxr.evaluation.assessment import Question
 from cxr.evaluation.predictions import Predictions
+from cxr.reporting import html
 from tests import fabricated
 
 _VOID = {"meta", "img", "br", "hr"}
@@ -150,7 +150,7 @@ def test_undefined_numbers_are_dashes_and_json_is_strict():
     assert summary["metrics"]["roc_auc"] == {"value": None, "ci95": None}
     page = report.render(summary, {}, {})
     parse(page)
-    assert f'<div class="value">{pages.DASH}</div>' in page
+    assert f'<div class="value">{html.DASH}</div>' in page
     assert "nan" not in " ".join(parse(page).text).lower().split()
 
 
@@ -168,7 +168,7 @@ def test_more_classes_and_several_runs_have_their_tables():
 
 
 def test_probabilities_near_the_ends_do_not_look_like_them():
-    assert pages.probability(0.25) == "0.250"
-    assert pages.probability(0.99999) == "1 - 1.0e-05"
-    assert pages.probability(2e-7) == "2.0e-07"
-    assert pages.probability(None) == pages.DASH
+    assert html.probability(0.25) == "0.250"
+    assert html.probability(0.99999) == "1 - 1.0e-05"
+    assert html.probability(2e-7) == "2.0e-07"
+    assert html.probability(None) == html.DASH

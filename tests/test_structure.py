@@ -26,7 +26,7 @@ LIGHT = {
     "cxr.files",
     "cxr.images",
     "cxr.intake",
-    "cxr.pages",
+    "cxr.reporting.html",
     "cxr.provenance",
     "cxr.records",
     "cxr.runs",

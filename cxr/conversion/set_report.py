@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from cxr import images, pages, records
+from cxr import images, records
 from cxr.conversion import near_duplicates, spool
 from cxr.conversion.planning import Placed
 from cxr.conversion.side_files import Outcome
+from cxr.reporting import html
 
 _SHEET_FILMS = 24  # a class
 _SHEET_COLUMNS = 8
@@ -92,8 +93,8 @@ def to_html(content: dict[str, Any], outcome: Outcome, sheets: dict[str, bytes])
     title = f"{content['name']} {content['version']}"
     copies = content["duplicates"]
     body = [
-        f"<h1>{pages.escape(title)}</h1>",
-        pages.paragraph(
+        f"<h1>{html.escape(title)}</h1>",
+        html.paragraph(
             f"{content['films']} films, split policy {content['split_policy']}. No "
             "identical film and no known patient stands on two sides. "
             f"{content['bytes_in'] / 1e6:.1f} MB read and "
@@ -101,7 +102,7 @@ def to_html(content: dict[str, Any], outcome: Outcome, sheets: dict[str, bytes])
             f"{content['films_per_second']} films/s.",
             kind="lead",
         ),
-        pages.notes([("warn", text) for text in _warnings(content)]),
+        html.notes([("warn", text) for text in _warnings(content)]),
         _section("Splits", content["splits"]),
         _section("Subtypes", content["subtypes"]),
         _section("Source films by class", content["source"]),
@@ -129,7 +130,7 @@ def to_html(content: dict[str, Any], outcome: Outcome, sheets: dict[str, bytes])
         ),
         *(_sheet(label, data) for label, data in sheets.items()),
     ]
-    return pages.page(title, body)
+    return html.page(title, body)
 
 
 def _split(split: records.Split) -> dict[str, Any]:
@@ -287,18 +288,18 @@ def _grid(thumbnails: list[np.ndarray]) -> np.ndarray:
 
 def _sheet(label: str, data: bytes) -> str:
     source = base64.b64encode(data).decode()
-    alt = pages.escape(f"stored films of {label}")
+    alt = html.escape(f"stored films of {label}")
     figure = f'<figure><img alt="{alt}" src="data:image/jpeg;base64,{source}"></figure>'
-    return pages.section(label, [figure], anchor=f"sheet-{label}")
+    return html.section(label, [figure], anchor=f"sheet-{label}")
 
 
 def _section(title: str, rows: list[dict[str, Any]], text: str = "") -> str:
     """A titled table, or `none` where it would be empty."""
-    parts = [pages.paragraph(text)] if text else []
+    parts = [html.paragraph(text)] if text else []
     if rows:
         values = [list(row.values()) for row in rows]
         texts = [i for i, value in enumerate(values[0]) if isinstance(value, str)]
-        parts.append(pages.table(list(rows[0]), values, text_columns=texts))
+        parts.append(html.table(list(rows[0]), values, text_columns=texts))
     else:
-        parts.append(pages.paragraph("none", kind="quiet"))
-    return pages.section(title, parts, anchor=title.lower().replace(" ", "-"))
+        parts.append(html.paragraph("none", kind="quiet"))
+    return html.section(title, parts, anchor=title.lower().replace(" ", "-"))

@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from cxr import pages
 from cxr.evaluation import curve_figures, film_figures, metrics
 from cxr.evaluation.assessment import Question, judge
 from cxr.evaluation.film_figures import Film
 from cxr.evaluation.predictions import Predictions
-from cxr.reporting import plotting
+from cxr.reporting import html, plotting
 
 _SAMPLES = 12
 _MISTAKES = 6  # of each kind
@@ -204,7 +203,7 @@ def make_films(
                 image=images[place],
                 caption=f"truth {_short(table.class_names[truth])}\n"
                 f"said {_short(table.class_names[said])}, p "
-                f"{pages.probability(scored.probabilities[index, shown])}",
+                f"{html.probability(scored.probabilities[index, shown])}",
                 right=bool(truth == said),
                 heat=None if heat is None else heat[place],
             )

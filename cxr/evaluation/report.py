@@ -4,8 +4,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from cxr import pages
 from cxr.evaluation import sections
+from cxr.reporting import html
 
 DISCLAIMER = "For research only. Not a medical device; never for the care of a patient."
 # A difference to validation that a reader must hear about before anything else.
@@ -46,9 +46,9 @@ def render(
     parts = [
         _first_screen(summary, provenance, list(written)),
         *written.values(),
-        f"<footer>{pages.escape(DISCLAIMER)}</footer>",
+        f"<footer>{html.escape(DISCLAIMER)}</footer>",
     ]
-    return pages.page(f"{_what(summary)}, {summary['split']} split", parts)
+    return html.page(f"{_what(summary)}, {summary['split']} split", parts)
 
 
 def _what(summary: Mapping[str, Any]) -> str:
@@ -68,14 +68,14 @@ def _first_screen(
     return "".join(
         [
             "<header>",
-            pages.paragraph(
+            html.paragraph(
                 f"cxr evaluation · {provenance.get('data', '')}", kind="eyebrow"
             ),
-            f"<h1>{pages.escape(_what(summary))}, {pages.escape(summary['split'])} "
+            f"<h1>{html.escape(_what(summary))}, {html.escape(summary['split'])} "
             "split</h1>",
-            pages.paragraph(_lead(summary), kind="lead"),
+            html.paragraph(_lead(summary), kind="lead"),
             f'<div class="answers">{"".join(cards)}</div>',
-            pages.notes(_findings(summary, provenance)),
+            html.notes(_findings(summary, provenance)),
             f"<nav>{links}</nav></header>",
         ]
     )
@@ -85,13 +85,13 @@ def _card(entry: Mapping[str, Any], label: str) -> str:
     bounds = entry["ci95"]
     bar = (bounds[0], entry["value"], bounds[1]) if bounds else None
     area = label == "ROC AUC"
-    value = pages.number(entry["value"]) if area else pages.percent(entry["value"])
+    value = html.number(entry["value"]) if area else html.percent(entry["value"])
     text = "no interval"
     if bounds:
-        text = pages.interval(bounds)
+        text = html.interval(bounds)
         if not area:
-            text = f"{100 * bounds[0]:.1f} to {pages.percent(bounds[1])}"
-    return pages.answer(label, value, interval=f"95 %: {text}", bar=bar)
+            text = f"{100 * bounds[0]:.1f} to {html.percent(bounds[1])}"
+    return html.answer(label, value, interval=f"95 %: {text}", bar=bar)
 
 
 def _lead(summary: Mapping[str, Any]) -> str:
@@ -104,7 +104,7 @@ def _lead(summary: Mapping[str, Any]) -> str:
     if threshold is None:
         return films + "The predicted class is the most probable; means over classes."
     return films + (
-        f"Positive when p ≥ {pages.probability(threshold['value'])}, chosen on "
+        f"Positive when p ≥ {html.probability(threshold['value'])}, chosen on "
         f"{threshold['chosen_on'] or 'no data'} by the rule {threshold['rule']}"
         + (
             ", the very films judged here: optimistic."
@@ -121,7 +121,7 @@ def _findings(
     majority, accuracy = summary["majority"], summary["metrics"]["accuracy"]
     line = (
         f"Always answering {majority['class']} would be right in "
-        f"{pages.percent(majority['accuracy'])} of these films"
+        f"{html.percent(majority['accuracy'])} of these films"
     )
     found = [("plain", f"{line}.")]
     if accuracy["value"] <= majority["accuracy"]:
@@ -155,8 +155,8 @@ def _shift_findings(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         found.append(
             (
                 "warn",
-                f"{label} is {pages.percent(here['value'])} here and "
-                f"{pages.percent(there)} on validation at the same threshold: these "
+                f"{label} is {html.percent(here['value'])} here and "
+                f"{html.percent(there)} on validation at the same threshold: these "
                 "films differ from those the threshold was chosen on.",
             )
         )
@@ -177,28 +177,28 @@ def render_comparison(
     rows = [
         (
             name,
-            pages.number(entry["a"], 4),
-            pages.number(entry["b"], 4),
-            pages.number(entry["value"], 4),
-            pages.interval(entry["ci95"], 4),
+            html.number(entry["a"], 4),
+            html.number(entry["b"], 4),
+            html.number(entry["value"], 4),
+            html.interval(entry["ci95"], 4),
         )
         for name, entry in result["differences"].items()
     ]
     title = f"{second} against {first}"
     films = f"{result['n']:,} films of {result['n_patients']:,} patients"
     body = [
-        pages.paragraph(
+        html.paragraph(
             f"cxr comparison · {data}, {result['split']} split", kind="eyebrow"
         ),
-        f"<h1>{pages.escape(title)}</h1>",
-        pages.notes([("plain", result["verdict"])]),
-        pages.paragraph(
+        f"<h1>{html.escape(title)}</h1>",
+        html.notes([("plain", result["verdict"])]),
+        html.paragraph(
             f"{films}, judged by both models; the interval of a difference comes from "
             f"{result['draws']:,} resamples of the patients, the same for both. Each "
             "model keeps its own frozen threshold.",
         ),
-        pages.picture(picture, alt="differences with intervals"),
-        pages.table(("metric", first, second, "difference", "95 % interval"), rows),
-        f"<footer>{pages.escape(DISCLAIMER)}</footer>",
+        html.picture(picture, alt="differences with intervals"),
+        html.table(("metric", first, second, "difference", "95 % interval"), rows),
+        f"<footer>{html.escape(DISCLAIMER)}</footer>",
     ]
-    return pages.page(title, body)
+    return html.page(title, body)

@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from cxr import pages
+from cxr.reporting import html
 
 HEADLINE = (
     ("roc_auc", "ROC AUC"),
@@ -21,14 +21,14 @@ def discrimination(
     parts = []
     if "roc" in pictures:
         parts.append(
-            pages.picture(
+            html.picture(
                 pictures["roc"],
                 alt="ROC curve, whole and enlarged",
                 caption="Sensitivity against false alarms as the threshold falls.",
             )
         )
     pair = [
-        pages.picture(pictures[name], alt=alt)
+        html.picture(pictures[name], alt=alt)
         for name, alt in (
             ("precision_recall", "precision-recall curve"),
             ("confusion_matrix", "confusion matrix at the frozen threshold"),
@@ -42,27 +42,27 @@ def discrimination(
             name,
             f"{entry['n']:,}",
             *(
-                pages.with_interval({"value": entry[m], "ci95": entry["ci95"][m]})
+                html.with_interval({"value": entry[m], "ci95": entry["ci95"][m]})
                 for m in names
             ),
         )
         for name, entry in summary["per_class"].items()
     ]
-    by_class = pages.table(header, rows, caption="Each class against the rest")
-    parts += [pages.side_by_side(pair), by_class, _collapsed(summary["collapsed"])]
-    return pages.section("How well it tells them apart", parts, anchor="discrimination")
+    by_class = html.table(header, rows, caption="Each class against the rest")
+    parts += [html.side_by_side(pair), by_class, _collapsed(summary["collapsed"])]
+    return html.section("How well it tells them apart", parts, anchor="discrimination")
 
 
 def _collapsed(collapsed: Mapping[str, Any] | None) -> str:
     if not collapsed:
         return ""
     found = collapsed["metrics"]
-    return pages.table(
+    return html.table(
         ("read as two classes", *(label for _, label in HEADLINE)),
         [
             (
                 f"{collapsed['positive_class']} against {collapsed['negative_class']}",
-                *(pages.with_interval(found[name]) for name, _ in HEADLINE),
+                *(html.with_interval(found[name]) for name, _ in HEADLINE),
             )
         ],
         caption=f"Threshold {collapsed['threshold']['value']:.3f}, rule "
@@ -81,8 +81,8 @@ def threshold(summary: Mapping[str, Any], pictures: Mapping[str, pathlib.Path]) 
         (
             point["name"],
             point["rule"],
-            pages.probability(point["threshold"]),
-            *(pages.with_interval(point["metrics"][name]) for name in columns),
+            html.probability(point["threshold"]),
+            *(html.with_interval(point["metrics"][name]) for name in columns),
         )
         for point in points
     ]
@@ -91,16 +91,16 @@ def threshold(summary: Mapping[str, Any], pictures: Mapping[str, pathlib.Path]) 
         (
             point["name"],
             kind.upper(),
-            *(pages.with_interval(e[kind], 2) for e in point["predictive_values"]),
+            *(html.with_interval(e[kind], 2) for e in point["predictive_values"]),
         )
         for point in points
         for kind in ("ppv", "npv")
     ]
     parts = [
-        pages.paragraph(
+        html.paragraph(
             "Every threshold below was chosen on validation and only read off here."
         ),
-        pages.table(
+        html.table(
             ("point", "rule", "threshold", "sensitivity", "specificity", "precision")
             + ("NPV", "accuracy"),
             rows,
@@ -109,7 +109,7 @@ def threshold(summary: Mapping[str, Any], pictures: Mapping[str, pathlib.Path]) 
     ]
     if "predictive_values" in pictures:
         parts.append(
-            pages.picture(
+            html.picture(
                 pictures["predictive_values"],
                 alt="PPV and NPV against prevalence",
                 caption="The same model means something else where the disease is "
@@ -118,14 +118,14 @@ def threshold(summary: Mapping[str, Any], pictures: Mapping[str, pathlib.Path]) 
         )
     parts.append(
         "<details><summary>PPV and NPV by prevalence, with intervals</summary>"
-        + pages.table(
+        + html.table(
             ("point", "", *(f"{p:.0%}" for p in prevalences)),
             values,
             text_columns=(0, 1),
         )
         + "</details>"
     )
-    return pages.section("Where to cut", parts, anchor="threshold")
+    return html.section("Where to cut", parts, anchor="threshold")
 
 
 def calibration(
@@ -134,8 +134,8 @@ def calibration(
     """Reliability, noise floor and temperature."""
     found = summary["calibration"]
     gaps = [
-        f"{name}: mean predicted {pages.percent(predicted)}, observed "
-        f"{pages.percent(observed)}"
+        f"{name}: mean predicted {html.percent(predicted)}, observed "
+        f"{html.percent(observed)}"
         for name, predicted, observed in zip(
             summary["class_names"],
             found["mean_predicted"],
@@ -144,18 +144,18 @@ def calibration(
         )
     ]
     parts = [
-        pages.paragraph(
-            f"ECE {pages.number(summary['metrics']['ece']['value'])} (95 %: "
-            f"{pages.interval(summary['metrics']['ece']['ci95'])}); perfectly "
+        html.paragraph(
+            f"ECE {html.number(summary['metrics']['ece']['value'])} (95 %: "
+            f"{html.interval(summary['metrics']['ece']['ci95'])}); perfectly "
             f"calibrated probabilities would show {found['ece_if_perfect']:.3f} on as "
             f"many films by chance. {'; '.join(gaps)}."
         )
     ]
     if found["temperature"]:
-        parts.append(pages.paragraph(found["temperature"]["verdict"]))
+        parts.append(html.paragraph(found["temperature"]["verdict"]))
     if "calibration" in pictures:
         parts.append(
-            pages.picture(
+            html.picture(
                 pictures["calibration"],
                 alt="reliability diagram",
                 narrow=True,
@@ -163,7 +163,7 @@ def calibration(
                 "the dotted line the probabilities mean what they say.",
             )
         )
-    return pages.section(
+    return html.section(
         "Whether its probabilities can be believed", parts, anchor="calibration"
     )
 
@@ -174,33 +174,33 @@ def shift(summary: Mapping[str, Any], pictures: Mapping[str, pathlib.Path]) -> s
     if not shift or "score_histograms" not in pictures:
         return ""
     rows = [
-        (name, pages.number(shift["validation"][name]), pages.number(value))
+        (name, html.number(shift["validation"][name]), html.number(value))
         for name, value in shift["here"].items()
     ]
     share = shift["positive_share"]
     rows.append(
         (
             "share of positives",
-            pages.number(share["validation"]),
-            pages.number(share["here"]),
+            html.number(share["validation"]),
+            html.number(share["here"]),
         )
     )
     ks = shift["ks"]
     parts = [
-        pages.picture(
+        html.picture(
             pictures["score_histograms"],
             alt="score histograms, validation and this split",
             caption="A class whose hill moved between the panels looks different to "
             "the model on these films.",
         ),
-        pages.table(("", "validation", summary["split"]), rows),
-        pages.paragraph(
+        html.table(("", "validation", summary["split"]), rows),
+        html.paragraph(
             "Kolmogorov-Smirnov distance of the scores to validation's: positives "
-            f"{pages.number(ks['positive'])}, negatives {pages.number(ks['negative'])} "
+            f"{html.number(ks['positive'])}, negatives {html.number(ks['negative'])} "
             "(0 alike, 1 apart)."
         ),
     ]
-    return pages.section(
+    return html.section(
         "Whether these films are like validation's", parts, anchor="shift"
     )
 
@@ -212,7 +212,7 @@ def subgroups(summary: Mapping[str, Any], pictures: Mapping[str, pathlib.Path]) 
     rows = []
     for grouping, groups in summary["subgroups"].items():
         for name, entry in groups.items():
-            auc = pages.with_interval(entry["metrics"]["roc_auc"])
+            auc = html.with_interval(entry["metrics"]["roc_auc"])
             if entry["roc_auc_against"] != "the group itself":
                 auc += " *"
             rows.append(
@@ -222,7 +222,7 @@ def subgroups(summary: Mapping[str, Any], pictures: Mapping[str, pathlib.Path]) 
                     f"{entry['n']:,}",
                     f"{entry['n_patients']:,}",
                     *(
-                        pages.with_interval(entry["metrics"][m])
+                        html.with_interval(entry["metrics"][m])
                         for m in ("accuracy", "recall", "specificity")
                     ),
                     auc,
@@ -231,7 +231,7 @@ def subgroups(summary: Mapping[str, Any], pictures: Mapping[str, pathlib.Path]) 
     parts = []
     if "subgroups" in pictures:
         parts.append(
-            pages.picture(
+            html.picture(
                 pictures["subgroups"],
                 alt="accuracy by subgroup with intervals",
                 caption="Dashed: all films. Many groups are looked at, so one interval "
@@ -239,7 +239,7 @@ def subgroups(summary: Mapping[str, Any], pictures: Mapping[str, pathlib.Path]) 
             )
         )
     parts.append(
-        pages.table(
+        html.table(
             ("grouping", "group", "films", "patients", "accuracy", "sensitivity")
             + ("specificity", "ROC AUC"),
             rows,
@@ -247,12 +247,12 @@ def subgroups(summary: Mapping[str, Any], pictures: Mapping[str, pathlib.Path]) 
         )
     )
     parts.append(
-        pages.paragraph(
+        html.paragraph(
             "* the group holds one class; ranked against all films of the other class.",
             kind="quiet",
         )
     )
-    return pages.section("For whom it works", parts, anchor="subgroups")
+    return html.section("For whom it works", parts, anchor="subgroups")
 
 
 def films(pictures: Mapping[str, pathlib.Path]) -> str:
@@ -260,7 +260,7 @@ def films(pictures: Mapping[str, pathlib.Path]) -> str:
     parts = []
     if "samples" in pictures:
         parts.append(
-            pages.picture(
+            html.picture(
                 pictures["samples"],
                 alt="sample predictions",
                 caption="Drawn at random with a fixed seed, not picked. Solid green "
@@ -270,13 +270,13 @@ def films(pictures: Mapping[str, pathlib.Path]) -> str:
         )
     if "mistakes" in pictures:
         parts.append(
-            pages.picture(
+            html.picture(
                 pictures["mistakes"],
                 alt="hardest mistakes",
                 caption="The mistakes it was surest of; some may be label errors.",
             )
         )
-    return pages.section("The films themselves", parts, anchor="films") if parts else ""
+    return html.section("The films themselves", parts, anchor="films") if parts else ""
 
 
 def attention(summary: Mapping[str, Any], pictures: Mapping[str, pathlib.Path]) -> str:
@@ -285,15 +285,15 @@ def attention(summary: Mapping[str, Any], pictures: Mapping[str, pathlib.Path]) 
     if not found or "attention" not in pictures:
         return ""
     parts = [
-        pages.picture(
+        html.picture(
             pictures["attention"],
             alt="Grad-CAM overlays",
             caption=f"Grad-CAM for {found['class']}: red speaks for it, blue against. "
             "A coarse hint at where the model looked, not proof of why.",
         ),
-        pages.notes([("warn" if found["alarm"] else "plain", found["line"])]),
+        html.notes([("warn" if found["alarm"] else "plain", found["line"])]),
     ]
-    return pages.section("Where it looked", parts, anchor="attention")
+    return html.section("Where it looked", parts, anchor="attention")
 
 
 def runs(summary: Mapping[str, Any], pictures: Mapping[str, pathlib.Path]) -> str:
@@ -303,36 +303,36 @@ def runs(summary: Mapping[str, Any], pictures: Mapping[str, pathlib.Path]) -> st
         return ""
     names = ("roc_auc", "accuracy", "recall", "specificity", "f1", "log_loss", "ece")
     rows = [
-        (run["name"], *(pages.number(run["metrics"][name]["value"]) for name in names))
+        (run["name"], *(html.number(run["metrics"][name]["value"]) for name in names))
         for run in several
     ]
     across = summary["across_runs"]
     spread = (
-        f"{pages.number(across[name]['mean'])} ± {pages.number(across[name]['sd'])}"
+        f"{html.number(across[name]['mean'])} ± {html.number(across[name]['sd'])}"
         for name in names
     )
     rows.append(("mean ± standard deviation", *spread))
-    ensemble = (pages.with_interval(summary["metrics"][name]) for name in names)
+    ensemble = (html.with_interval(summary["metrics"][name]) for name in names)
     rows.append(("ensemble (mean probability)", *ensemble))
     header = ("run", "ROC AUC", "accuracy", "sensitivity", "specificity", "F1")
     parts = [
-        pages.paragraph(
+        html.paragraph(
             "Each run at its own frozen threshold. The standard deviation says how "
             "much the seed matters; the ensemble's interval how much the films do."
         ),
-        pages.table((*header, "log loss", "ECE"), rows),
+        html.table((*header, "log loss", "ECE"), rows),
     ]
     if "runs" in pictures:
-        parts.append(pages.picture(pictures["runs"], alt="accuracy of each run"))
-    return pages.section("From seed to seed", parts, anchor="runs")
+        parts.append(html.picture(pictures["runs"], alt="accuracy of each run"))
+    return html.section("From seed to seed", parts, anchor="runs")
 
 
 def training(pictures: Mapping[str, pathlib.Path]) -> str:
     """Loss and accuracy curves."""
     if "curves" not in pictures:
         return ""
-    picture = pages.picture(pictures["curves"], alt="loss and accuracy over the epochs")
-    return pages.section("How it was trained", [picture], anchor="training")
+    picture = html.picture(pictures["curves"], alt="loss and accuracy over the epochs")
+    return html.section("How it was trained", [picture], anchor="training")
 
 
 def numbers(summary: Mapping[str, Any]) -> str:
@@ -340,8 +340,8 @@ def numbers(summary: Mapping[str, Any]) -> str:
     rows = [
         (
             name,
-            pages.number(entry["value"], 4),
-            pages.interval(entry["ci95"], 4),
+            html.number(entry["value"], 4),
+            html.interval(entry["ci95"], 4),
             summary["definitions"][name],
         )
         for name, entry in summary["metrics"].items()
@@ -349,14 +349,14 @@ def numbers(summary: Mapping[str, Any]) -> str:
     found = summary["intervals"]
     how = f"{found['draws']:,} draws, seed {found['seed']}: {found['method']}."
     parts = [
-        pages.table(
+        html.table(
             ("metric", "value", "95 % interval", "definition"),
             rows,
             text_columns=(0, 3),
         ),
-        pages.paragraph(how, kind="quiet"),
+        html.paragraph(how, kind="quiet"),
     ]
-    return pages.section("All numbers", parts, anchor="numbers")
+    return html.section("All numbers", parts, anchor="numbers")
 
 
 def provenance(origins: Mapping[str, str]) -> str:
@@ -366,13 +366,13 @@ def provenance(origins: Mapping[str, str]) -> str:
         for label, text in origins.items()
         if label != "flags"
     ]
-    parts = [pages.table(("what", "value"), rows, text_columns=(0, 1))]
+    parts = [html.table(("what", "value"), rows, text_columns=(0, 1))]
     if origins.get("flags"):
         parts.append(
             "<details><summary>flags of the run</summary><pre>"
-            f"{pages.escape(origins['flags'])}</pre></details>"
+            f"{html.escape(origins['flags'])}</pre></details>"
         )
-    return pages.section("Where this comes from", parts, anchor="provenance")
+    return html.section("Where this comes from", parts, anchor="provenance")
 
 
 def limits(summary: Mapping[str, Any]) -> str:
@@ -386,5 +386,5 @@ def limits(summary: Mapping[str, Any]) -> str:
         "Looking at this page often, and changing the model after each look, makes its "
         "numbers too good; every reading of test is logged in the run folder.",
     ]
-    parts = [pages.notes([("plain", line) for line in lines])]
-    return pages.section("What this does not say", parts, anchor="limits")
+    parts = [html.notes([("plain", line) for line in lines])]
+    return html.section("What this does not say", parts, anchor="limits")
