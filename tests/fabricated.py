@@ -6,8 +6,8 @@ import numpy as np
 
 from cxr import cli, files, records, runs
 from cxr.config import TrainConfig
-from cxr.evaluation import metrics
 from cxr.evaluation.predictions import Predictions
+from cxr.metrics import classification
 
 
 def clustered(
@@ -38,7 +38,9 @@ def clustered(
         filenames=tuple(f"{names[c]}/{i}.png" for i, c in enumerate(labels)),
         patient_ids=tuple(f"patient-{p}" for p in patient),
         labels=labels,
-        probabilities=metrics.exact_probabilities(odds / odds.sum(1, keepdims=True)),
+        probabilities=classification.exact_probabilities(
+            odds / odds.sum(1, keepdims=True)
+        ),
         class_names=names,
     )
 

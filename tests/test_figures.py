@@ -4,14 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxr.evaluation import (
-    assessment,
-    curve_figures,
-    film_figures,
-    illustrations,
-    metrics,
-)
+from cxr.evaluation import assessment, curve_figures, film_figures, illustrations
 from cxr.evaluation.assessment import Question
+from cxr.metrics import classification
 from cxr.reporting import plotting
 from tests import fabricated
 
@@ -29,7 +24,7 @@ ROWS = [
     for epoch in range(1, 7)
 ]
 TABLE = fabricated.clustered(0)
-CURVE = metrics.ranking_curves(TABLE.labels == 1, TABLE.probabilities[:, 1])
+CURVE = classification.ranking_curves(TABLE.labels == 1, TABLE.probabilities[:, 1])
 FILM = film_figures.Film(np.full((32, 32), 90, np.uint8), "truth A\nsaid B", False)
 HEAT = film_figures.Film(
     FILM.image, "x", True, np.linspace(-1, 1, 1024).reshape(32, 32)

@@ -17,13 +17,13 @@ from cxr.evaluation import (
     bootstrap,
     calibration,
     comparison,
-    metrics,
     operating_points,
     predictions,
     subgroups,
     transfer,
 )
 from cxr.evaluation.assessment import Question
+from cxr.metrics import classification
 from tests import fabricated
 
 FROZEN = {"value": 0.4, "rule": "youden", "chosen_on": "validation"}
@@ -51,7 +51,7 @@ def random_table(seed: int) -> predictions.Predictions:
         filenames=tuple(f"a, {i}.png" for i in range(n)),
         patient_ids=tuple(str(i // 2) for i in range(n)),
         labels=labels,
-        probabilities=metrics.exact_probabilities(found),
+        probabilities=classification.exact_probabilities(found),
         class_names=tuple("abc"[:classes]),
     )
 
@@ -138,10 +138,12 @@ def test_calibration_error_is_scikit_learns_curve_weighted():
     table = fabricated.clustered(3)
     score, truth = table.probabilities[:, 1], table.labels
     observed, predicted = sk_curve(truth, score)
-    counts = np.bincount(metrics.equal_mass_bins(score), minlength=10)
+    counts = np.bincount(classification.equal_mass_bins(score), minlength=10)
     expected = np.sum(counts / len(score) * np.abs(observed - predicted))
-    scored = metrics.scored(truth, table.probabilities, positive=1, threshold=0.5)
-    assert metrics.point(scored)["ece"] == pytest.approx(expected, abs=1e-12)
+    scored = classification.scored(
+        truth, table.probabilities, positive=1, threshold=0.5
+    )
+    assert classification.point(scored)["ece"] == pytest.approx(expected, abs=1e-12)
 
 
 def sk_curve(truth, score):
@@ -162,12 +164,14 @@ def test_a_weight_is_worth_that_many_copies(seed, classes, copies):
     found /= found.sum(axis=1, keepdims=True)
     labels = random.integers(0, classes, n)
     kwargs = dict(positive=1, threshold=0.45)
-    once = metrics.scored(labels, found, **kwargs)
-    weighted = metrics.measure(once, np.array([copies]))
-    repeated = metrics.point(
-        metrics.scored(np.repeat(labels, copies), np.repeat(found, copies, 0), **kwargs)
+    once = classification.scored(labels, found, **kwargs)
+    weighted = classification.measure(once, np.array([copies]))
+    repeated = classification.point(
+        classification.scored(
+            np.repeat(labels, copies), np.repeat(found, copies, 0), **kwargs
+        )
     )
-    for name in set(metrics.DEFINITIONS) - {"ece"}:  # its bins stay the sample's
+    for name in set(classification.DEFINITIONS) - {"ece"}:  # its bins stay the sample's
         if repeated[name] is None:
             assert np.isnan(weighted[name][0]), name
         else:
@@ -176,16 +180,16 @@ def test_a_weight_is_worth_that_many_copies(seed, classes, copies):
 
 def test_columns_agree_and_small_probabilities_survive():
     found = np.array([[1e-12, 1], [1, 1e-12], [0.25, 0.75]], np.float32)
-    exact = metrics.exact_probabilities(found)
+    exact = classification.exact_probabilities(found)
     np.testing.assert_array_equal(exact[:, 0], 1 - exact[:, 1])
     np.testing.assert_allclose(exact.min(axis=1), found.min(axis=1), atol=2e-16)
-    np.testing.assert_array_equal(metrics.exact_probabilities(exact), exact)
+    np.testing.assert_array_equal(classification.exact_probabilities(exact), exact)
 
 
 def test_making_probabilities_exact_twice_breaks_no_ties():
     found = np.random.default_rng(0).dirichlet(np.ones(3), 200).astype(np.float32)
-    once = metrics.exact_probabilities(found)
-    np.testing.assert_array_equal(metrics.exact_probabilities(once), once)
+    once = classification.exact_probabilities(found)
+    np.testing.assert_array_equal(classification.exact_probabilities(once), once)
 
 
 @pytest.mark.parametrize(
@@ -193,21 +197,21 @@ def test_making_probabilities_exact_twice_breaks_no_ties():
 )
 def test_what_is_no_probability_is_refused(bad):
     with pytest.raises(ValueError):
-        metrics.exact_probabilities(np.array(bad))
+        classification.exact_probabilities(np.array(bad))
 
 
 def test_a_label_out_of_range_is_refused():
     with pytest.raises(ValueError, match=r"0\.\.7, there are 2 classes"):
-        metrics.scored([0, 7], [[0.5, 0.5]] * 2, positive=1, threshold=0.5)
+        classification.scored([0, 7], [[0.5, 0.5]] * 2, positive=1, threshold=0.5)
 
 
 def test_training_numbers_are_none_where_undefined():
     found = np.array([[0.3, 0.7], [0.6, 0.4]], np.float32)
-    assert metrics.roc_auc(np.array([1, 1]), found) is None
-    assert metrics.roc_auc(np.array([1, 0]), found) == 1.0
-    assert metrics.accuracy(np.array([1, 1]), found) == 0.5
-    assert metrics.log_loss(np.array([1, 0]), found * np.nan) is None
-    assert metrics.log_loss(np.zeros(0, int), found[:0]) is None
+    assert classification.roc_auc(np.array([1, 1]), found) is None
+    assert classification.roc_auc(np.array([1, 0]), found) == 1.0
+    assert classification.accuracy(np.array([1, 1]), found) == 0.5
+    assert classification.log_loss(np.array([1, 0]), found * np.nan) is None
+    assert classification.log_loss(np.zeros(0, int), found[:0]) is None
 
 
 # --- thresholds
@@ -288,7 +292,7 @@ def coverage(*, by_patient: bool, simulations: int = 100) -> dict[str, float]:
     """Share of simulated data sets whose interval holds the true value."""
     names = ("accuracy", "recall", "roc_auc", "log_loss")
     large = fabricated.clustered(0, patients=60_000)
-    truth = metrics.point(_scored(large))
+    truth = classification.point(_scored(large))
     hits = dict.fromkeys(names, 0)
     for seed in range(1, simulations + 1):
         table = fabricated.clustered(seed, patients=150)
@@ -304,7 +308,9 @@ def coverage(*, by_patient: bool, simulations: int = 100) -> dict[str, float]:
 
 
 def _scored(table):
-    return metrics.scored(table.labels, table.probabilities, positive=1, threshold=0.5)
+    return classification.scored(
+        table.labels, table.probabilities, positive=1, threshold=0.5
+    )
 
 
 def test_patient_intervals_cover_and_film_intervals_do_not():
@@ -341,7 +347,7 @@ def test_one_patient_of_a_class_has_no_interval():
     table = fabricated.clustered(1, patients=20)
     labels = np.append(np.zeros(len(table.labels), int), 1)
     resamples = bootstrap.resample([*table.patient_ids, "alone"], labels, draws=100)
-    found = metrics.scored(
+    found = classification.scored(
         labels, np.full((len(labels), 2), 0.5), positive=1, threshold=0.5
     )
     for entry in assessment.measure(found, resamples).values():
@@ -389,7 +395,7 @@ def test_a_temperature_that_hurts_is_said_to_hurt():
     sharp = calibration.apply_temperature(validation.probabilities, 2.0)
     resamples = bootstrap.resample(moved.patient_ids, moved.labels, draws=200)
     here = _scored(moved)
-    there = metrics.scored(validation.labels, sharp, positive=1, threshold=0.5)
+    there = classification.scored(validation.labels, sharp, positive=1, threshold=0.5)
     found = calibration.temperature_report(here, there, resamples)
     assert found["temperature"] < 1
     assert not found["transfers"]
@@ -441,7 +447,7 @@ def test_groups_of_one_class_are_ranked_against_the_other():
     found = assessment.judge_subgroups(_scored(table), resamples, groups)["kind"]
     assert found["a"]["metrics"]["specificity"]["value"] is None
     assert found["a"]["roc_auc_against"] == "all films of the other class"
-    whole = metrics.point(_scored(table))["roc_auc"]
+    whole = classification.point(_scored(table))["roc_auc"]
     assert found["a"]["metrics"]["roc_auc"]["value"] == pytest.approx(whole)
 
 

@@ -33,7 +33,7 @@ LIGHT = {
     "cxr.conversion.converter",
     "cxr.conversion.verification",
     "cxr.evaluation.assessment",
-    "cxr.evaluation.metrics",
+    "cxr.metrics.classification",
     "cxr.evaluation.report",
     "cxr.synthesis.phantom_set",
     "cxr.training.checkpoints",

@@ -11,15 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from cxr.evaluation import (
-    bootstrap,
-    calibration,
-    metrics,
-    operating_points,
-    subgroups,
-    transfer,
-)
+from cxr.evaluation import bootstrap, calibration, operating_points, subgroups, transfer
 from cxr.evaluation.predictions import Predictions
+from cxr.metrics import classification
 
 SCHEMA = 1
 _SUBGROUP_METRICS = ("accuracy", "recall", "specificity", "roc_auc")
@@ -81,7 +75,7 @@ def summarise(
         "threshold": dict(question.threshold) if binary else None,
         "metrics": measure(scored, resamples),
         "majority": _majority(table),
-        "confusion_matrix": metrics.confusion(scored)[0].astype(int).tolist(),
+        "confusion_matrix": classification.confusion(scored)[0].astype(int).tolist(),
         "per_class": per_class(scored, table.class_names, resamples),
         "subgroups": judge_subgroups(scored, resamples, subgroups.groupings(rows)),
         "operating_points": [],
@@ -94,7 +88,7 @@ def summarise(
             "draws": question.draws,
             "seed": question.seed,
         },
-        "definitions": dict(metrics.DEFINITIONS),
+        "definitions": dict(classification.DEFINITIONS),
     }
     if binary and reference:
         result["operating_points"] = transfer.judge_operating_points(
@@ -106,9 +100,9 @@ def summarise(
     return result
 
 
-def judge(table: Predictions, question: Question) -> metrics.Scored:
+def judge(table: Predictions, question: Question) -> classification.Scored:
     """Brings a table together with the frozen threshold."""
-    return metrics.scored(
+    return classification.scored(
         table.labels,
         table.probabilities,
         positive=table.class_names.index(question.positive_class),
@@ -117,19 +111,23 @@ def judge(table: Predictions, question: Question) -> metrics.Scored:
 
 
 def measure(
-    scored: metrics.Scored, resamples: bootstrap.Resamples
+    scored: classification.Scored, resamples: bootstrap.Resamples
 ) -> dict[str, dict[str, Any]]:
     """Every metric with its interval."""
     found = bootstrap.intervals(
-        metrics.measure(scored), metrics.measure(scored, resamples.weights()), resamples
+        classification.measure(scored),
+        classification.measure(scored, resamples.weights()),
+        resamples,
     )
-    for name, losses in metrics.losses(scored).items():
+    for name, losses in classification.losses(scored).items():
         found[name] = bootstrap.mean_loss(losses, resamples)
     return found
 
 
 def per_class(
-    scored: metrics.Scored, class_names: Sequence[str], resamples: bootstrap.Resamples
+    scored: classification.Scored,
+    class_names: Sequence[str],
+    resamples: bootstrap.Resamples,
 ) -> dict[str, dict[str, Any]]:
     """Each class against the rest: plain values, their intervals under `ci95`."""
     values = _class_metrics(scored, np.ones((1, len(scored.labels))))
@@ -150,21 +148,23 @@ def per_class(
 
 
 def _class_metrics(
-    scored: metrics.Scored, weights: np.ndarray
+    scored: classification.Scored, weights: np.ndarray
 ) -> dict[str, np.ndarray]:
     """The per-class metrics under each row of weights, float64 [D, C] each."""
     weights = weights.astype(np.float64)
     areas = [
-        metrics.ranking_areas(scored.labels == c, scored.probabilities[:, c], weights)
+        classification.ranking_areas(
+            scored.labels == c, scored.probabilities[:, c], weights
+        )
         for c in range(scored.num_classes)
     ]
     roc, pr = (np.stack(parts, axis=1) for parts in zip(*areas, strict=True))
-    rates = metrics.class_rates(metrics.confusion(scored, weights))
+    rates = classification.class_rates(classification.confusion(scored, weights))
     return {**rates, "roc_auc": roc, "pr_auc": pr}
 
 
 def judge_subgroups(
-    scored: metrics.Scored,
+    scored: classification.Scored,
     resamples: bootstrap.Resamples,
     groupings: Mapping[str, Sequence[str]],
 ) -> dict[str, dict[str, Any]]:
@@ -185,7 +185,7 @@ def judge_subgroups(
 
 
 def _judge_group(
-    scored: metrics.Scored, resamples: bootstrap.Resamples, inside: np.ndarray
+    scored: classification.Scored, resamples: bootstrap.Resamples, inside: np.ndarray
 ) -> dict[str, Any]:
     classes = np.unique(scored.labels[inside])
     found = measure(_take(scored, inside), resamples.within(inside))
@@ -203,15 +203,15 @@ def _judge_group(
     }
 
 
-def _take(scored: metrics.Scored, films: np.ndarray) -> metrics.Scored:
+def _take(scored: classification.Scored, films: np.ndarray) -> classification.Scored:
     return dataclasses.replace(
         scored, labels=scored.labels[films], probabilities=scored.probabilities[films]
     )
 
 
 def judge_calibration(
-    scored: metrics.Scored,
-    reference: metrics.Scored | None,
+    scored: classification.Scored,
+    reference: classification.Scored | None,
     resamples: bootstrap.Resamples,
 ) -> dict[str, Any]:
     """Reliability bins, the noise floor of the ECE, and the fitted temperature."""
@@ -274,7 +274,7 @@ def collapsed(
         "threshold": threshold,
         "metrics": measure(scored, resamples),
         "majority": _majority(binary),
-        "confusion_matrix": metrics.confusion(scored)[0].astype(int).tolist(),
+        "confusion_matrix": classification.confusion(scored)[0].astype(int).tolist(),
     }
 
 

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from cxr.evaluation import bootstrap, metrics
+from cxr.evaluation import bootstrap
+from cxr.metrics import classification
 
 _STEPS = 80  # golden-section steps: the bracket shrinks by 0.618 each, to 1e-16
 
@@ -22,7 +23,7 @@ def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
     def loss(log_inverse: float) -> float:
         scaled = apply_temperature(probabilities, float(np.exp(-log_inverse)))
-        return metrics.log_loss(labels, scaled)
+        return classification.log_loss(labels, scaled)
 
     low, high = -np.log(20.0), np.log(20.0)
     golden = (np.sqrt(5) - 1) / 2
@@ -64,12 +65,12 @@ def reliability(
       A row a filled bin: `n`, `predicted`, `observed`, `ci95`.
     """
     rows = []
-    bins = metrics.equal_mass_bins(score)
+    bins = classification.equal_mass_bins(score)
     for index in np.unique(bins):
         inside = bins == index
         within = resamples.within(inside)
         weights = within.weights().astype(np.float64)
-        draws = metrics.ratio(weights @ positive[inside], weights.sum(axis=1))
+        draws = classification.ratio(weights @ positive[inside], weights.sum(axis=1))
         share = float(positive[inside].mean())
         observed = bootstrap.with_interval("observed", share, draws, within)
         rows.append(
@@ -90,14 +91,16 @@ def noise_floor(score: np.ndarray, *, seed: int = 0, draws: int = 200) -> float:
     """
     generator = np.random.default_rng(seed)
     labels = generator.random((draws, len(score))) < score
-    in_bin = metrics.equal_mass_bins(score)[:, None] == np.arange(metrics.ECE_BINS)
+    in_bin = classification.equal_mass_bins(score)[:, None] == np.arange(
+        classification.ECE_BINS
+    )
     gaps = np.abs((labels - score) @ in_bin.astype(np.float64))
     return float(gaps.sum(axis=1).mean() / len(score))
 
 
 def temperature_report(
-    predictions: metrics.Scored,
-    validation: metrics.Scored,
+    predictions: classification.Scored,
+    validation: classification.Scored,
     resamples: bootstrap.Resamples,
 ) -> dict[str, Any]:
     """Fits a temperature on validation and says what it does here.
@@ -108,13 +111,13 @@ def temperature_report(
       resamples: patients of the judged split.
     """
     temperature = fit_temperature(validation.labels, validation.probabilities)
-    scaled = metrics.scored(
+    scaled = classification.scored(
         predictions.labels,
         apply_temperature(predictions.probabilities, temperature),
         positive=predictions.positive,
         threshold=predictions.threshold,
     )
-    before, after = metrics.point(predictions), metrics.point(scaled)
+    before, after = classification.point(predictions), classification.point(scaled)
     weights = resamples.weights().astype(np.float64)
     draws = [_mean_loss_draws(p, weights) for p in (predictions, scaled)]
     change = bootstrap.difference(*draws, resamples)
@@ -130,10 +133,12 @@ def temperature_report(
     }
 
 
-def _mean_loss_draws(predictions: metrics.Scored, weights: np.ndarray) -> np.ndarray:
+def _mean_loss_draws(
+    predictions: classification.Scored, weights: np.ndarray
+) -> np.ndarray:
     """The log loss, then the log loss of each draw, float64 [1 + D]."""
-    losses = metrics.losses(predictions)["log_loss"]
-    draws = metrics.ratio(weights @ losses, weights.sum(axis=1))
+    losses = classification.losses(predictions)["log_loss"]
+    draws = classification.ratio(weights @ losses, weights.sum(axis=1))
     return np.concatenate([[losses.mean()], draws])
 
 

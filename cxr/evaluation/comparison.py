@@ -4,9 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from cxr.evaluation import bootstrap, metrics
+from cxr.evaluation import bootstrap
 from cxr.evaluation.assessment import Question, judge
 from cxr.evaluation.predictions import Predictions, check_same_films
+from cxr.metrics import classification
 
 
 def compare(
@@ -34,14 +35,14 @@ def compare(
         seed=question.seed,
     )
     weights = resamples.weights()
-    values = [metrics.measure(s) for s in scored]
-    draws = [metrics.measure(s, weights) for s in scored]
+    values = [classification.measure(s) for s in scored]
+    draws = [classification.measure(s, weights) for s in scored]
     found = {
         name: _entry(
             *(np.concatenate([values[i][name], draws[i][name]]) for i in (0, 1)),
             resamples,
         )
-        for name in metrics.DEFINITIONS
+        for name in classification.DEFINITIONS
     }
     return {
         "schema": 1,
@@ -61,9 +62,9 @@ def _entry(
     gap, low, high = bootstrap.difference(first, second, resamples)
     known = np.isfinite([gap, low, high]).all()
     return {
-        "a": metrics.or_none(first[0]),
-        "b": metrics.or_none(second[0]),
-        "value": metrics.or_none(gap),
+        "a": classification.or_none(first[0]),
+        "b": classification.or_none(second[0]),
+        "value": classification.or_none(gap),
         "ci95": [low, high] if known else None,
     }
 

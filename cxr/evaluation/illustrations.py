@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from cxr.evaluation import curve_figures, film_figures, metrics
+from cxr.evaluation import curve_figures, film_figures
 from cxr.evaluation.assessment import Question, judge
 from cxr.evaluation.film_figures import Film
 from cxr.evaluation.predictions import Predictions
+from cxr.metrics import classification
 from cxr.reporting import html, plotting
 
 _SAMPLES = 12
@@ -51,7 +52,7 @@ def draw(
 
     if present:
         curves = {
-            _with_area(summary, names[c]): metrics.ranking_curves(
+            _with_area(summary, names[c]): classification.ranking_curves(
                 scored.labels == c, scored.probabilities[:, c]
             )
             for c in present

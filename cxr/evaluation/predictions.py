@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from cxr import cli, files
-from cxr.evaluation import metrics
+from cxr.metrics import classification
 
 TABLE = "predictions.csv"
 SOURCE = "predictions.json"
@@ -58,7 +58,7 @@ def tabulate(
         filenames=tuple(row["filename"] for row in rows),
         patient_ids=tuple(row["patient_id"] for row in rows),
         labels=np.asarray(labels, np.int64),
-        probabilities=metrics.exact_probabilities(probabilities),
+        probabilities=classification.exact_probabilities(probabilities),
         class_names=tuple(class_names),
     )
 

@@ -5,14 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from cxr.evaluation import bootstrap, metrics, operating_points
+from cxr.evaluation import bootstrap, operating_points
+from cxr.metrics import classification
 
 _POINT_METRICS = ("recall", "specificity", "precision", "npv", "accuracy")
 
 
 def judge_operating_points(
-    scored: metrics.Scored,
-    reference: metrics.Scored,
+    scored: classification.Scored,
+    reference: classification.Scored,
     resamples: bootstrap.Resamples,
 ) -> list[dict[str, Any]]:
     """Named thresholds, chosen on the reference (validation), judged here."""
@@ -40,7 +41,7 @@ def judge_operating_points(
 
 
 def _judge_point(
-    scored: metrics.Scored, resamples: bootstrap.Resamples
+    scored: classification.Scored, resamples: bootstrap.Resamples
 ) -> dict[str, Any]:
     value = _point_rates(scored, np.ones((1, len(scored.labels))))
     draws = _point_rates(scored, resamples.weights().astype(np.float64))
@@ -64,24 +65,28 @@ def _judge_point(
     }
 
 
-def _point_rates(scored: metrics.Scored, weights: np.ndarray) -> dict[str, np.ndarray]:
-    table = metrics.confusion(scored, weights)
-    rates = metrics.class_rates(table)
+def _point_rates(
+    scored: classification.Scored, weights: np.ndarray
+) -> dict[str, np.ndarray]:
+    table = classification.confusion(scored, weights)
+    rates = classification.class_rates(table)
     positive, negative = scored.positive, 1 - scored.positive
     found = {m: rates[m][:, positive] for m in ("recall", "specificity", "precision")}
     found["npv"] = rates["precision"][:, negative]
     right = np.trace(table, axis1=1, axis2=2)
-    found["accuracy"] = metrics.ratio(right, table.sum(axis=(1, 2)))
+    found["accuracy"] = classification.ratio(right, table.sum(axis=(1, 2)))
     return {name: found[name] for name in _POINT_METRICS}
 
 
-def shift(scored: metrics.Scored, reference: metrics.Scored) -> dict[str, Any]:
+def shift(
+    scored: classification.Scored, reference: classification.Scored
+) -> dict[str, Any]:
     """How far this split's scores lie from validation's, class by class.
 
     `ks` is the Kolmogorov-Smirnov distance of two score distributions, 0..1.
     """
     names = ("accuracy", "recall", "specificity", "roc_auc", "ece")
-    here, there = metrics.point(scored), metrics.point(reference)
+    here, there = classification.point(scored), classification.point(reference)
     return {
         "here": {name: here[name] for name in names},
         "validation": {name: there[name] for name in names},
@@ -97,7 +102,7 @@ def shift(scored: metrics.Scored, reference: metrics.Scored) -> dict[str, Any]:
 
 
 def _ks(
-    scored: metrics.Scored, reference: metrics.Scored, *, positive: bool
+    scored: classification.Scored, reference: classification.Scored, *, positive: bool
 ) -> float | None:
     sides = [
         np.sort(s.score[(s.labels == s.positive) == positive])

@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from cxr import cli, provenance, records, runs
 from cxr.config import TrainConfig
-from cxr.evaluation import metrics
 from cxr.input import augmentation, pipeline
+from cxr.metrics import classification
 from cxr.training import (
     checkpoints,
     console,
@@ -377,9 +377,9 @@ class Trainer:
             check=self._signals.check,
         )
         return {
-            "val_loss": metrics.log_loss(validation.labels, found),
-            "val_accuracy": metrics.accuracy(validation.labels, found),
-            "val_roc_auc": metrics.roc_auc(validation.labels, found),
+            "val_loss": classification.log_loss(validation.labels, found),
+            "val_accuracy": classification.accuracy(validation.labels, found),
+            "val_roc_auc": classification.roc_auc(validation.labels, found),
         }
 
     def _check_finite(self) -> None:
