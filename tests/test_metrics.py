@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from cxr.evaluation import (
     assessment,
-    bootstrap,
     calibration,
     comparison,
     operating_points,
@@ -23,7 +22,7 @@ from cxr.evaluation import (
     transfer,
 )
 from cxr.evaluation.assessment import Question
-from cxr.metrics import classification
+from cxr.metrics import classification, intervals
 from tests import fabricated
 
 FROZEN = {"value": 0.4, "rule": "youden", "chosen_on": "validation"}
@@ -299,7 +298,7 @@ def coverage(*, by_patient: bool, simulations: int = 100) -> dict[str, float]:
         patients = table.patient_ids
         if not by_patient:
             patients = [str(i) for i in range(len(patients))]
-        resamples = bootstrap.resample(patients, table.labels, draws=200, seed=seed)
+        resamples = intervals.resample(patients, table.labels, draws=200, seed=seed)
         found = assessment.measure(_scored(table), resamples)
         for name in names:
             low, high = found[name]["ci95"]
@@ -324,7 +323,7 @@ def test_patient_intervals_cover_and_film_intervals_do_not():
 
 def test_intervals_hold_their_value_and_stay_in_range():
     table = fabricated.clustered(1)
-    resamples = bootstrap.resample(table.patient_ids, table.labels, draws=200)
+    resamples = intervals.resample(table.patient_ids, table.labels, draws=200)
     for name, entry in assessment.measure(_scored(table), resamples).items():
         low, high = entry["ci95"]
         assert low <= entry["value"] <= high, name
@@ -335,7 +334,7 @@ def test_intervals_hold_their_value_and_stay_in_range():
 
 def test_no_error_among_few_patients_is_no_certainty():
     table = fabricated.clustered(1, patients=30, separation=40)
-    resamples = bootstrap.resample(table.patient_ids, table.labels, draws=100)
+    resamples = intervals.resample(table.patient_ids, table.labels, draws=100)
     found = assessment.measure(_scored(table), resamples)
     for name in ("accuracy", "recall", "specificity", "roc_auc"):
         low, high = found[name]["ci95"]
@@ -346,7 +345,7 @@ def test_no_error_among_few_patients_is_no_certainty():
 def test_one_patient_of_a_class_has_no_interval():
     table = fabricated.clustered(1, patients=20)
     labels = np.append(np.zeros(len(table.labels), int), 1)
-    resamples = bootstrap.resample([*table.patient_ids, "alone"], labels, draws=100)
+    resamples = intervals.resample([*table.patient_ids, "alone"], labels, draws=100)
     found = classification.scored(
         labels, np.full((len(labels), 2), 0.5), positive=1, threshold=0.5
     )
@@ -355,16 +354,16 @@ def test_one_patient_of_a_class_has_no_interval():
 
 
 def test_equal_results_of_few_patients_have_no_interval():
-    few = bootstrap.resample(["p", "q"] * 5, np.ones(10, int))
-    many = bootstrap.resample([str(i) for i in range(50)], np.ones(50, int))
+    few = intervals.resample(["p", "q"] * 5, np.ones(10, int))
+    many = intervals.resample([str(i) for i in range(50)], np.ones(50, int))
     draws = np.full(100, 0.5)
-    assert bootstrap.with_interval("recall", 0.5, draws, few)["ci95"] is None
-    assert bootstrap.with_interval("roc_auc", 0.5, draws, many)["ci95"] == [0.5, 0.5]
+    assert intervals.with_interval("recall", 0.5, draws, few)["ci95"] is None
+    assert intervals.with_interval("roc_auc", 0.5, draws, many)["ci95"] == [0.5, 0.5]
 
 
 def test_patients_are_drawn_whole_and_within_their_class():
     table = fabricated.clustered(2, patients=20)
-    resamples = bootstrap.resample(table.patient_ids, table.labels, draws=50)
+    resamples = intervals.resample(table.patient_ids, table.labels, draws=50)
     weights = resamples.weights()
     for patient in set(table.patient_ids):
         films = weights[:, np.array(table.patient_ids) == patient]
@@ -393,7 +392,7 @@ def test_the_temperature_is_found_again(true):
 def test_a_temperature_that_hurts_is_said_to_hurt():
     validation, moved = fabricated.clustered(1), fabricated.clustered(2, moved=4.0)
     sharp = calibration.apply_temperature(validation.probabilities, 2.0)
-    resamples = bootstrap.resample(moved.patient_ids, moved.labels, draws=200)
+    resamples = intervals.resample(moved.patient_ids, moved.labels, draws=200)
     here = _scored(moved)
     there = classification.scored(validation.labels, sharp, positive=1, threshold=0.5)
     found = calibration.temperature_report(here, there, resamples)
@@ -443,7 +442,7 @@ def test_a_subtype_model_is_also_read_as_two_classes():
 def test_groups_of_one_class_are_ranked_against_the_other():
     table = fabricated.clustered(1)
     groups = {"kind": ["a" if label else "b" for label in table.labels]}
-    resamples = bootstrap.resample(table.patient_ids, table.labels, draws=50)
+    resamples = intervals.resample(table.patient_ids, table.labels, draws=50)
     found = assessment.judge_subgroups(_scored(table), resamples, groups)["kind"]
     assert found["a"]["metrics"]["specificity"]["value"] is None
     assert found["a"]["roc_auc_against"] == "all films of the other class"

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from cxr.evaluation import bootstrap, calibration, operating_points, subgroups, transfer
+from cxr.evaluation import calibration, operating_points, subgroups, transfer
 from cxr.evaluation.predictions import Predictions
-from cxr.metrics import classification
+from cxr.metrics import classification, intervals
 
 SCHEMA = 1
 _SUBGROUP_METRICS = ("accuracy", "recall", "specificity", "roc_auc")
@@ -35,7 +35,7 @@ class Question:
     split: str
     positive_class: str
     threshold: Mapping[str, Any]
-    draws: int = bootstrap.DRAWS
+    draws: int = intervals.DRAWS
     seed: int = 0
 
 
@@ -59,7 +59,7 @@ def summarise(
       The content of metrics.json (without provenance), ready for JSON.
     """
     scored = judge(table, question)
-    resamples = bootstrap.resample(
+    resamples = intervals.resample(
         table.patient_ids, scored.labels, draws=question.draws, seed=question.seed
     )
     binary = scored.positive is not None
@@ -83,7 +83,7 @@ def summarise(
         "shift": None,
         "collapsed": None,
         "intervals": {
-            "method": bootstrap.METHOD,
+            "method": intervals.METHOD,
             "level": 0.95,
             "draws": question.draws,
             "seed": question.seed,
@@ -111,30 +111,30 @@ def judge(table: Predictions, question: Question) -> classification.Scored:
 
 
 def measure(
-    scored: classification.Scored, resamples: bootstrap.Resamples
+    scored: classification.Scored, resamples: intervals.Resamples
 ) -> dict[str, dict[str, Any]]:
     """Every metric with its interval."""
-    found = bootstrap.intervals(
+    found = intervals.intervals(
         classification.measure(scored),
         classification.measure(scored, resamples.weights()),
         resamples,
     )
     for name, losses in classification.losses(scored).items():
-        found[name] = bootstrap.mean_loss(losses, resamples)
+        found[name] = intervals.mean_loss(losses, resamples)
     return found
 
 
 def per_class(
     scored: classification.Scored,
     class_names: Sequence[str],
-    resamples: bootstrap.Resamples,
+    resamples: intervals.Resamples,
 ) -> dict[str, dict[str, Any]]:
     """Each class against the rest: plain values, their intervals under `ci95`."""
     values = _class_metrics(scored, np.ones((1, len(scored.labels))))
     draws = _class_metrics(scored, resamples.weights())
     result = {}
     for index, name in enumerate(class_names):
-        found = bootstrap.intervals(
+        found = intervals.intervals(
             {m: values[m][:, index] for m in _PER_CLASS},
             {m: draws[m][:, index] for m in _PER_CLASS},
             resamples,
@@ -165,7 +165,7 @@ def _class_metrics(
 
 def judge_subgroups(
     scored: classification.Scored,
-    resamples: bootstrap.Resamples,
+    resamples: intervals.Resamples,
     groupings: Mapping[str, Sequence[str]],
 ) -> dict[str, dict[str, Any]]:
     """The main metrics inside each group.
@@ -185,7 +185,7 @@ def judge_subgroups(
 
 
 def _judge_group(
-    scored: classification.Scored, resamples: bootstrap.Resamples, inside: np.ndarray
+    scored: classification.Scored, resamples: intervals.Resamples, inside: np.ndarray
 ) -> dict[str, Any]:
     classes = np.unique(scored.labels[inside])
     found = measure(_take(scored, inside), resamples.within(inside))
@@ -212,7 +212,7 @@ def _take(scored: classification.Scored, films: np.ndarray) -> classification.Sc
 def judge_calibration(
     scored: classification.Scored,
     reference: classification.Scored | None,
-    resamples: bootstrap.Resamples,
+    resamples: intervals.Resamples,
 ) -> dict[str, Any]:
     """Reliability bins, the noise floor of the ECE, and the fitted temperature."""
     classes = (
@@ -265,7 +265,7 @@ def collapsed(
         threshold.update(rule="youden", chosen_on="validation")
     asked = dataclasses.replace(question, positive_class=positive, threshold=threshold)
     scored = judge(binary, asked)
-    resamples = bootstrap.resample(
+    resamples = intervals.resample(
         binary.patient_ids, binary.labels, draws=question.draws, seed=question.seed
     )
     return {

@@ -4,8 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from cxr.evaluation import bootstrap
-from cxr.metrics import classification
+from cxr.metrics import classification, intervals
 
 _STEPS = 80  # golden-section steps: the bracket shrinks by 0.618 each, to 1e-16
 
@@ -52,7 +51,7 @@ def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarr
 
 
 def reliability(
-    positive: np.ndarray, score: np.ndarray, resamples: bootstrap.Resamples
+    positive: np.ndarray, score: np.ndarray, resamples: intervals.Resamples
 ) -> list[dict[str, Any]]:
     """Observed share against predicted probability, by equal-mass bin.
 
@@ -72,7 +71,7 @@ def reliability(
         weights = within.weights().astype(np.float64)
         draws = classification.ratio(weights @ positive[inside], weights.sum(axis=1))
         share = float(positive[inside].mean())
-        observed = bootstrap.with_interval("observed", share, draws, within)
+        observed = intervals.with_interval("observed", share, draws, within)
         rows.append(
             {
                 "n": int(inside.sum()),
@@ -101,7 +100,7 @@ def noise_floor(score: np.ndarray, *, seed: int = 0, draws: int = 200) -> float:
 def temperature_report(
     predictions: classification.Scored,
     validation: classification.Scored,
-    resamples: bootstrap.Resamples,
+    resamples: intervals.Resamples,
 ) -> dict[str, Any]:
     """Fits a temperature on validation and says what it does here.
 
@@ -120,7 +119,7 @@ def temperature_report(
     before, after = classification.point(predictions), classification.point(scaled)
     weights = resamples.weights().astype(np.float64)
     draws = [_mean_loss_draws(p, weights) for p in (predictions, scaled)]
-    change = bootstrap.difference(*draws, resamples)
+    change = intervals.difference(*draws, resamples)
     names = ("ece", "log_loss", "brier")
     return {
         "temperature": temperature,

@@ -4,10 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from cxr.evaluation import bootstrap
 from cxr.evaluation.assessment import Question, judge
 from cxr.evaluation.predictions import Predictions, check_same_films
-from cxr.metrics import classification
+from cxr.metrics import classification, intervals
 
 
 def compare(
@@ -28,7 +27,7 @@ def compare(
     check_same_films(*tables)
     scored = [judge(t, q) for t, q in zip(tables, questions, strict=True)]
     question = questions[0]
-    resamples = bootstrap.resample(
+    resamples = intervals.resample(
         tables[0].patient_ids,
         tables[0].labels,
         draws=question.draws,
@@ -57,9 +56,9 @@ def compare(
 
 
 def _entry(
-    first: np.ndarray, second: np.ndarray, resamples: bootstrap.Resamples
+    first: np.ndarray, second: np.ndarray, resamples: intervals.Resamples
 ) -> dict[str, Any]:
-    gap, low, high = bootstrap.difference(first, second, resamples)
+    gap, low, high = intervals.difference(first, second, resamples)
     known = np.isfinite([gap, low, high]).all()
     return {
         "a": classification.or_none(first[0]),

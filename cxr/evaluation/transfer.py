@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from cxr.evaluation import bootstrap, operating_points
-from cxr.metrics import classification
+from cxr.evaluation import operating_points
+from cxr.metrics import classification, intervals
 
 _POINT_METRICS = ("recall", "specificity", "precision", "npv", "accuracy")
 
@@ -14,7 +14,7 @@ _POINT_METRICS = ("recall", "specificity", "precision", "npv", "accuracy")
 def judge_operating_points(
     scored: classification.Scored,
     reference: classification.Scored,
-    resamples: bootstrap.Resamples,
+    resamples: intervals.Resamples,
 ) -> list[dict[str, Any]]:
     """Named thresholds, chosen on the reference (validation), judged here."""
     points = [("the model's own", "frozen in model.json", scored.threshold)]
@@ -41,7 +41,7 @@ def judge_operating_points(
 
 
 def _judge_point(
-    scored: classification.Scored, resamples: bootstrap.Resamples
+    scored: classification.Scored, resamples: intervals.Resamples
 ) -> dict[str, Any]:
     value = _point_rates(scored, np.ones((1, len(scored.labels))))
     draws = _point_rates(scored, resamples.weights().astype(np.float64))
@@ -53,14 +53,14 @@ def _judge_point(
             )
             for rates in (value, draws)
         ]
-        found = bootstrap.intervals(
+        found = intervals.intervals(
             dict(zip(("ppv", "npv"), both[0], strict=True)),
             dict(zip(("ppv", "npv"), both[1], strict=True)),
             resamples,
         )
         by_prevalence.append({"prevalence": prevalence, **found})
     return {
-        "metrics": bootstrap.intervals(value, draws, resamples),
+        "metrics": intervals.intervals(value, draws, resamples),
         "predictive_values": by_prevalence,
     }
 
