@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from cxr import cli, evaluate, runs
-from cxr.evaluation import operating_points, predictions
+from cxr.evaluation import predictions
+from cxr.metrics import thresholds
 from tests import conftest, fabricated
 
 COUNTS = {"train": 6, "validation": 30, "test": 41}
@@ -96,13 +97,13 @@ def _alone(home) -> np.ndarray:
 
 def test_nothing_is_chosen_on_test(run, monkeypatch):
     seen = []
-    choose = operating_points.choose_threshold
+    choose = thresholds.choose_threshold
 
     def watched(positive, probability, rule):
         seen.append(len(positive))
         return choose(positive, probability, rule)
 
-    monkeypatch.setattr(operating_points, "choose_threshold", watched)
+    monkeypatch.setattr(thresholds, "choose_threshold", watched)
     summary = evaluate.evaluate(config(run))
     assert set(seen) == {COUNTS["validation"]}
     assert summary["calibration"]["temperature"]["fitted_on"] == "validation"

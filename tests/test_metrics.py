@@ -16,13 +16,12 @@ from cxr.evaluation import (
     assessment,
     calibration,
     comparison,
-    operating_points,
     predictions,
     subgroups,
     transfer,
 )
 from cxr.evaluation.assessment import Question
-from cxr.metrics import classification, intervals
+from cxr.metrics import classification, intervals, thresholds
 from tests import fabricated
 
 FROZEN = {"value": 0.4, "rule": "youden", "chosen_on": "validation"}
@@ -224,7 +223,7 @@ def test_training_numbers_are_none_where_undefined():
 def test_thresholds_are_those_of_brute_force(rows, rule):
     positive = np.array([p for p, _ in rows] + [True, False])
     score = np.array([s / 12 for _, s in rows] + [0.5, 0.25])
-    chosen = operating_points.choose_threshold(positive, score, rule)
+    chosen = thresholds.choose_threshold(positive, score, rule)
     name, _, target = rule.partition(":")
 
     def rates(threshold):
@@ -252,34 +251,34 @@ def test_thresholds_are_those_of_brute_force(rows, rule):
 def test_thresholds_lie_midway_and_ties_go_to_one_half():
     positive = np.array([0, 0, 1, 1], bool)
     score = np.array([0.1, 0.2, 0.6, 0.9])
-    assert operating_points.choose_threshold(positive, score, "youden") == 0.4
+    assert thresholds.choose_threshold(positive, score, "youden") == 0.4
     # 0.2 | 0.6 would both be right; of the equals 0.15, 0.75 the nearer to 0.5.
     alternating = np.array([0, 1, 0, 1], bool)
-    chosen = operating_points.choose_threshold(alternating, score, "youden")
+    chosen = thresholds.choose_threshold(alternating, score, "youden")
     assert chosen == pytest.approx(0.75)
-    assert operating_points.choose_threshold(positive, score, "half") == 0.5
+    assert thresholds.choose_threshold(positive, score, "half") == 0.5
 
 
 def test_a_threshold_between_adjacent_floats_still_separates():
     low = 0.7
     high = np.nextafter(low, 1)
-    chosen = operating_points.choose_threshold([0, 1], np.array([low, high]), "youden")
+    chosen = thresholds.choose_threshold([0, 1], np.array([low, high]), "youden")
     assert low < chosen <= high
 
 
 @pytest.mark.parametrize("rule", ["best", "sensitivity:", "specificity:1.5", "f1:0.3"])
 def test_unknown_rules_are_refused_by_name(rule):
     with pytest.raises(ValueError, match=rule):
-        operating_points.choose_threshold([0, 1], [0.1, 0.9], rule)
+        thresholds.choose_threshold([0, 1], [0.1, 0.9], rule)
 
 
 def test_one_class_has_no_threshold():
     with pytest.raises(ValueError, match="both classes"):
-        operating_points.choose_threshold([1, 1], [0.1, 0.9], "youden")
+        thresholds.choose_threshold([1, 1], [0.1, 0.9], "youden")
 
 
 def test_predictive_values_are_bayes():
-    ppv, npv = operating_points.predictive_values(0.9, 0.8, 0.1)
+    ppv, npv = thresholds.predictive_values(0.9, 0.8, 0.1)
     assert ppv == pytest.approx(0.09 / (0.09 + 0.18))
     assert npv == pytest.approx(0.72 / (0.72 + 0.01))
 
@@ -407,7 +406,7 @@ def test_operating_points_come_from_the_reference_alone():
     found = assessment.summarise(table, question, validation=validation)
     points = {point["name"]: point for point in found["operating_points"]}
     assert points["the model's own"]["threshold"] == FROZEN["value"]
-    reference = operating_points.choose_threshold(
+    reference = thresholds.choose_threshold(
         validation.labels == 1, validation.probabilities[:, 1], "sensitivity:0.98"
     )
     assert points["screening"]["threshold"] == reference

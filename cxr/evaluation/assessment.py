@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from cxr.evaluation import calibration, operating_points, subgroups, transfer
+from cxr.evaluation import calibration, subgroups, transfer
 from cxr.evaluation.predictions import Predictions
-from cxr.metrics import classification, intervals
+from cxr.metrics import classification, intervals, thresholds
 
 SCHEMA = 1
 _SUBGROUP_METRICS = ("accuracy", "recall", "specificity", "roc_auc")
@@ -259,7 +259,7 @@ def collapsed(
     threshold = {"value": 0.5, "rule": "half", "chosen_on": None}
     if validation:
         reference = collapse(validation, normal[0])
-        threshold["value"] = operating_points.choose_threshold(
+        threshold["value"] = thresholds.choose_threshold(
             reference.labels == 1, reference.probabilities[:, 1], "youden"
         )
         threshold.update(rule="youden", chosen_on="validation")

@@ -11,7 +11,6 @@ from cxr.evaluation import (
     comparison,
     illustrations,
     judging,
-    operating_points,
     origins,
     predictions,
     report,
@@ -19,6 +18,7 @@ from cxr.evaluation import (
 )
 from cxr.evaluation.assessment import Question
 from cxr.evaluation.predictions import Predictions
+from cxr.metrics import thresholds
 from cxr.reporting import plotting
 
 COMPARISON = "comparison.json"
@@ -139,7 +139,7 @@ def _ensemble_threshold(
     if validation is None:
         return {"value": 0.5, "rule": "half", "chosen_on": None}
     positive = validation.class_names.index(question.positive_class)
-    value = operating_points.choose_threshold(
+    value = thresholds.choose_threshold(
         validation.labels == positive,
         validation.probabilities[:, positive],
         own["rule"],

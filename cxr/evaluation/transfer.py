@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from cxr.evaluation import operating_points
-from cxr.metrics import classification, intervals
+from cxr.metrics import classification, intervals, thresholds
 
 _POINT_METRICS = ("recall", "specificity", "precision", "npv", "accuracy")
 
@@ -24,9 +23,9 @@ def judge_operating_points(
             (
                 name,
                 rule,
-                operating_points.choose_threshold(truth, reference.score, rule),
+                thresholds.choose_threshold(truth, reference.score, rule),
             )
-            for name, rule in operating_points.NAMED_RULES.items()
+            for name, rule in thresholds.NAMED_RULES.items()
         ]
     return [
         {
@@ -46,9 +45,9 @@ def _judge_point(
     value = _point_rates(scored, np.ones((1, len(scored.labels))))
     draws = _point_rates(scored, resamples.weights().astype(np.float64))
     by_prevalence = []
-    for prevalence in operating_points.PREVALENCES:
+    for prevalence in thresholds.PREVALENCES:
         both = [
-            operating_points.predictive_values(
+            thresholds.predictive_values(
                 rates["recall"], rates["specificity"], prevalence
             )
             for rates in (value, draws)

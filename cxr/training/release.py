@@ -8,8 +8,9 @@ import numpy as np
 
 from cxr import files, inference, provenance, records, runs
 from cxr.config import TrainConfig
-from cxr.evaluation import calibration, operating_points, predictions
+from cxr.evaluation import calibration, predictions
 from cxr.input import pipeline
+from cxr.metrics import thresholds
 from cxr.training import models
 
 
@@ -107,8 +108,6 @@ def _choose(
         return {"threshold": None, "temperature": temperature}
     positive = manifest.class_names.index(_positive_class(config, manifest))
     rule = config.threshold_rule
-    value = operating_points.choose_threshold(
-        labels == positive, found[:, positive], rule
-    )
+    value = thresholds.choose_threshold(labels == positive, found[:, positive], rule)
     chosen = {"value": float(value), "rule": rule, "chosen_on": "validation"}
     return {"threshold": chosen, "temperature": temperature}
