@@ -8,9 +8,9 @@ import numpy as np
 
 from cxr import files, inference, provenance, records, runs
 from cxr.config import TrainConfig
-from cxr.evaluation import calibration, predictions
+from cxr.evaluation import predictions
 from cxr.input import pipeline
-from cxr.metrics import thresholds
+from cxr.metrics import calibration, thresholds
 from cxr.training import models
 
 
