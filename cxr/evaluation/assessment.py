@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from cxr.evaluation import subgroups, transfer
+from cxr.evaluation import transfer
 from cxr.evaluation.predictions import Predictions
-from cxr.metrics import calibration, classification, intervals, thresholds
+from cxr.metrics import calibration, classification, intervals, subgroups, thresholds
 
 SCHEMA = 1
 _SUBGROUP_METRICS = ("accuracy", "recall", "specificity", "roc_auc")
