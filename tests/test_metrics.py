@@ -12,9 +12,16 @@ import pytest
 import sklearn.metrics as sk
 from hypothesis import strategies as st
 
-from cxr.evaluation import assessment, comparison, predictions, transfer
+from cxr.evaluation import assessment, predictions, transfer
 from cxr.evaluation.assessment import Question
-from cxr.metrics import calibration, classification, intervals, subgroups, thresholds
+from cxr.metrics import (
+    calibration,
+    classification,
+    comparison,
+    intervals,
+    subgroups,
+    thresholds,
+)
 from tests import fabricated
 
 FROZEN = {"value": 0.4, "rule": "youden", "chosen_on": "validation"}

@@ -8,7 +8,6 @@ from typing import Any
 from cxr import files, inference, records, runs
 from cxr.evaluation import (
     assessment,
-    comparison,
     illustrations,
     judging,
     origins,
@@ -18,7 +17,7 @@ from cxr.evaluation import (
 )
 from cxr.evaluation.assessment import Question
 from cxr.evaluation.predictions import Predictions
-from cxr.metrics import thresholds
+from cxr.metrics import comparison, thresholds
 from cxr.reporting import plotting
 
 COMPARISON = "comparison.json"
