@@ -6,8 +6,8 @@ import numpy as np
 
 from cxr import cli, files, records, runs
 from cxr.config import TrainConfig
-from cxr.evaluation.predictions import Predictions
 from cxr.metrics import classification
+from cxr.metrics.predictions import Predictions
 
 
 def clustered(

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from cxr import cli, evaluate, runs
-from cxr.evaluation import predictions
-from cxr.metrics import thresholds
+from cxr.metrics import predictions, thresholds
 from tests import conftest, fabricated
 
 COUNTS = {"train": 6, "validation": 30, "test": 41}

@@ -12,13 +12,14 @@ import pytest
 import sklearn.metrics as sk
 from hypothesis import strategies as st
 
-from cxr.evaluation import assessment, predictions, transfer
+from cxr.evaluation import assessment, transfer
 from cxr.evaluation.assessment import Question
 from cxr.metrics import (
     calibration,
     classification,
     comparison,
     intervals,
+    predictions,
     subgroups,
     thresholds,
 )

@@ -9,7 +9,7 @@ import pytest
 
 from cxr.evaluation import assessment, illustrations, report
 from cxr.evaluation.assessment import Question
-from cxr.evaluation.predictions import Predictions
+from cxr.metrics.predictions import Predictions
 from cxr.reporting import html
 from tests import fabricated
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from cxr.evaluation import transfer
-from cxr.evaluation.predictions import Predictions
 from cxr.metrics import calibration, classification, intervals, subgroups, thresholds
+from cxr.metrics.predictions import Predictions
 
 SCHEMA = 1
 _SUBGROUP_METRICS = ("accuracy", "recall", "specificity", "roc_auc")

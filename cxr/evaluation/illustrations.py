@@ -9,8 +9,8 @@ import numpy as np
 from cxr.evaluation import curve_figures, film_figures
 from cxr.evaluation.assessment import Question, judge
 from cxr.evaluation.film_figures import Film
-from cxr.evaluation.predictions import Predictions
 from cxr.metrics import classification
+from cxr.metrics.predictions import Predictions
 from cxr.reporting import html, plotting
 
 _SAMPLES = 12

@@ -13,12 +13,12 @@ from cxr.evaluation import (
     attention,
     illustrations,
     origins,
-    predictions,
     report,
     scoring,
 )
 from cxr.evaluation.assessment import Question
-from cxr.evaluation.predictions import Predictions
+from cxr.metrics import predictions
+from cxr.metrics.predictions import Predictions
 from cxr.reporting import plotting
 
 METRICS = "metrics.json"

@@ -7,9 +7,9 @@ import time
 import numpy as np
 
 from cxr import files, images, inference, records, runs
-from cxr.evaluation import predictions
 from cxr.input import pipeline
 from cxr.input.decoding import Reader
+from cxr.metrics import predictions
 
 TEST_READS = "test_reads.csv"
 _READ_COLUMNS = ("time", "split", "dataset", "fingerprint", "model_sha256", "films")

@@ -6,18 +6,10 @@ import statistics
 from typing import Any
 
 from cxr import files, inference, records, runs
-from cxr.evaluation import (
-    assessment,
-    illustrations,
-    judging,
-    origins,
-    predictions,
-    report,
-    scoring,
-)
+from cxr.evaluation import assessment, illustrations, judging, origins, report, scoring
 from cxr.evaluation.assessment import Question
-from cxr.evaluation.predictions import Predictions
-from cxr.metrics import comparison, thresholds
+from cxr.metrics import comparison, predictions, thresholds
+from cxr.metrics.predictions import Predictions
 from cxr.reporting import plotting
 
 COMPARISON = "comparison.json"

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from cxr.evaluation.assessment import Question, judge
-from cxr.evaluation.predictions import Predictions, check_same_films
 from cxr.metrics import classification, intervals
+from cxr.metrics.predictions import Predictions, check_same_films
 
 
 def compare(

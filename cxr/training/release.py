@@ -8,9 +8,8 @@ import numpy as np
 
 from cxr import files, inference, provenance, records, runs
 from cxr.config import TrainConfig
-from cxr.evaluation import predictions
 from cxr.input import pipeline
-from cxr.metrics import calibration, thresholds
+from cxr.metrics import calibration, predictions, thresholds
 from cxr.training import models
 
 
