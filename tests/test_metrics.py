@@ -12,7 +12,7 @@ import pytest
 import sklearn.metrics as sk
 from hypothesis import strategies as st
 
-from cxr.evaluation import assessment, transfer
+from cxr.evaluation import assessment
 from cxr.evaluation.assessment import Question
 from cxr.metrics import (
     calibration,
@@ -22,6 +22,7 @@ from cxr.metrics import (
     predictions,
     subgroups,
     thresholds,
+    transfer,
 )
 from tests import fabricated
 

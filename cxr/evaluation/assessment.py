@@ -11,8 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from cxr.evaluation import transfer
-from cxr.metrics import calibration, classification, intervals, subgroups, thresholds
+from cxr.metrics import (
+    calibration,
+    classification,
+    intervals,
+    subgroups,
+    thresholds,
+    transfer,
+)
 from cxr.metrics.predictions import Predictions
 
 SCHEMA = 1
