@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxr.evaluation import assessment, curve_figures, film_figures, illustrations
-from cxr.evaluation.assessment import Question
+from cxr.evaluation import curve_figures, film_figures, illustrations
 from cxr.metrics import classification
+from cxr.metrics import summary as summary_of
+from cxr.metrics.summary import Question
 from cxr.reporting import plotting
 from tests import fabricated
 
@@ -135,7 +136,7 @@ def test_an_evaluation_gets_its_pictures(classes, tmp_path):
     frozen = {"value": value, "rule": "half", "chosen_on": "validation"}
     question = Question("test", table.class_names[-1], frozen, draws=20)
     rows = fabricated.example_rows(table)
-    summary = assessment.summarise(table, question, rows=rows, validation=table)
+    summary = summary_of.summarise(table, question, rows=rows, validation=table)
     found = illustrations.draw(tmp_path, summary, table, question, table)
     wanted = {"roc", "precision_recall", "confusion_matrix", "calibration", "subgroups"}
     if classes == 2:

@@ -12,8 +12,6 @@ import pytest
 import sklearn.metrics as sk
 from hypothesis import strategies as st
 
-from cxr.evaluation import assessment
-from cxr.evaluation.assessment import Question
 from cxr.metrics import (
     calibration,
     classification,
@@ -24,6 +22,8 @@ from cxr.metrics import (
     thresholds,
     transfer,
 )
+from cxr.metrics import summary as summary_of
+from cxr.metrics.summary import Question
 from tests import fabricated
 
 FROZEN = {"value": 0.4, "rule": "youden", "chosen_on": "validation"}
@@ -125,7 +125,7 @@ def test_metrics_json_is_what_scikit_learn_makes_of_the_csv(seed):
         expected = recompute(predictions.to_csv(table), FROZEN["value"])
         if len(table.class_names) == 2:
             question = Question("test", "b", FROZEN, draws=20)
-    found = assessment.summarise(table, question)["metrics"]
+    found = summary_of.summarise(table, question)["metrics"]
     assert set(found) == {*expected, "ece"}
     for name, value in expected.items():
         if np.isnan(value):
@@ -300,7 +300,7 @@ def coverage(*, by_patient: bool, simulations: int = 100) -> dict[str, float]:
         if not by_patient:
             patients = [str(i) for i in range(len(patients))]
         resamples = intervals.resample(patients, table.labels, draws=200, seed=seed)
-        found = assessment.measure(_scored(table), resamples)
+        found = summary_of.measure(_scored(table), resamples)
         for name in names:
             low, high = found[name]["ci95"]
             hits[name] += low <= truth[name] <= high
@@ -325,7 +325,7 @@ def test_patient_intervals_cover_and_film_intervals_do_not():
 def test_intervals_hold_their_value_and_stay_in_range():
     table = fabricated.clustered(1)
     resamples = intervals.resample(table.patient_ids, table.labels, draws=200)
-    for name, entry in assessment.measure(_scored(table), resamples).items():
+    for name, entry in summary_of.measure(_scored(table), resamples).items():
         low, high = entry["ci95"]
         assert low <= entry["value"] <= high, name
         assert low < high, name
@@ -336,7 +336,7 @@ def test_intervals_hold_their_value_and_stay_in_range():
 def test_no_error_among_few_patients_is_no_certainty():
     table = fabricated.clustered(1, patients=30, separation=40)
     resamples = intervals.resample(table.patient_ids, table.labels, draws=100)
-    found = assessment.measure(_scored(table), resamples)
+    found = summary_of.measure(_scored(table), resamples)
     for name in ("accuracy", "recall", "specificity", "roc_auc"):
         low, high = found[name]["ci95"]
         assert found[name]["value"] == high == 1
@@ -350,7 +350,7 @@ def test_one_patient_of_a_class_has_no_interval():
     found = classification.scored(
         labels, np.full((len(labels), 2), 0.5), positive=1, threshold=0.5
     )
-    for entry in assessment.measure(found, resamples).values():
+    for entry in summary_of.measure(found, resamples).values():
         assert entry["ci95"] is None
 
 
@@ -405,7 +405,7 @@ def test_a_temperature_that_hurts_is_said_to_hurt():
 def test_operating_points_come_from_the_reference_alone():
     table, validation = fabricated.clustered(1, moved=2.0), fabricated.clustered(2)
     question = Question("test", "PNEUMONIA", FROZEN, draws=50)
-    found = assessment.summarise(table, question, validation=validation)
+    found = summary_of.summarise(table, question, validation=validation)
     points = {point["name"]: point for point in found["operating_points"]}
     assert points["the model's own"]["threshold"] == FROZEN["value"]
     reference = thresholds.choose_threshold(
@@ -413,7 +413,7 @@ def test_operating_points_come_from_the_reference_alone():
     )
     assert points["screening"]["threshold"] == reference
     other = fabricated.clustered(5, moved=-1.0)
-    again = assessment.summarise(other, question, validation=validation)
+    again = summary_of.summarise(other, question, validation=validation)
     for first, second in zip(
         found["operating_points"], again["operating_points"], strict=True
     ):
@@ -430,7 +430,7 @@ def test_a_subtype_model_is_also_read_as_two_classes():
     table = fabricated.clustered(1, classes=3)
     frozen = {"value": None, "rule": None, "chosen_on": None}
     question = Question("test", "VIRUS", frozen, draws=50)
-    found = assessment.summarise(table, question, validation=table)
+    found = summary_of.summarise(table, question, validation=table)
     assert found["threshold"] is None
     assert found["metrics"]["accuracy_at_0.5"]["value"] is None
     collapsed = found["collapsed"]
@@ -444,7 +444,7 @@ def test_groups_of_one_class_are_ranked_against_the_other():
     table = fabricated.clustered(1)
     groups = {"kind": ["a" if label else "b" for label in table.labels]}
     resamples = intervals.resample(table.patient_ids, table.labels, draws=50)
-    found = assessment.judge_subgroups(_scored(table), resamples, groups)["kind"]
+    found = summary_of.judge_subgroups(_scored(table), resamples, groups)["kind"]
     assert found["a"]["metrics"]["specificity"]["value"] is None
     assert found["a"]["roc_auc_against"] == "all films of the other class"
     whole = classification.point(_scored(table))["roc_auc"]

@@ -7,9 +7,10 @@ import re
 import numpy as np
 import pytest
 
-from cxr.evaluation import assessment, illustrations, report
-from cxr.evaluation.assessment import Question
+from cxr.evaluation import illustrations, report
+from cxr.metrics import summary as summary_of
 from cxr.metrics.predictions import Predictions
+from cxr.metrics.summary import Question
 from cxr.reporting import html
 from tests import fabricated
 
@@ -58,7 +59,7 @@ def summarise(table, *, moved=0.0, value=0.5):
     question = Question("test", table.class_names[-1], frozen, draws=50)
     validation = fabricated.clustered(9, classes=len(table.class_names))
     rows = fabricated.example_rows(table)
-    return question, assessment.summarise(
+    return question, summary_of.summarise(
         table, question, rows=rows, validation=validation
     )
 
@@ -121,7 +122,7 @@ def test_what_comes_from_outside_is_escaped(binary):
         ("<script>a", 'b"&'),
     )
     frozen = {"value": 0.5, "rule": "half", "chosen_on": None}
-    summary = assessment.summarise(odd, Question("test", 'b"&', frozen, draws=50))
+    summary = summary_of.summarise(odd, Question("test", 'b"&', frozen, draws=50))
     page = report.render(summary, {}, {})
     parse(page)
     assert "<script>" not in page

@@ -32,7 +32,7 @@ LIGHT = {
     "cxr.runs",
     "cxr.conversion.converter",
     "cxr.conversion.verification",
-    "cxr.evaluation.assessment",
+    "cxr.metrics.summary",
     "cxr.metrics.classification",
     "cxr.evaluation.report",
     "cxr.synthesis.phantom_set",

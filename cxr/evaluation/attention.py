@@ -8,8 +8,8 @@ import numpy as np
 
 from cxr import images, inference
 from cxr.evaluation import explain, film_figures, illustrations
-from cxr.evaluation.assessment import Question, judge
 from cxr.metrics.predictions import Predictions
+from cxr.metrics.summary import Question, judge
 
 _SHOWN = 6  # films of each kind
 _MARGIN = 0.1

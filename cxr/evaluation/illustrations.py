@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from cxr.evaluation import curve_figures, film_figures
-from cxr.evaluation.assessment import Question, judge
 from cxr.evaluation.film_figures import Film
 from cxr.metrics import classification
 from cxr.metrics.predictions import Predictions
+from cxr.metrics.summary import Question, judge
 from cxr.reporting import html, plotting
 
 _SAMPLES = 12

@@ -8,17 +8,11 @@ from typing import Any
 import numpy as np
 
 from cxr import files, inference, records, runs
-from cxr.evaluation import (
-    assessment,
-    attention,
-    illustrations,
-    origins,
-    report,
-    scoring,
-)
-from cxr.evaluation.assessment import Question
+from cxr.evaluation import attention, illustrations, origins, report, scoring
 from cxr.metrics import predictions
+from cxr.metrics import summary as summary_of
 from cxr.metrics.predictions import Predictions
+from cxr.metrics.summary import Question
 from cxr.reporting import plotting
 
 METRICS = "metrics.json"
@@ -82,7 +76,7 @@ def judge_run(run: runs.Run, record_set: records.RecordSet, options: Options) ->
     begin = time.perf_counter()
     question = ask(run, options)
     rows = record_set.examples(options.split)
-    summary = assessment.summarise(table, question, rows=rows, validation=validation)
+    summary = summary_of.summarise(table, question, rows=rows, validation=validation)
     judged = Judged(run, record_set, table, validation, question, summary)
     pictures = draw(judged, folder) if options.report else {}
     if options.report and options.explain:

@@ -6,10 +6,11 @@ import statistics
 from typing import Any
 
 from cxr import files, inference, records, runs
-from cxr.evaluation import assessment, illustrations, judging, origins, report, scoring
-from cxr.evaluation.assessment import Question
+from cxr.evaluation import illustrations, judging, origins, report, scoring
 from cxr.metrics import comparison, predictions, thresholds
+from cxr.metrics import summary as summary_of
 from cxr.metrics.predictions import Predictions
+from cxr.metrics.summary import Question
 from cxr.reporting import plotting
 
 COMPARISON = "comparison.json"
@@ -32,7 +33,7 @@ def judge_ensemble(
         first.question, threshold=_ensemble_threshold(first.question, validation)
     )
     rows = first.record_set.examples(options.split)
-    summary = assessment.summarise(table, question, rows=rows, validation=validation)
+    summary = summary_of.summarise(table, question, rows=rows, validation=validation)
     names = _short_names([each.run.workdir for each in judged])
     summary["runs"] = [
         {

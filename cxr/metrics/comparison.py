@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from cxr.evaluation.assessment import Question, judge
 from cxr.metrics import classification, intervals
 from cxr.metrics.predictions import Predictions, check_same_films
+from cxr.metrics.summary import Question, judge
 
 
 def compare(
