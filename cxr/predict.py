@@ -14,7 +14,8 @@ from typing import Any, TextIO
 import numpy as np
 from tqdm import tqdm
 
-from cxr import cli, files, images, intake, runs
+from cxr import cli, files, images, runs
+from cxr.prediction import inputs
 
 USAGE = """
 Predicts new films with a trained run:
@@ -83,7 +84,7 @@ def predict(config: PredictConfig, paths: Sequence[str]) -> Summary:
       DataError: the run is unfinished or damaged.
     """
     run = runs.open_run(config.workdir)
-    found = intake.find(paths)
+    found = inputs.find(paths)
     from cxr import inference  # TensorFlow: only after everything cheap is checked
 
     predictor = inference.load(run)
@@ -162,7 +163,7 @@ def _columns(run: runs.Run) -> list[str]:
 
 
 def _rows(
-    films: list[intake.Film], predictor: Any, run: runs.Run, batch_size: int
+    films: list[inputs.Film], predictor: Any, run: runs.Run, batch_size: int
 ) -> Iterator[dict]:
     """Yields a row a film, in order, from one forward pass."""
     readable = [film.grey for film in films if film.grey is not None]
@@ -197,7 +198,7 @@ def _decide(values: list[float], threshold: float | None, run: runs.Run) -> int:
 
 def _read_batches(
     paths: list[str], predictor: Any, config: PredictConfig
-) -> Iterator[list[intake.Film]]:
+) -> Iterator[list[inputs.Film]]:
     """Yields batches in order; while one is predicted, the next is being read."""
     sizes = predictor.stored_image_size, predictor.image_size
     threads = config.threads or len(os.sched_getaffinity(0))
@@ -205,7 +206,7 @@ def _read_batches(
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(paths), config.batch_size):
             chunk = paths[start : start + config.batch_size]
-            pending.append([pool.submit(intake.read, path, *sizes) for path in chunk])
+            pending.append([pool.submit(inputs.read, path, *sizes) for path in chunk])
             if len(pending) > 1:
                 yield [future.result() for future in pending.popleft()]
         while pending:

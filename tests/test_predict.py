@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxr import cli, files, images, intake, predict, runs
+from cxr import cli, files, images, predict, runs
 from cxr.config import TrainConfig
+from cxr.prediction import inputs
 
 STORED, SEEN = 32, 16
 
@@ -285,21 +286,21 @@ def test_folders_and_globs_are_searched_in_order_without_repeats(tmp_path, capsy
     (tmp_path / "in" / "phantoms.csv").write_text("path")
     top = str(tmp_path / "in")
     expected = [f"{top}/a.jpeg", f"{top}/b/1.JPG", f"{top}/b/2.png"]
-    assert intake.find([top]) == expected
+    assert inputs.find([top]) == expected
     assert "not named like an image (1 in all)" in capsys.readouterr().err
-    assert intake.find([f"{top}/*.jpeg", top, f"{top}/b/1.JPG"]) == expected
-    assert intake.find([f"{top}/**/[0-9].*"]) == expected[1:]
-    assert intake.find([f"{top}/b/2.png", "gone"]) == [f"{top}/b/2.png", "gone"]
+    assert inputs.find([f"{top}/*.jpeg", top, f"{top}/b/1.JPG"]) == expected
+    assert inputs.find([f"{top}/**/[0-9].*"]) == expected[1:]
+    assert inputs.find([f"{top}/b/2.png", "gone"]) == [f"{top}/b/2.png", "gone"]
 
 
 def test_a_folder_that_cannot_be_listed_is_told(capsys):
-    assert list(intake._walk("/gone/folder")) == []
+    assert list(inputs._walk("/gone/folder")) == []
     assert "/gone/folder: left out: No such file" in capsys.readouterr().err
 
 
 def test_a_name_with_glob_characters_is_taken_literally(tmp_path):
     film = save(tmp_path / "film[1].png", grey(100))
-    assert intake.find([str(film)]) == [str(film)]
+    assert inputs.find([str(film)]) == [str(film)]
 
 
 @pytest.mark.parametrize("count", [1, 4, 5, 9])
@@ -317,8 +318,8 @@ def test_batches_cover_every_film_once_in_order(call, predictor, tmp_path, count
 def test_films_are_read_only_one_batch_ahead(monkeypatch):
     """Memory is bounded: at most two batches are decoded and not yet predicted."""
     read = []
-    film = intake.Film("", np.zeros((STORED, STORED), np.uint8), "ok")
-    monkeypatch.setattr(intake, "read", lambda path, *_: (read.append(path), film)[1])
+    film = inputs.Film("", np.zeros((STORED, STORED), np.uint8), "ok")
+    monkeypatch.setattr(inputs, "read", lambda path, *_: (read.append(path), film)[1])
     config = predict.PredictConfig("run", "out.csv", batch_size=3, threads=1)
     paths = [str(i) for i in range(30)]
     for taken, films in enumerate(

@@ -25,7 +25,7 @@ LIGHT = {
     "cxr.config",
     "cxr.files",
     "cxr.images",
-    "cxr.intake",
+    "cxr.prediction.inputs",
     "cxr.reporting.html",
     "cxr.provenance",
     "cxr.records",

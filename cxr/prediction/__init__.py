@@ -1,0 +1,1 @@
+"""A finished model, applied: to images of a user's, row by row, and explained."""
