@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from cxr.evaluation import explain
+from cxr.prediction import gradcam
 from cxr.synthesis import drawing
 from cxr.training import models
 
@@ -64,7 +64,7 @@ def test_plain_and_nested_models_agree_with_the_definition(units, column):
     expected = by_definition(flat, images, column)
     assert np.abs(expected).max() > 0
     for model in (flat, nested):
-        cam = explain.GradCam(model)
+        cam = gradcam.GradCam(model)
         assert cam.layer_name == "b"
         np.testing.assert_allclose(
             cam.cells(images, column), expected, rtol=1e-4, atol=1e-7
@@ -77,9 +77,9 @@ def test_two_classes_mirror_each_other_for_both_heads():
     *trunk, kernel, bias = softmax.get_weights()
     sigmoid.set_weights([*trunk, kernel[:, 1:] - kernel[:, :1], bias[1:] - bias[:1]])
     images = films(2, 24)
-    expected = explain.GradCam(softmax).heat(images, 1)
+    expected = gradcam.GradCam(softmax).heat(images, 1)
     for model in (softmax, sigmoid):
-        cam = explain.GradCam(model)
+        cam = gradcam.GradCam(model)
         np.testing.assert_allclose(cam.heat(images, 1), expected, rtol=1e-4, atol=1e-7)
         np.testing.assert_allclose(cam.heat(images, 0), -expected, rtol=1e-4, atol=1e-7)
 
@@ -94,7 +94,7 @@ def test_two_classes_mirror_each_other_for_both_heads():
 )
 def test_every_network_of_the_project(name, size, head, layer):
     model = models.build(models.ModelSpec(name, size, 2, head))
-    cam = explain.GradCam(model)
+    cam = gradcam.GradCam(model)
     assert cam.layer_name == layer
     images = films(3, size)
     heat = cam.heat(images, 1, batch_size=2)
@@ -113,7 +113,7 @@ def test_a_saved_model_is_explained_alike(tmp_path):
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     images = films(2, 24)
     np.testing.assert_array_equal(
-        explain.GradCam(loaded).heat(images, 1), explain.GradCam(nested).heat(images, 1)
+        gradcam.GradCam(loaded).heat(images, 1), gradcam.GradCam(nested).heat(images, 1)
     )
 
 
@@ -128,7 +128,7 @@ def test_cells_lie_where_their_receptive_fields_lie(padding, stride, size):
     x = keras.layers.AveragePooling2D(2)(x)
     x = keras.layers.Conv2D(1, 5, **options, name="map")(x)
     model = finish(image, x, 2, "softmax")
-    geometry = explain.GradCam(model).geometry
+    geometry = gradcam.GradCam(model).geometry
     to_map = keras.Model(model.inputs, model.get_layer("map").output)
     cell = geometry.cells // 2
     ones = tf.ones((1, size, size, 1))
@@ -151,7 +151,7 @@ def test_the_peak_of_the_heat_lies_on_the_cell_that_caused_it():
     x = keras.layers.MaxPooling2D()(x)
     model = finish(image, keras.layers.ReLU()(x), 2, "softmax")
     model.get_layer("logits").set_weights([np.array([[-1.0, 1.0]]), np.zeros(2)])
-    cam = explain.GradCam(model)
+    cam = gradcam.GradCam(model)
     for row, column in ((9, 30), (24, 24), (41, 13)):
         film = np.zeros((1, 48, 48, 1), np.uint8)
         film[0, row - 2 : row + 3, column - 2 : column + 3] = 200
@@ -170,7 +170,7 @@ def test_border_share():
     corner = np.full((1, 50, 50), -1, np.float32)
     corner[:, :4, :4] = 3
     heat = np.concatenate([inner, even, corner, -even])
-    shares = explain.border_share(heat)
+    shares = gradcam.border_share(heat)
     np.testing.assert_allclose(shares[:3], [0, 0.36, 1], atol=1e-6)
     assert np.isnan(shares[3])
 
@@ -179,12 +179,12 @@ def test_models_of_another_structure_are_refused():
     image = keras.Input((8,))
     output = keras.layers.Activation("softmax")(keras.layers.Dense(2)(image))
     with pytest.raises(ValueError, match="no convolutional map"):
-        explain.GradCam(keras.Model(image, output, name="dense"))
+        gradcam.GradCam(keras.Model(image, output, name="dense"))
     image = keras.Input((16, 16, 1))
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(2, 3)(image))
     model = keras.Model(image, keras.layers.Dense(2, "softmax")(x), name="fused")
     with pytest.raises(ValueError, match="'fused' ends in Dense"):
-        explain.GradCam(model)
+        gradcam.GradCam(model)
 
 
 SIDE, PAIRS, HELD_OUT = 64, 200, 50
@@ -236,7 +236,7 @@ def train(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> None:
 
 def hits(model: keras.Model, images: np.ndarray, boxes: np.ndarray) -> float:
     """Share of the films whose heat peaks inside the box grown by one cell."""
-    cam = explain.GradCam(model)
+    cam = gradcam.GradCam(model)
     heat = cam.heat(images, 1)
     peaks = [np.unravel_index(one.argmax(), one.shape) for one in heat]
     y, x = np.array(peaks).T + 0.5

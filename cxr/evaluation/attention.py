@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from cxr import images, inference
-from cxr.evaluation import explain, film_figures, illustrations
+from cxr.evaluation import film_figures, illustrations
 from cxr.metrics.predictions import Predictions
 from cxr.metrics.summary import Question, judge
+from cxr.prediction import gradcam
 
 _SHOWN = 6  # films of each kind
 _MARGIN = 0.1
@@ -43,14 +44,14 @@ def draw(
     if not len(chosen):
         return None
     try:
-        grad_cam = explain.GradCam(predictor.model)
+        grad_cam = gradcam.GradCam(predictor.model)
     except ValueError as error:
         print(f"no Grad-CAM: {error}", file=sys.stderr)
         return None
     films = images.area_resize(read(chosen), predictor.image_size)
     positive = table.class_names.index(question.positive_class)
     heat = grad_cam.heat(films[..., None], positive)
-    shares = explain.border_share(heat, margin=_MARGIN)
+    shares = gradcam.border_share(heat, margin=_MARGIN)
     shown = illustrations.make_films(table, question, chosen, films, heat)
     groups, start = {}, 0
     for title, indices in sections.items():
