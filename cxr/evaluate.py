@@ -72,10 +72,12 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
       DataError: an unfinished or damaged run, or data that do not fit it.
     """
     opened = [_open(path, config) for path in _expand(config.workdir)]
-    from cxr.evaluation import judging, several
+    from cxr.evaluation import evaluator, several
 
     options = _options(config)
-    found = [judging.judge_run(run, record_set, options) for run, record_set in opened]
+    found = [
+        evaluator.judge_run(run, record_set, options) for run, record_set in opened
+    ]
     if len(found) == 1:
         return found[0].summary
     return several.judge_ensemble(found, options, _ensemble_folder(config)).summary
@@ -112,10 +114,10 @@ def main(argv: list[str]) -> int:
 
 
 def _options(config: EvaluateConfig) -> Any:
-    from cxr.evaluation import judging
+    from cxr.evaluation import evaluator
 
-    shared = [field.name for field in dataclasses.fields(judging.Options)]
-    return judging.Options(**{name: getattr(config, name) for name in shared})
+    shared = [field.name for field in dataclasses.fields(evaluator.Options)]
+    return evaluator.Options(**{name: getattr(config, name) for name in shared})
 
 
 def _expand(workdirs: tuple[str, ...]) -> list[pathlib.Path]:

@@ -6,7 +6,7 @@ import statistics
 from typing import Any
 
 from cxr import files, inference, records, runs
-from cxr.evaluation import illustrations, judging, origins, report, scoring
+from cxr.evaluation import evaluator, illustrations, origins, report, scoring
 from cxr.metrics import comparison, predictions, thresholds
 from cxr.metrics import summary as summary_of
 from cxr.metrics.predictions import Predictions
@@ -17,8 +17,8 @@ COMPARISON = "comparison.json"
 
 
 def judge_ensemble(
-    judged: list[judging.Judged], options: judging.Options, folder: pathlib.Path
-) -> judging.Judged:
+    judged: list[evaluator.Judged], options: evaluator.Options, folder: pathlib.Path
+) -> evaluator.Judged:
     """Judges the runs' averaged probabilities, beside the runs' mean and spread.
 
     The ensemble's threshold is chosen on the averaged validation probabilities by
@@ -54,25 +54,25 @@ def judge_ensemble(
     )
     pictures = {}
     if options.report:
-        pictures = judging.draw(judged_together, folder)
+        pictures = evaluator.draw(judged_together, folder)
         pictures["runs"] = folder / "runs.png"
         illustrations.draw_runs(pictures["runs"], summary, ("roc_auc", "accuracy"))
     where = origins.describe(first.run, first.record_set)
     where["runs"] = ", ".join(str(each.run.workdir) for each in judged)
-    judging.publish(folder, summary, where, pictures)
-    judging.say(summary, folder)
+    evaluator.publish(folder, summary, where, pictures)
+    evaluator.say(summary, folder)
     return judged_together
 
 
 def judge_pair(
     first: tuple[runs.Run, records.RecordSet],
     second: tuple[runs.Run, records.RecordSet],
-    options: judging.Options,
+    options: evaluator.Options,
     folder: pathlib.Path | None = None,
 ) -> dict[str, Any]:
     """Compares two runs; publishes comparison.json, a picture and a page."""
     tables = tuple(_table(run, data, options) for run, data in (first, second))
-    questions = tuple(judging.ask(run, options) for run, _ in (first, second))
+    questions = tuple(evaluator.ask(run, options) for run, _ in (first, second))
     names = tuple(_short_names([first[0].workdir, second[0].workdir]))
     result = comparison.compare(tables, questions, names)
     own_folder = f"comparison-{options.split}-with-{_slug(names[0])}"
@@ -93,14 +93,14 @@ def judge_pair(
     runs.write_json(folder / COMPARISON, result)
     data = origins.describe_data(second[1])
     files.publish(
-        folder / judging.REPORT, report.render_comparison(result, picture, data)
+        folder / evaluator.REPORT, report.render_comparison(result, picture, data)
     )
     print(f"written to {folder}")
     return result
 
 
 def _table(
-    run: runs.Run, record_set: records.RecordSet, options: judging.Options
+    run: runs.Run, record_set: records.RecordSet, options: evaluator.Options
 ) -> Predictions:
     """A run's predictions of the split, from its evaluation folder where valid."""
     source = predictions.describe_source(
@@ -110,7 +110,7 @@ def _table(
     kept = predictions.recall(folder, source)
     if kept is not None:
         return kept
-    judging.log_reading(run, record_set, options.split)
+    evaluator.log_reading(run, record_set, options.split)
     found = scoring.predict(
         record_set,
         options.split,
