@@ -72,7 +72,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
       DataError: an unfinished or damaged run, or data that do not fit it.
     """
     opened = [_open(path, config) for path in _expand(config.workdir)]
-    from cxr.evaluation import evaluator, several
+    from cxr.evaluation import evaluator, several_runs
 
     options = _options(config)
     found = [
@@ -80,7 +80,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     ]
     if len(found) == 1:
         return found[0].summary
-    return several.judge_ensemble(found, options, _ensemble_folder(config)).summary
+    return several_runs.judge_ensemble(found, options, _ensemble_folder(config)).summary
 
 
 def compare(config: EvaluateConfig) -> dict[str, Any]:
@@ -95,10 +95,10 @@ def compare(config: EvaluateConfig) -> dict[str, Any]:
             f"{len(config.compare)}"
         )
     opened = [_open(pathlib.Path(path), config) for path in config.compare]
-    from cxr.evaluation import several
+    from cxr.evaluation import several_runs
 
     folder = pathlib.Path(config.output_dir) if config.output_dir else None
-    return several.judge_pair(opened[0], opened[1], _options(config), folder)
+    return several_runs.judge_pair(opened[0], opened[1], _options(config), folder)
 
 
 def main(argv: list[str]) -> int:
