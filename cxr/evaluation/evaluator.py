@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cxr import files, inference, records, runs
-from cxr.evaluation import attention, illustrations, origins, report, scoring
+from cxr.evaluation import attention, illustrations, origins, report, split_predictions
 from cxr.metrics import predictions
 from cxr.metrics import summary as summary_of
 from cxr.metrics.predictions import Predictions
@@ -45,7 +45,7 @@ class Judged:
 
     def read_films(self, indices: np.ndarray) -> np.ndarray:
         """Films of the judged split, uint8 [n, S, S]."""
-        return scoring.films(self.record_set, self.question.split, indices)
+        return split_predictions.films(self.record_set, self.question.split, indices)
 
 
 def judge_run(run: runs.Run, record_set: records.RecordSet, options: Options) -> Judged:
@@ -60,7 +60,7 @@ def judge_run(run: runs.Run, record_set: records.RecordSet, options: Options) ->
     reads = log_reading(run, record_set, options.split)
     predictor = inference.load(run)
     begin = time.perf_counter()
-    table = scoring.predict(
+    table = split_predictions.predict(
         record_set,
         options.split,
         predictor=predictor,
@@ -157,7 +157,7 @@ def _validation(
             return None
     elif options.split == "validation":
         return table
-    return scoring.reference(
+    return split_predictions.reference(
         run,
         record_set,
         predictor=predictor,
@@ -170,7 +170,7 @@ def log_reading(run: runs.Run, record_set: records.RecordSet, split: str) -> int
     """Logs a reading of the test split; returns how many there are by now."""
     if split != "test":
         return None
-    return scoring.log_test_read(run, record_set, split)
+    return split_predictions.log_test_read(run, record_set, split)
 
 
 def publish(

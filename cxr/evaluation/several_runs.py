@@ -6,7 +6,7 @@ import statistics
 from typing import Any
 
 from cxr import files, inference, records, runs
-from cxr.evaluation import evaluator, illustrations, origins, report, scoring
+from cxr.evaluation import evaluator, illustrations, origins, report, split_predictions
 from cxr.metrics import comparison, predictions, thresholds
 from cxr.metrics import summary as summary_of
 from cxr.metrics.predictions import Predictions
@@ -111,7 +111,7 @@ def _table(
     if kept is not None:
         return kept
     evaluator.log_reading(run, record_set, options.split)
-    found = scoring.predict(
+    found = split_predictions.predict(
         record_set,
         options.split,
         predictor=inference.load(run),
