@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxr.evaluation import curve_figures, film_figures, illustrations
+from cxr.evaluation import film_figures, illustrations, plots
 from cxr.metrics import classification
 from cxr.metrics import summary as summary_of
 from cxr.metrics.summary import Question
@@ -38,14 +38,14 @@ DRAWINGS = {
     "one epoch": lambda path: plotting.training_curves(ROWS[:1], path),
     "no epoch": lambda path: plotting.training_curves([], path),
     "only gaps": lambda path: plotting.training_curves([{"stage": "train"}] * 2, path),
-    "roc": lambda path: curve_figures.roc({"a": CURVE}, path, points={"p": (0.9, 0.8)}),
-    "pr": lambda path: curve_figures.precision_recall(
+    "roc": lambda path: plots.roc({"a": CURVE}, path, points={"p": (0.9, 0.8)}),
+    "pr": lambda path: plots.precision_recall(
         {"a": CURVE}, path, base_rates={"a": 0.5}
     ),
     "confusion": lambda path: plotting.confusion_matrix(
         [[5, 0], [0, 0]], ["A", "B"], path
     ),
-    "calibration": lambda path: curve_figures.calibration(
+    "calibration": lambda path: plots.calibration(
         {"a": [{"predicted": 0.4, "observed": 0.5, "ci95": None}]}, path
     ),
     "histograms": lambda path: plotting.score_histograms(
@@ -54,7 +54,7 @@ DRAWINGS = {
         threshold=1.0,
         xlabel="p",
     ),
-    "predictive": lambda path: curve_figures.predictive_values({"a": (1.0, 0.0)}, path),
+    "predictive": lambda path: plots.predictive_values({"a": (1.0, 0.0)}, path),
     "forest": lambda path: plotting.forest(
         {"g": [ENTRY, {**ENTRY, "value": None}, {**ENTRY, "ci95": None}]},
         path,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cxr.evaluation import curve_figures, film_figures
+from cxr.evaluation import film_figures, plots
 from cxr.evaluation.film_figures import Film
 from cxr.metrics import classification
 from cxr.metrics.predictions import Predictions
@@ -59,19 +59,19 @@ def draw(
         }
         shares = [float(np.mean(scored.labels == c)) for c in present]
         points = operating_points(summary)
-        curve_figures.roc(curves, place("roc"), points=points)
-        curve_figures.precision_recall(
+        plots.roc(curves, place("roc"), points=points)
+        plots.precision_recall(
             curves,
             place("precision_recall"),
             base_rates=dict(zip(curves, shares, strict=True)),
         )
         if points:
-            curve_figures.predictive_values(points, place("predictive_values"))
+            plots.predictive_values(points, place("predictive_values"))
     plotting.confusion_matrix(
         summary["confusion_matrix"], names, place("confusion_matrix")
     )
     bins = summary["calibration"]["bins"]
-    curve_figures.calibration(
+    plots.calibration(
         {names[int(c)]: rows for c, rows in bins.items()}, place("calibration")
     )
     if scored.positive is not None:
