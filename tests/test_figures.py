@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxr.evaluation import film_figures, illustrations, plots
+from cxr.evaluation import film_plots, illustrations, plots
 from cxr.metrics import classification
 from cxr.metrics import summary as summary_of
 from cxr.metrics.summary import Question
@@ -26,10 +26,8 @@ ROWS = [
 ]
 TABLE = fabricated.clustered(0)
 CURVE = classification.ranking_curves(TABLE.labels == 1, TABLE.probabilities[:, 1])
-FILM = film_figures.Film(np.full((32, 32), 90, np.uint8), "truth A\nsaid B", False)
-HEAT = film_figures.Film(
-    FILM.image, "x", True, np.linspace(-1, 1, 1024).reshape(32, 32)
-)
+FILM = film_plots.Film(np.full((32, 32), 90, np.uint8), "truth A\nsaid B", False)
+HEAT = film_plots.Film(FILM.image, "x", True, np.linspace(-1, 1, 1024).reshape(32, 32))
 SCORES = {"NORMAL": TABLE.probabilities[:50, 1], "PNEUMONIA": np.array([1.0, 0.0])}
 ENTRY = {"label": "a", "value": 0.8, "ci95": [0.7, 0.9]}
 
@@ -61,10 +59,8 @@ DRAWINGS = {
         title="t",
         reference=None,
     ),
-    "films": lambda path: film_figures.grid(
-        {"wrong": [FILM] * 7, "right": [FILM]}, path
-    ),
-    "heat": lambda path: film_figures.grid({"a": [HEAT] * 4}, path, with_plain=True),
+    "films": lambda path: film_plots.grid({"wrong": [FILM] * 7, "right": [FILM]}, path),
+    "heat": lambda path: film_plots.grid({"a": [HEAT] * 4}, path, with_plain=True),
 }
 
 
@@ -97,10 +93,10 @@ def test_colours_differ_in_lightness_or_hue_for_the_colour_blind():
 
 def test_heat_of_one_sign_does_not_colour_the_other(tmp_path):
     path = tmp_path / "heat.png"
-    film = film_figures.Film(
+    film = film_plots.Film(
         np.full((32, 32), 128, np.uint8), "x", True, np.full((32, 32), 1.0)
     )
-    film_figures.grid({"for": [film]}, path, with_plain=True)
+    film_plots.grid({"for": [film]}, path, with_plain=True)
     pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
     middle = pixels[:, 300:480]  # the film with its heat, left of its frame
     reddish = (middle[..., 0] - middle[..., 2]) > 60

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cxr import images, inference
-from cxr.evaluation import film_figures, illustrations
+from cxr.evaluation import film_plots, illustrations
 from cxr.metrics.predictions import Predictions
 from cxr.metrics.summary import Question, judge
 from cxr.prediction import gradcam
@@ -57,7 +57,7 @@ def draw(
     for title, indices in sections.items():
         groups[title] = shown[start : start + min(len(indices), _SHOWN)]
         start += len(indices)
-    film_figures.grid(
+    film_plots.grid(
         {title: some for title, some in groups.items() if some}, path, with_plain=True
     )
     return _describe(question, shares)

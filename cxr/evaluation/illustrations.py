@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from cxr.evaluation import film_figures, plots
-from cxr.evaluation.film_figures import Film
+from cxr.evaluation import film_plots, plots
+from cxr.evaluation.film_plots import Film
 from cxr.metrics import classification
 from cxr.metrics.predictions import Predictions
 from cxr.metrics.summary import Question, judge
@@ -146,7 +146,7 @@ def draw_films(
         if not chosen:
             continue
         paths[name] = folder / f"{name}.png"
-        film_figures.grid(
+        film_plots.grid(
             {
                 title: make_films(table, question, found, read(found))
                 for title, found in chosen.items()
