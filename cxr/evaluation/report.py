@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from cxr.evaluation import sections
+from cxr.evaluation import report_sections
 from cxr.reporting import html
 
 DISCLAIMER = "For research only. Not a medical device; never for the care of a patient."
@@ -29,18 +29,18 @@ def render(
       HTML that needs no other file.
     """
     body = {
-        "discrimination": sections.discrimination(summary, pictures),
-        "threshold": sections.threshold(summary, pictures),
-        "calibration": sections.calibration(summary, pictures),
-        "shift": sections.shift(summary, pictures),
-        "subgroups": sections.subgroups(summary, pictures),
-        "films": sections.films(pictures),
-        "attention": sections.attention(summary, pictures),
-        "runs": sections.runs(summary, pictures),
-        "training": sections.training(pictures),
-        "numbers": sections.numbers(summary),
-        "provenance": sections.provenance(provenance),
-        "limits": sections.limits(summary),
+        "discrimination": report_sections.discrimination(summary, pictures),
+        "threshold": report_sections.threshold(summary, pictures),
+        "calibration": report_sections.calibration(summary, pictures),
+        "shift": report_sections.shift(summary, pictures),
+        "subgroups": report_sections.subgroups(summary, pictures),
+        "films": report_sections.films(pictures),
+        "attention": report_sections.attention(summary, pictures),
+        "runs": report_sections.runs(summary, pictures),
+        "training": report_sections.training(pictures),
+        "numbers": report_sections.numbers(summary),
+        "provenance": report_sections.provenance(provenance),
+        "limits": report_sections.limits(summary),
     }
     written = {anchor: part for anchor, part in body.items() if part}
     parts = [
@@ -62,7 +62,8 @@ def _first_screen(
     summary: Mapping[str, Any], provenance: Mapping[str, str], anchors: list[str]
 ) -> str:
     cards = [
-        _card(summary["metrics"][name], label) for name, label in sections.HEADLINE
+        _card(summary["metrics"][name], label)
+        for name, label in report_sections.HEADLINE
     ]
     links = "".join(f'<a href="#{anchor}">{anchor}</a>' for anchor in anchors)
     return "".join(
