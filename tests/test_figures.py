@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxr.evaluation import film_plots, illustrations, plots
+from cxr.evaluation import film_plots, plots, report_figures
 from cxr.metrics import classification
 from cxr.metrics import summary as summary_of
 from cxr.metrics.summary import Question
@@ -110,7 +110,7 @@ def test_the_hardest_films_are_the_wrong_ones_it_was_surest_of():
     question = Question(
         "test", "PNEUMONIA", {"value": 0.5, "rule": "", "chosen_on": ""}
     )
-    missed, alarms = illustrations.hardest(TABLE, question).values()
+    missed, alarms = report_figures.hardest(TABLE, question).values()
     score = TABLE.probabilities[:, 1]
     assert set(TABLE.labels[missed]) == {1} and set(TABLE.labels[alarms]) == {0}
     assert np.all(score[missed] < 0.5) and np.all(np.diff(score[missed]) >= 0)
@@ -119,10 +119,10 @@ def test_the_hardest_films_are_the_wrong_ones_it_was_surest_of():
 
 
 def test_samples_show_the_classes_in_turn():
-    chosen = illustrations.sample(TABLE, seed=0)
+    chosen = report_figures.sample(TABLE, seed=0)
     assert np.bincount(TABLE.labels[chosen]).tolist() == [6, 6]
     assert len(set(chosen.tolist())) == 12
-    assert not np.array_equal(chosen, illustrations.sample(TABLE, seed=1))
+    assert not np.array_equal(chosen, report_figures.sample(TABLE, seed=1))
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -133,7 +133,7 @@ def test_an_evaluation_gets_its_pictures(classes, tmp_path):
     question = Question("test", table.class_names[-1], frozen, draws=20)
     rows = fabricated.example_rows(table)
     summary = summary_of.summarise(table, question, rows=rows, validation=table)
-    found = illustrations.draw(tmp_path, summary, table, question, table)
+    found = report_figures.draw(tmp_path, summary, table, question, table)
     wanted = {"roc", "precision_recall", "confusion_matrix", "calibration", "subgroups"}
     if classes == 2:
         wanted |= {"predictive_values", "score_histograms"}
@@ -146,5 +146,5 @@ def test_runs_and_their_ensemble_stand_beneath_each_other(tmp_path):
     found = {"roc_auc": entry, "accuracy": {"value": None, "ci95": None}}
     summary = {"runs": [{"name": "seed-0", "metrics": found}], "metrics": found}
     path = tmp_path / "runs.png"
-    illustrations.draw_runs(path, summary, ("roc_auc", "accuracy"))
+    report_figures.draw_runs(path, summary, ("roc_auc", "accuracy"))
     assert path.stat().st_size > 1000

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from cxr.evaluation import illustrations, report
+from cxr.evaluation import report, report_figures
 from cxr.metrics import summary as summary_of
 from cxr.metrics.predictions import Predictions
 from cxr.metrics.summary import Question
@@ -69,7 +69,7 @@ def binary(tmp_path_factory):
     table = fabricated.clustered(1, moved=2.0)
     question, summary = summarise(table)
     folder = tmp_path_factory.mktemp("pictures")
-    pictures = illustrations.draw(folder, summary, table, question, None)
+    pictures = report_figures.draw(folder, summary, table, question, None)
     origins = {
         "data": "chest <b>1.0.0</b>",
         "flags": "--seed=0\n",

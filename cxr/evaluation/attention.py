@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cxr import images, inference
-from cxr.evaluation import film_plots, illustrations
+from cxr.evaluation import film_plots, report_figures
 from cxr.metrics.predictions import Predictions
 from cxr.metrics.summary import Question, judge
 from cxr.prediction import gradcam
@@ -22,7 +22,7 @@ def draw(
     table: Predictions,
     question: Question,
     *,
-    read: illustrations.ReadFilms,
+    read: report_figures.ReadFilms,
     count: int,
 ) -> dict[str, Any] | None:
     """Explains right positives, drawn at random, and the hardest mistakes.
@@ -52,7 +52,7 @@ def draw(
     positive = table.class_names.index(question.positive_class)
     heat = grad_cam.heat(films[..., None], positive)
     shares = gradcam.border_share(heat, margin=_MARGIN)
-    shown = illustrations.make_films(table, question, chosen, films, heat)
+    shown = report_figures.make_films(table, question, chosen, films, heat)
     groups, start = {}, 0
     for title, indices in sections.items():
         groups[title] = shown[start : start + min(len(indices), _SHOWN)]
@@ -68,7 +68,7 @@ def _choose(
 ) -> dict[str, np.ndarray]:
     """Heading -> indices: a third each mistakes of both kinds, the rest right ones."""
     scored = judge(table, question)
-    mistakes = illustrations.hardest(table, question)
+    mistakes = report_figures.hardest(table, question)
     kept = {title: found[: count // 4] for title, found in mistakes.items()}
     left = count - sum(len(found) for found in kept.values())
     positive = table.class_names.index(question.positive_class)

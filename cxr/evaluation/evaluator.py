@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cxr import files, inference, records, runs
-from cxr.evaluation import attention, illustrations, origins, report, split_predictions
+from cxr.evaluation import attention, origins, report, report_figures, split_predictions
 from cxr.metrics import predictions
 from cxr.metrics import summary as summary_of
 from cxr.metrics.predictions import Predictions
@@ -93,10 +93,10 @@ def judge_run(run: runs.Run, record_set: records.RecordSet, options: Options) ->
 
 def draw(judged: Judged, folder: pathlib.Path) -> dict[str, pathlib.Path]:
     """Draws an evaluation's pictures, all but Grad-CAM; name -> PNG."""
-    found = illustrations.draw(
+    found = report_figures.draw(
         folder, judged.summary, judged.table, judged.question, judged.validation
     )
-    found |= illustrations.draw_films(
+    found |= report_figures.draw_films(
         folder, judged.table, judged.question, judged.read_films
     )
     if (judged.run.workdir / runs.HISTORY).is_file():

@@ -6,7 +6,7 @@ import statistics
 from typing import Any
 
 from cxr import files, inference, records, runs
-from cxr.evaluation import evaluator, illustrations, origins, report, split_predictions
+from cxr.evaluation import evaluator, origins, report, report_figures, split_predictions
 from cxr.metrics import comparison, predictions, thresholds
 from cxr.metrics import summary as summary_of
 from cxr.metrics.predictions import Predictions
@@ -56,7 +56,7 @@ def judge_ensemble(
     if options.report:
         pictures = evaluator.draw(judged_together, folder)
         pictures["runs"] = folder / "runs.png"
-        illustrations.draw_runs(pictures["runs"], summary, ("roc_auc", "accuracy"))
+        report_figures.draw_runs(pictures["runs"], summary, ("roc_auc", "accuracy"))
     where = origins.describe(first.run, first.record_set)
     where["runs"] = ", ".join(str(each.run.workdir) for each in judged)
     evaluator.publish(folder, summary, where, pictures)
