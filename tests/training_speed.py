@@ -85,11 +85,11 @@ def measured(folder: pathlib.Path, repeats: int, **options) -> tuple:
 def show_data_fed(folder: pathlib.Path, repeats: int) -> None:
     """Prints small_cnn's rate on films from memory against one resident batch."""
     from cxr.benchmark.timing import Rung
-    from cxr.training import recipe
+    from cxr.training import builders
 
     options = {"model": "small_cnn", "image_size": 96, "batch_size": 32}
     shop, source, measure = measured(folder, repeats, **options)
-    network = shop.network(recipe.stages(shop.config)[0]).network
+    network = shop.network(builders.stages(shop.config)[0]).network
     synthetic = shop.step_rung(network, 32)
     batches = shop.iterate(source, source.training(32, 0))
     step = shop.step(network, augmented=True)
@@ -105,11 +105,11 @@ def show_data_fed(folder: pathlib.Path, repeats: int) -> None:
 def show_vgg16(folder: pathlib.Path, repeats: int) -> None:
     """Prints the rates of VGG16's ways to train."""
     from cxr.benchmark.timing import Rung
-    from cxr.training import features, models, recipe
+    from cxr.training import builders, features, models
 
     options = {"model": "vgg16", "image_size": 224, "batch_size": 16}
     shop, source, measure = measured(folder, repeats, fine_tune_epochs=1, **options)
-    head, block5 = recipe.stages(shop.config)
+    head, block5 = builders.stages(shop.config)
     rungs = []
     for name, stage, first in (
         ("full", block5, "all"),

@@ -13,7 +13,7 @@ from cxr.benchmark.ladder import Drawn
 from cxr.benchmark.timing import Rung
 from cxr.config import TrainConfig
 from cxr.input import augmentation, pipeline
-from cxr.training import devices, models, recipe, steps
+from cxr.training import builders, devices, models, steps
 
 # Training at full rate on few films for minutes could diverge, and a step that is
 # not finite does less. The rate does not change what a step computes.
@@ -59,7 +59,7 @@ class Workshop:
         self.config, self.manifest = config, record_set.manifest
         self.devices, self.strategy = prepared, prepared.strategy
         self.augment = augmentation.build(config.augmentation, seed=config.seed)
-        self._spec = recipe.model_spec(config, record_set.manifest)
+        self._spec = builders.model_spec(config, record_set.manifest)
 
     def iterate(self, source: pipeline.Source, batches: tf.data.Dataset) -> Iterator:
         """Returns the batches as the training loop iterates over them."""
@@ -69,7 +69,7 @@ class Workshop:
         """Returns the shares of all replicas."""
         return self.strategy.experimental_local_results(value)
 
-    def network(self, stage: recipe.Stage) -> Network:
+    def network(self, stage: builders.Stage) -> Network:
         """Builds the network of a stage and counts its operations."""
         with self.strategy.scope():
             model = models.build(
@@ -77,7 +77,7 @@ class Workshop:
                 dropout_seed=self.config.seed,
                 synchronized=self.devices.replicas > 1,
             )
-        recipe.set_trainable(model, stage, self.config)
+        builders.set_trainable(model, stage, self.config)
         network = models.logits_model(model)
         return Network(network, flops.training(network), flops.forward(network))
 
@@ -95,11 +95,11 @@ class Workshop:
     def step(self, network: keras.Model, *, augmented: bool) -> steps.TrainingStep:
         """Returns a new training step of a network, with or without augmentation."""
         with self.strategy.scope():
-            optimizer = recipe.make_optimizer(self.config)
+            optimizer = builders.make_optimizer(self.config)
         return steps.TrainingStep(
             network,
             optimizer,
-            recipe.objective(self.config, self.manifest),
+            builders.objective(self.config, self.manifest),
             augment=self.augment if augmented else None,
             rates=np.full(_MOST_STEPS, _LEARNING_RATE),
             strategy=self.strategy,
@@ -204,7 +204,7 @@ class Workshop:
         return Rung(name, advance, step.step.numpy, audit, self.steps_per_sample)
 
 
-def mode(config: TrainConfig, stage: recipe.Stage) -> str:
+def mode(config: TrainConfig, stage: builders.Stage) -> str:
     """Returns in words which part of the network a stage trains."""
     if config.model != models.BACKBONE:
         return "full"

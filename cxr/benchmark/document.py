@@ -34,7 +34,7 @@ from cxr.benchmark import compute_rungs, ladder, report, roofline, verdict
 from cxr.benchmark.timing import Window, rates, split_halves_difference, step_quantiles
 from cxr.config import TrainConfig
 from cxr.input import pipeline
-from cxr.training import recipe
+from cxr.training import builders
 from cxr.training.devices import Devices
 
 _PACKAGES = ("tensorflow", "keras", "numpy")
@@ -71,7 +71,7 @@ class Measured:
     _: dataclasses.KW_ONLY
     devices: Devices
     source: pipeline.Source
-    stage: recipe.Stage
+    stage: builders.Stage
     network: compute_rungs.Network | None
     windows: Mapping[str, list[Window]]
 
@@ -184,7 +184,7 @@ def settings(
     *,
     devices: Devices,
     source: pipeline.Source,
-    stage: recipe.Stage,
+    stage: builders.Stage,
 ) -> dict[str, Any]:
     """Returns what must be equal for two runs to be comparable.
 

@@ -20,7 +20,7 @@ from cxr.benchmark import (
 from cxr.benchmark.film_audit import FilmAudit
 from cxr.benchmark.timing import Clock, Rung, Window
 from cxr.config import TrainConfig
-from cxr.training import console, devices, recipe
+from cxr.training import builders, console, devices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Bench:
             clock=clock,
             shares=self._workshop.shares,
         )
-        self._stage = recipe.stages(config)[0 if plan.stage == "first" else -1]
+        self._stage = builders.stages(config)[0 if plan.stage == "first" else -1]
         self.settings = document.settings(
             config,
             record_set.manifest,

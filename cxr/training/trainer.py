@@ -12,6 +12,7 @@ from cxr.config import TrainConfig
 from cxr.input import augmentation, pipeline
 from cxr.metrics import classification
 from cxr.training import (
+    builders,
     checkpoints,
     console,
     devices,
@@ -19,7 +20,6 @@ from cxr.training import (
     interruption,
     models,
     pretrained,
-    recipe,
     release,
     schedules,
     state,
@@ -93,9 +93,9 @@ class Trainer:
         self._train = self._open("train")
         self._validation = self._open("validation")
         self._steps_per_epoch = self._train.n // config.batch_size
-        self._stages = recipe.stages(config)
-        self._spec = recipe.model_spec(config, record_set.manifest)
-        self._objective = recipe.objective(config, record_set.manifest)
+        self._stages = builders.stages(config)
+        self._spec = builders.model_spec(config, record_set.manifest)
+        self._objective = builders.objective(config, record_set.manifest)
         with self._devices.strategy.scope():
             self._model = models.build(
                 self._spec,
@@ -199,18 +199,18 @@ class Trainer:
         if index != position.stage:
             self._load_best()
             position.stage, position.first_step = index, position.step
-        recipe.set_trainable(self._model, stage, self._config)
+        builders.set_trainable(self._model, stage, self._config)
         self._on_features = stage.name == "head" and self._config.feature_cache
         cut = models.head_model if self._on_features else models.logits_model
         with self._devices.strategy.scope():
             self._network = cut(self._model)
-            optimizer = recipe.make_optimizer(self._config)
+            optimizer = builders.make_optimizer(self._config)
         self._step = steps.TrainingStep(
             self._network,
             optimizer,
             self._objective,
             augment=None if self._on_features else self._augment,
-            rates=recipe.rates(self._config, stage, self._steps_per_epoch),
+            rates=builders.rates(self._config, stage, self._steps_per_epoch),
             first_step=position.first_step,
             step=position.step,
             strategy=self._devices.strategy,
@@ -282,7 +282,7 @@ class Trainer:
         name = self._stages[self._position.stage].name
         return [row for row in self._position.rows if row["stage"] == name]
 
-    def _stage_is_done(self, stage: recipe.Stage) -> bool:
+    def _stage_is_done(self, stage: builders.Stage) -> bool:
         rows = self._stage_rows()
         patience = self._config.early_stopping_patience
         return len(rows) >= stage.epochs or schedules.should_stop(
@@ -302,7 +302,7 @@ class Trainer:
 
     # --- an epoch
 
-    def _run_epoch(self, stage: recipe.Stage, validation) -> None:
+    def _run_epoch(self, stage: builders.Stage, validation) -> None:
         position, config, step = self._position, self._config, self._step
         rows = self._stage_rows()
         if config.schedule == "plateau":
