@@ -105,7 +105,7 @@ def show_data_fed(folder: pathlib.Path, repeats: int) -> None:
 def show_vgg16(folder: pathlib.Path, repeats: int) -> None:
     """Prints the rates of VGG16's ways to train."""
     from cxr.benchmark.timing import Rung
-    from cxr.training import builders, features, models
+    from cxr.training import builders, feature_cache, models
 
     options = {"model": "vgg16", "image_size": 224, "batch_size": 16}
     shop, source, measure = measured(folder, repeats, fine_tune_epochs=1, **options)
@@ -121,7 +121,7 @@ def show_vgg16(folder: pathlib.Path, repeats: int) -> None:
         rungs.append(dataclasses.replace(rung, name=name))
     model = models.build(shop._spec, dropout_seed=0)
     stored = np.random.default_rng(0).random((1, source.n, 512), np.float32)
-    table = features.FeatureSource(stored, source.labels)
+    table = feature_cache.FeatureSource(stored, source.labels)
     batches = shop.iterate(table, table.training(16, 0))
     step = shop.step(models.head_model(model), augmented=False)
 

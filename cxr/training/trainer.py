@@ -16,7 +16,7 @@ from cxr.training import (
     checkpoints,
     console,
     devices,
-    features,
+    feature_cache,
     interruption,
     models,
     pretrained,
@@ -248,7 +248,7 @@ class Trainer:
             return
         source, validation = self._train, self._validation
         if self._on_features:
-            source, validation = features.cache_backbone(
+            source, validation = feature_cache.cache_backbone(
                 self._config,
                 self._record_set.manifest.fingerprint,
                 model=self._model,
