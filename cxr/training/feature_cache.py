@@ -18,7 +18,7 @@ from tqdm import tqdm
 from cxr import files, runs
 from cxr.config import TrainConfig
 from cxr.input import augmentation, pipeline
-from cxr.training import console, models, release, steps
+from cxr.training import console, models, publishing, steps
 
 # `(batches, count, view) -> float32 [count, D]`
 Extract = Callable[[tf.data.Dataset, int, int], np.ndarray]
@@ -106,7 +106,7 @@ def cache_backbone(
     backbone = models.feature_model(model)
     recipe = {
         "data": data_fingerprint,
-        "weights": release.weights_sha256(backbone.get_weights()),
+        "weights": publishing.weights_sha256(backbone.get_weights()),
         "image_size": config.image_size,
         "precision": keras.config.dtype_policy().name,
     }

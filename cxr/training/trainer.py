@@ -20,7 +20,7 @@ from cxr.training import (
     interruption,
     models,
     pretrained,
-    release,
+    publishing,
     schedules,
     state,
     steps,
@@ -121,7 +121,7 @@ class Trainer:
                 self._begin_stage(index, checkpoint)
                 checkpoint = None
                 self._run_stage()
-            release.publish(
+            publishing.publish(
                 self._config,
                 self._record_set,
                 spec=self._spec,
