@@ -62,7 +62,7 @@ def planted(rung: str, seconds_a_film: float):
     import tensorflow as tf
 
     from cxr.benchmark import compute_rungs
-    from cxr.benchmark.ladder import ReadOnly
+    from cxr.benchmark.input_cases import ReadOnly
     from cxr.input.decoding import Reader
     from cxr.input.pipeline import Source
     from cxr.training.steps import TrainingStep

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cxr import bench, cli
-from cxr.benchmark import film_audit, ladder, regression, runner, timing
+from cxr.benchmark import film_audit, input_cases, regression, runner, timing
 from cxr.config import TrainConfig
 from cxr.input.decoding import Reader
 from cxr.input.pipeline import Source
@@ -140,7 +140,7 @@ def audited(make_records):
                 indices = np.arange(start, start + 4)
                 yield change(films[indices], audit.reader.labels[indices], indices)
 
-        return ladder.Drawn(
+        return input_cases.Drawn(
             batches(),
             epoch_films=12,
             audit=audit,
@@ -221,7 +221,7 @@ def test_the_ladder_of_real_rungs(films, cache, sweep):
     plan = dataclasses.replace(PLAN, sweep=sweep)
     found = runner.run(config(films, cache=cache), films, plan)
     assert set(found) >= KEYS
-    assert tuple(stage["name"] for stage in found["stages"]) == ladder.RUNGS
+    assert tuple(stage["name"] for stage in found["stages"]) == input_cases.RUNGS
     for stage in found["stages"]:
         rate = stage["images_per_sec"]
         assert len(rate["repeats"]) == 2
@@ -245,7 +245,7 @@ def test_input_only_builds_no_network(films, monkeypatch):
     monkeypatch.setattr("cxr.training.models.build", None)
     plan = dataclasses.replace(PLAN, input_only=True)
     found = runner.run(config(films), films, plan)
-    assert tuple(s["name"] for s in found["stages"]) == ladder.INPUT_RUNGS
+    assert tuple(s["name"] for s in found["stages"]) == input_cases.INPUT_RUNGS
     assert found["mfu"] is None
     assert found["verdict"].startswith("input only")
 
@@ -260,7 +260,7 @@ def test_raw_films_have_no_decoding_to_compare_with(make_records):
 
 def test_read_hands_out_more_than_the_film_and_parse_exactly_it(films):
     options = dict(image_size=32)
-    record = ladder.ReadOnly(films, "train", **options).encoded(np.arange(3))
+    record = input_cases.ReadOnly(films, "train", **options).encoded(np.arange(3))
     film = Reader(films, "train", **options).encoded(np.arange(3))
     assert all(f in r and len(f) < len(r) for f, r in zip(film, record, strict=True))
 

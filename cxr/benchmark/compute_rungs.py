@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from cxr import cli, records
 from cxr.benchmark import flops
-from cxr.benchmark.ladder import Drawn
+from cxr.benchmark.input_cases import Drawn
 from cxr.benchmark.timing import Rung
 from cxr.config import TrainConfig
 from cxr.input import augmentation, pipeline

@@ -30,7 +30,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cxr import records
-from cxr.benchmark import compute_rungs, ladder, report, roofline, verdict
+from cxr.benchmark import compute_rungs, input_cases, report, roofline, verdict
 from cxr.benchmark.timing import Window, rates, split_halves_difference, step_quantiles
 from cxr.config import TrainConfig
 from cxr.input import pipeline
@@ -84,7 +84,7 @@ class Measured:
         """Returns the images/s of each rung that was measured."""
         return {
             name: rates(self.windows[name])["median"]
-            for name in ladder.RUNGS
+            for name in input_cases.RUNGS
             if name in self.windows
         }
 
@@ -115,7 +115,7 @@ class Measured:
         """Returns how near a rung came to what bounds it, None where nothing does."""
         pixels = self.config.image_size**2
         if name in ("read", "parse"):
-            split = self.manifest.splits[ladder.SPLIT]
+            split = self.manifest.splits[input_cases.SPLIT]
             limit, best = roofline.COPY, split.num_examples / split.num_bytes
         elif name == "batch":
             limit, best = roofline.COPY, 1 / pixels

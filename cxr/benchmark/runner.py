@@ -11,7 +11,7 @@ from cxr import records
 from cxr.benchmark import (
     compute_rungs,
     document,
-    ladder,
+    input_cases,
     regression,
     roofline,
     timing,
@@ -103,9 +103,9 @@ class Bench:
         keras.config.set_dtype_policy(self._devices.precision)
         self._workshop = compute_rungs.Workshop(config, record_set, self._devices)
         size = config.image_size
-        self._audit = FilmAudit(record_set, ladder.SPLIT, image_size=size)
+        self._audit = FilmAudit(record_set, input_cases.SPLIT, image_size=size)
         console.say("input: opening the split, drawing the first epoch")
-        self._input = ladder.input_rungs(
+        self._input = input_cases.input_rungs(
             config,
             record_set,
             iterate=self._workshop.iterate,
@@ -122,7 +122,7 @@ class Bench:
             stage=self._stage,
         )
         self._network: compute_rungs.Network | None = None
-        self._training: ladder.Drawn | None = None
+        self._training: input_cases.Drawn | None = None
         self._sweep: list[dict[str, float]] = []
         self._wait_share: float | None = None
 
@@ -160,9 +160,9 @@ class Bench:
             shop.training_rung("train", network, self._training, batch_size),
         ]
 
-    def _drawn(self, batch_size: int) -> ladder.Drawn:
+    def _drawn(self, batch_size: int) -> input_cases.Drawn:
         source = self._input.source
-        return ladder.Drawn(
+        return input_cases.Drawn(
             self._workshop.iterate(
                 source, source.training(batch_size, self._config.seed)
             ),
@@ -236,7 +236,7 @@ class Bench:
         rates = ", ".join(
             f"{name} {window.per_sec:,.0f}"
             for name, window in windows.items()
-            if name in ladder.RUNGS
+            if name in input_cases.RUNGS
         )
         console.say(f"round {repeat + 1}/{self._plan.repeats}, images/s: {rates}")
 
