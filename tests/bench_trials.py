@@ -61,7 +61,7 @@ def planted(rung: str, seconds_a_film: float):
     """Delays one part of the pipeline by some seconds a film."""
     import tensorflow as tf
 
-    from cxr.benchmark import compute_rungs
+    from cxr.benchmark import compute_cases
     from cxr.benchmark.input_cases import ReadOnly
     from cxr.input.decoding import Reader
     from cxr.input.pipeline import Source
@@ -119,7 +119,7 @@ def planted(rung: str, seconds_a_film: float):
         "parse": (Reader, "encoded", lambda right: before(right, parses)),
         "decode": (Reader, "films", before),
         "batch": (Source, "batches", drawn),
-        "augment": (compute_rungs.Workshop, "__init__", augmented),
+        "augment": (compute_cases.Workshop, "__init__", augmented),
         "step": (TrainingStep, "_compute", stepped),
     }[rung]
     with mock.patch.object(holder, name, change(getattr(holder, name))):
@@ -132,7 +132,7 @@ def seconds_of_rungs(films, delay: tuple[str, float] | None = None) -> tuple:
     Returns:
       Each rung's seconds a film, and the rung that the verdict names.
     """
-    from cxr.benchmark import compute_rungs, runner
+    from cxr.benchmark import compute_cases, runner
     from cxr.config import TrainConfig
 
     config = TrainConfig(
@@ -148,11 +148,11 @@ def seconds_of_rungs(films, delay: tuple[str, float] | None = None) -> tuple:
     plan = runner.Plan(repeats=3, window_s=0.2, warm_up_s=0.1)
 
     def trivial(self, stage):
-        return compute_rungs.Network(self.trivial_network(), 1, 1)
+        return compute_cases.Network(self.trivial_network(), 1, 1)
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(
-            mock.patch.object(compute_rungs.Workshop, "network", trivial)
+            mock.patch.object(compute_cases.Workshop, "network", trivial)
         )
         if delay:
             stack.enter_context(planted(*delay))

@@ -286,7 +286,7 @@ def test_a_step_that_updates_nothing_stops_the_benchmark(films, monkeypatch):
         self.run = lambda batch: None
 
     monkeypatch.setattr(steps.TrainingStep, "__init__", lazy)
-    from cxr.benchmark.compute_rungs import WrongStep
+    from cxr.benchmark.compute_cases import WrongStep
 
     with pytest.raises(WrongStep, match="not all of"):
         runner.run(config(films), films, PLAN)

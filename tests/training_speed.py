@@ -61,7 +61,7 @@ def loop_us(folder: pathlib.Path) -> list[float]:
 def measured(folder: pathlib.Path, repeats: int, **options) -> tuple:
     """Returns a benchmark's workshop, its input and a function that measures."""
     from cxr import config
-    from cxr.benchmark import compute_rungs, timing
+    from cxr.benchmark import compute_cases, timing
     from cxr.input import pipeline
     from cxr.training import devices
 
@@ -70,7 +70,7 @@ def measured(folder: pathlib.Path, repeats: int, **options) -> tuple:
     settings = config.TrainConfig(
         data_dir=str(folder), dataset="tiny", augmentation="none", **options
     )
-    shop = compute_rungs.Workshop(settings, films, devices.setup(settings))
+    shop = compute_cases.Workshop(settings, films, devices.setup(settings))
     source = pipeline.open_split(films, "train", image_size=size, progress=False)
     clock = timing.Clock()
 

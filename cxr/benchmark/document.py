@@ -30,7 +30,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cxr import records
-from cxr.benchmark import compute_rungs, input_cases, report, roofline, verdict
+from cxr.benchmark import compute_cases, input_cases, report, roofline, verdict
 from cxr.benchmark.timing import Window, rates, split_halves_difference, step_quantiles
 from cxr.config import TrainConfig
 from cxr.input import pipeline
@@ -72,7 +72,7 @@ class Measured:
     devices: Devices
     source: pipeline.Source
     stage: builders.Stage
-    network: compute_rungs.Network | None
+    network: compute_cases.Network | None
     windows: Mapping[str, list[Window]]
 
     @property
@@ -145,7 +145,7 @@ class Measured:
             "value": rate * per_image / peak,
             "flops_per_image": per_image,
             "forward_flops_per_image": self.network.forward_flops_per_image,
-            "mode": compute_rungs.mode(self.config, self.stage),
+            "mode": compute_cases.mode(self.config, self.stage),
             "images_per_sec": rate,
             "achieved_flops": rate * per_image,
             "peak_flops": peak,

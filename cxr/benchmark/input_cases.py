@@ -2,7 +2,7 @@
 
 `read`, `parse` and `decode` bring every film from its shard, as the configured mode
 does when it fills memory or streams; `batch` is what the training loop draws.
-`augment` and `step` (`cxr.benchmark.compute_rungs`) run on one resident batch;
+`augment` and `step` (`cxr.benchmark.compute_cases`) run on one resident batch;
 `trivial` is training with a network that costs nothing, `train` with the network
 asked for. Nothing here is a copy: readers, sources, augmentation and the compiled
 step are the ones that training imports.

@@ -9,7 +9,7 @@ import keras
 
 from cxr import records
 from cxr.benchmark import (
-    compute_rungs,
+    compute_cases,
     document,
     input_cases,
     regression,
@@ -101,7 +101,7 @@ class Bench:
         self._load = os.getloadavg()[0]
         self._devices = devices.setup(config)
         keras.config.set_dtype_policy(self._devices.precision)
-        self._workshop = compute_rungs.Workshop(config, record_set, self._devices)
+        self._workshop = compute_cases.Workshop(config, record_set, self._devices)
         size = config.image_size
         self._audit = FilmAudit(record_set, input_cases.SPLIT, image_size=size)
         console.say("input: opening the split, drawing the first epoch")
@@ -121,7 +121,7 @@ class Bench:
             source=self._input.source,
             stage=self._stage,
         )
-        self._network: compute_rungs.Network | None = None
+        self._network: compute_cases.Network | None = None
         self._training: input_cases.Drawn | None = None
         self._sweep: list[dict[str, float]] = []
         self._wait_share: float | None = None
