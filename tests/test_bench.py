@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cxr import bench, cli
-from cxr.benchmark import film_audit, input_cases, regression, runner, timing
+from cxr.benchmark import checks, input_cases, regression, runner, timing
 from cxr.config import TrainConfig
 from cxr.input.decoding import Reader
 from cxr.input.pipeline import Source
@@ -131,7 +131,7 @@ def test_every_window_is_audited_with_its_own_count():
 @pytest.fixture
 def audited(make_records):
     records = make_records({"train": 12}, image_size=16, encoding="png")
-    audit = film_audit.FilmAudit(records, "train", image_size=8)
+    audit = checks.FilmAudit(records, "train", image_size=8)
     films = audit.films(audit.reader.encoded(np.arange(12)))
 
     def drawn(change=lambda *batch: batch):
@@ -169,14 +169,14 @@ def test_right_batches_pass(audited):
 )
 def test_wrong_batches_fail(audited, change):
     drawn = audited(change)
-    with pytest.raises(film_audit.WrongBatch):
+    with pytest.raises(checks.WrongBatch):
         drawn.audit(drawn.advance())
 
 
 def test_wrong_counts_fail(audited):
     drawn = audited()
     drawn.advance()
-    with pytest.raises(film_audit.WrongBatch, match="5 films counted, 4 delivered"):
+    with pytest.raises(checks.WrongBatch, match="5 films counted, 4 delivered"):
         drawn.audit(5)
 
 
@@ -188,7 +188,7 @@ def test_an_epoch_that_shows_the_same_batch_twice_fails(audited):
         return first[0]
 
     drawn = audited(again)
-    with pytest.raises(film_audit.WrongBatch, match="twice"):
+    with pytest.raises(checks.WrongBatch, match="twice"):
         drawn.audit(drawn.advance() + drawn.advance())
 
 
@@ -273,7 +273,7 @@ def test_training_that_draws_wrong_films_stops_the_benchmark(films, monkeypatch)
         return batches.map(lambda films, *rest: (films // 2, *rest))
 
     monkeypatch.setattr(Source, "training", wrong)
-    with pytest.raises(film_audit.WrongBatch, match="Pillow"):
+    with pytest.raises(checks.WrongBatch, match="Pillow"):
         runner.run(config(films), films, PLAN)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from cxr import records
-from cxr.benchmark.film_audit import EpochCount, FilmAudit, WrongBatch
+from cxr.benchmark.checks import EpochCount, FilmAudit, WrongBatch
 from cxr.benchmark.timing import Clock, Rung
 from cxr.config import TrainConfig
 from cxr.input import pipeline

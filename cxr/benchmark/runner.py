@@ -17,7 +17,7 @@ from cxr.benchmark import (
     timing,
     verdict,
 )
-from cxr.benchmark.film_audit import FilmAudit
+from cxr.benchmark.checks import FilmAudit
 from cxr.benchmark.timing import Clock, Rung, Window
 from cxr.config import TrainConfig
 from cxr.training import builders, console, devices
