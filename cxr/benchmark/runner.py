@@ -10,9 +10,9 @@ import keras
 from cxr import records
 from cxr.benchmark import (
     compute_cases,
-    document,
     input_cases,
     regression,
+    result,
     roofline,
     timing,
     verdict,
@@ -114,7 +114,7 @@ class Bench:
             shares=self._workshop.shares,
         )
         self._stage = builders.stages(config)[0 if plan.stage == "first" else -1]
-        self.settings = document.settings(
+        self.settings = result.settings(
             config,
             record_set.manifest,
             devices=self._devices,
@@ -248,7 +248,7 @@ class Bench:
         Args:
           windows: of the rungs and the calibrations, from `measure`.
         """
-        measured = document.Measured(
+        measured = result.Measured(
             self._config,
             self._record_set.manifest,
             devices=self._devices,
@@ -261,7 +261,7 @@ class Bench:
         found = verdict.judge(measured.medians(), measured.setting(mfu))
         return {
             "schema": regression.SCHEMA,
-            "environment": document.environment(self._devices, self._load),
+            "environment": result.environment(self._devices, self._load),
             "config": self.settings,
             "plan": dataclasses.asdict(self._plan),
             "calibration": measured.calibration(),
