@@ -20,7 +20,7 @@ from typing import Any
 import cxr
 from cxr import cli, images, records
 from cxr.conversion import (
-    complete_set,
+    existing_set,
     planning,
     set_report,
     shards,
@@ -115,7 +115,7 @@ def convert(
     tree = find_sources(config)
     for note in tree.notes:
         log(note)
-    if existing := complete_set.find(config.folder, config.shaping_flags, tree, log):
+    if existing := existing_set.find(config.folder, config.shaping_flags, tree, log):
         return existing
     with _work_folder(config.folder) as work:
         (config.folder / records.MANIFEST).unlink(missing_ok=True)
@@ -154,7 +154,7 @@ def find_sources(config: ConversionConfig) -> sources.Tree:
 @contextlib.contextmanager
 def _work_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields the hidden folder of an unfinished set, for one conversion at a time."""
-    work = folder / complete_set.WORK_FOLDER
+    work = folder / existing_set.WORK_FOLDER
     work.mkdir(parents=True, exist_ok=True)
     with open(work / "lock", "w") as lock:
         try:
@@ -283,7 +283,7 @@ def _manifest(
         files={},
         flags=config.shaping_flags,
         versions={"cxr": cxr.__version__, **spool.versions()},
-        sources=complete_set.sources_digest(identities),
+        sources=existing_set.sources_digest(identities),
     )
 
 
