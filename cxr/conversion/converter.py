@@ -21,10 +21,10 @@ import cxr
 from cxr import cli, images, records
 from cxr.conversion import (
     existing_set,
+    metadata,
     planning,
     set_report,
     shards,
-    side_files,
     sources,
     spool,
     workers,
@@ -131,13 +131,13 @@ def convert(
             _announce(plan, log)
             written = _write_shards(config, plan, films, chunks, pool)
         rejected = tuple(sorted([*rejected, *plan.rejected]))
-        outcome = side_files.Outcome(films, plan, rejected, written)
+        outcome = metadata.Outcome(films, plan, rejected, written)
         identities = {row.path: row.reason for row in tree.rejected}
         for film in [*films, *unreadable]:
             identities[film.path] = film.sha256 or film.reason
         manifest = _manifest(config, outcome, identities)
         _write_report(config, outcome, chunks, manifest, time.monotonic() - began)
-        manifest = side_files.publish(config.folder, outcome, manifest)
+        manifest = metadata.publish(config.folder, outcome, manifest)
         shutil.rmtree(work)
     _summarise(manifest, outcome, config.folder, time.monotonic() - began, log)
     return records.RecordSet(config.folder, manifest)
@@ -226,8 +226,8 @@ def _check_bad_fraction(
     share = len(rejected) / total
     if share <= config.max_bad_fraction:
         return
-    listing = work / side_files.QUARANTINE
-    side_files.publish_quarantine(listing, rejected)
+    listing = work / metadata.QUARANTINE
+    metadata.publish_quarantine(listing, rejected)
     first = min(rejected)
     raise cli.DataError(
         f"--max_bad_fraction={config.max_bad_fraction}: {len(rejected)} of {total} "
@@ -270,7 +270,7 @@ def _write_shards(
 
 
 def _manifest(
-    config: ConversionConfig, outcome: side_files.Outcome, identities: dict[str, str]
+    config: ConversionConfig, outcome: metadata.Outcome, identities: dict[str, str]
 ) -> records.Manifest:
     """Returns the manifest but for its files."""
     return records.Manifest(
@@ -279,7 +279,7 @@ def _manifest(
         class_names=outcome.plan.class_names,
         image_size=config.image_size,
         encoding=config.encoding,
-        splits=side_files.splits(outcome),
+        splits=metadata.splits(outcome),
         files={},
         flags=config.shaping_flags,
         versions={"cxr": cxr.__version__, **spool.versions()},
@@ -289,7 +289,7 @@ def _manifest(
 
 def _write_report(
     config: ConversionConfig,
-    outcome: side_files.Outcome,
+    outcome: metadata.Outcome,
     chunks: list[spool.Chunk],
     manifest: records.Manifest,
     seconds: float,
@@ -303,7 +303,7 @@ def _write_report(
 
 def _summarise(
     manifest: records.Manifest,
-    outcome: side_files.Outcome,
+    outcome: metadata.Outcome,
     folder: pathlib.Path,
     seconds: float,
     log: Callable[[str], None],
@@ -316,5 +316,5 @@ def _summarise(
             f"{split.num_bytes / 1e6:.1f} MB"
         )
     if outcome.rejected:
-        log(f"{len(outcome.rejected)} files kept out, see {side_files.QUARANTINE}")
+        log(f"{len(outcome.rejected)} files kept out, see {metadata.QUARANTINE}")
     log(f"complete in {seconds:.1f} s; report: {folder / REPORT}")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cxr import cli, records
-from cxr.conversion import side_files, sources, spool
+from cxr.conversion import metadata, sources, spool
 
 WORK_FOLDER = ".converting"
 
@@ -106,7 +106,7 @@ def _describe_change(
         for split in record_set.manifest.splits
         for row in record_set.examples(split)
     }
-    with open(folder / side_files.QUARANTINE, newline="", encoding="utf-8") as file:
+    with open(folder / metadata.QUARANTINE, newline="", encoding="utf-8") as file:
         bad = {row["path"] for row in csv.DictReader(file)}
     known = before.keys() | bad
     groups = {

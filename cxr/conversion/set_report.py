@@ -10,8 +10,8 @@ import numpy as np
 
 from cxr import images, records
 from cxr.conversion import near_duplicates, spool
+from cxr.conversion.metadata import Outcome
 from cxr.conversion.planning import Placed
-from cxr.conversion.side_files import Outcome
 from cxr.reporting import html
 
 _SHEET_FILMS = 24  # a class
