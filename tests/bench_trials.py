@@ -63,8 +63,8 @@ def planted(rung: str, seconds_a_film: float):
 
     from cxr.benchmark import compute_cases
     from cxr.benchmark.input_cases import ReadOnly
-    from cxr.input.decoding import Reader
     from cxr.input.pipeline import Source
+    from cxr.input.reader import Reader
     from cxr.training.steps import TrainingStep
 
     one_at_a_time = threading.Lock()

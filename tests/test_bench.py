@@ -8,8 +8,8 @@ import pytest
 from cxr import bench, cli
 from cxr.benchmark import checks, input_cases, regression, runner, timing
 from cxr.config import TrainConfig
-from cxr.input.decoding import Reader
 from cxr.input.pipeline import Source
+from cxr.input.reader import Reader
 from cxr.training import steps
 
 KEYS = {

@@ -14,7 +14,7 @@ from PIL import Image
 
 from cxr import cli, images
 from cxr.input import jpeg
-from cxr.input.decoding import Reader
+from cxr.input.reader import Reader
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cxr import cli, images, records
-from cxr.input.decoding import Reader
+from cxr.input.reader import Reader
 
 _SAMPLE = 64  # films whose checksum a report states
 

@@ -23,7 +23,7 @@ from cxr.benchmark.checks import EpochCount, FilmAudit, WrongBatch
 from cxr.benchmark.timing import Clock, Rung
 from cxr.config import TrainConfig
 from cxr.input import pipeline
-from cxr.input.decoding import Reader
+from cxr.input.reader import Reader
 
 INPUT_RUNGS = ("read", "parse", "decode", "batch")
 COMPUTE_RUNGS = ("augment", "step", "trivial", "train")

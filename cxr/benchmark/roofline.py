@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from cxr.benchmark.timing import Rung
 from cxr.input import jpeg
-from cxr.input.decoding import Reader
+from cxr.input.reader import Reader
 
 COPY, PRODUCT, BARE_DECODE = "memory copy", "matrix product", "bare decode"
 _COPY_BYTES = 32 << 20  # 32 MiB: beyond the caches that a core has to itself

@@ -8,7 +8,7 @@ import numpy as np
 
 from cxr import files, images, inference, records, runs
 from cxr.input import pipeline
-from cxr.input.decoding import Reader
+from cxr.input.reader import Reader
 from cxr.metrics import predictions
 
 TEST_READS = "test_reads.csv"

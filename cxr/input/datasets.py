@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from cxr.input.decoding import aligned_empty
+from cxr.input.reader import aligned_empty
 
 ConcreteFunction = tf.types.experimental.ConcreteFunction
 

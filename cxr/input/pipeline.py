@@ -23,7 +23,7 @@ import tensorflow as tf
 from cxr import cli, records
 from cxr.input import datasets
 from cxr.input.datasets import ConcreteFunction
-from cxr.input.decoding import Reader
+from cxr.input.reader import Reader
 from cxr.input.resident import Resident, keep_freed_memory
 
 # Python that a pipeline calls ahead of time would never get Python's lock once the

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from cxr.input.decoding import Reader
+from cxr.input.reader import Reader
 
 _CHUNK = 32  # films decoded at a time by one thread on the way into memory
 _SMALL_CHUNK = 8  # the first ones, until _CHUNK films are there
