@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras.src.legacy.preprocessing.image import ImageDataGenerator
 from scipy import stats
 
-from cxr.input import augmentation, augmentation_layers, policies
+from cxr.input import augmentation_layers, augmenters, policies
 from cxr.input.policies import POLICIES, Policy
 
 RANDOM = np.random.default_rng(0)
@@ -24,7 +24,7 @@ def smooth_films(count=4, size=64):
 
 
 def augment(policy, films=FILMS, step=7, examples=EXAMPLES, seed=0):
-    function = augmentation.build(policy, seed=seed)
+    function = augmenters.build(policy, seed=seed)
     return function(films, tf.constant(step, tf.int64), examples).numpy()
 
 
@@ -86,7 +86,7 @@ def test_float32_under_mixed_precision(policy):
 @pytest.mark.parametrize("policy", POLICIES)
 def test_inside_a_graph_with_a_varying_batch(policy):
     function = tf.function(
-        augmentation.build(policy, seed=0),
+        augmenters.build(policy, seed=0),
         input_signature=[
             tf.TensorSpec((None, SIZE, SIZE, 1), tf.uint8),
             tf.TensorSpec((), tf.int64),
@@ -101,7 +101,7 @@ def test_inside_a_graph_with_a_varying_batch(policy):
 
 def test_an_unknown_policy_is_refused():
     with pytest.raises(ValueError, match="wild"):
-        augmentation.build("wild", seed=0)
+        augmenters.build("wild", seed=0)
 
 
 # --- draw

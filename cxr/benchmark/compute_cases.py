@@ -12,7 +12,7 @@ from cxr.benchmark import flops
 from cxr.benchmark.input_cases import Drawn
 from cxr.benchmark.timing import Rung
 from cxr.config import TrainConfig
-from cxr.input import augmentation, pipeline
+from cxr.input import augmenters, pipeline
 from cxr.training import builders, devices, models, steps
 
 # Training at full rate on few films for minutes could diverge, and a step that is
@@ -58,7 +58,7 @@ class Workshop:
     ):
         self.config, self.manifest = config, record_set.manifest
         self.devices, self.strategy = prepared, prepared.strategy
-        self.augment = augmentation.build(config.augmentation, seed=config.seed)
+        self.augment = augmenters.build(config.augmentation, seed=config.seed)
         self._spec = builders.model_spec(config, record_set.manifest)
 
     def iterate(self, source: pipeline.Source, batches: tf.data.Dataset) -> Iterator:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from cxr import files, runs
 from cxr.config import TrainConfig
-from cxr.input import augmentation, pipeline
+from cxr.input import augmenters, pipeline
 from cxr.training import console, models, publishing, steps
 
 # `(batches, count, view) -> float32 [count, D]`
@@ -144,7 +144,7 @@ def _extractor(
     check: Callable[[], None],
 ) -> Extract:
     """Returns what runs augmented films through the backbone, on all replicas."""
-    augment = augmentation.build(policy, seed=config.seed)
+    augment = augmenters.build(policy, seed=config.seed)
 
     def function(films, indices, view):
         found = backbone(augment(films, view, indices), training=False)

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from cxr import cli, provenance, records, runs
 from cxr.config import TrainConfig
-from cxr.input import augmentation, pipeline
+from cxr.input import augmenters, pipeline
 from cxr.metrics import classification
 from cxr.training import (
     builders,
@@ -102,7 +102,7 @@ class Trainer:
                 dropout_seed=config.seed,
                 synchronized=self._devices.replicas > 1,
             )
-        self._augment = augmentation.build(config.augmentation, seed=config.seed)
+        self._augment = augmenters.build(config.augmentation, seed=config.seed)
         self._position = state.Position()
         self._states = state.StateFolder(
             self._workdir, keep=config.keep_checkpoints, best_metric=config.best_metric
