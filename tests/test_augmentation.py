@@ -7,8 +7,8 @@ import tensorflow as tf
 from keras.src.legacy.preprocessing.image import ImageDataGenerator
 from scipy import stats
 
-from cxr.input import augmentation_layers, augmenters, policies
-from cxr.input.policies import POLICIES, Policy
+from cxr.input import augmentation, augmentation_layers, augmenters
+from cxr.input.augmentation import POLICIES, Policy
 
 RANDOM = np.random.default_rng(0)
 SIZE = 32
@@ -30,7 +30,7 @@ def augment(policy, films=FILMS, step=7, examples=EXAMPLES, seed=0):
 
 def draws_of(count=1, **changes):
     """Draws that change nothing but what is given."""
-    draws = policies.draw(Policy(), tf.range(count, dtype=tf.int64), seed=0, step=0)
+    draws = augmentation.draw(Policy(), tf.range(count, dtype=tf.int64), seed=0, step=0)
     return draws | {
         name: tf.fill([count], tf.constant(value, tf.float32))
         for name, value in changes.items()
@@ -39,7 +39,7 @@ def draws_of(count=1, **changes):
 
 def apply(films, **changes):
     films = tf.cast(films, tf.float32)
-    return policies.apply(films, draws_of(len(films), **changes)).numpy()
+    return augmentation.apply(films, draws_of(len(films), **changes)).numpy()
 
 
 # --- every policy
@@ -110,7 +110,7 @@ def test_an_unknown_policy_is_refused():
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 def test_draws_fill_their_ranges_and_no_more(policy):
     examples = tf.range(2000, dtype=tf.int64)
-    draws = policies.draw(policy, examples, seed=3, step=5)
+    draws = augmentation.draw(policy, examples, seed=3, step=5)
     if policy.shift_in_source:
         draws |= {f"shift_{a}": draws[f"shift_{a}"] * draws[f"zoom_{a}"] for a in "xy"}
     limits = {
@@ -190,10 +190,10 @@ def test_zoom_below_one_magnifies_the_centre():
 
 def test_contrast_turns_about_mid_grey_and_brightness_adds():
     policy = Policy(contrast=(0.5, 0.5), brightness=0.1)
-    draws = policies.draw(policy, tf.range(6, dtype=tf.int64), seed=0, step=0)
+    draws = augmentation.draw(policy, tf.range(6, dtype=tf.int64), seed=0, step=0)
     added = draws["bias"] - 0.5 * 127.5
     assert np.abs(added).max() <= 25.5
-    changed = policies.apply(tf.cast(FILMS, tf.float32), draws)
+    changed = augmentation.apply(tf.cast(FILMS, tf.float32), draws)
     expected = 127.5 + 0.5 * (FILMS - 127.5) + np.reshape(added, (-1, 1, 1, 1))
     np.testing.assert_allclose(changed, np.clip(expected, 0, 255), atol=1e-3)
 
@@ -267,14 +267,14 @@ def test_the_same_distribution_as_the_stock_layers_draw():
         "shift_y": drawn["shift"]["height_translations"][:, 0],
     }
     examples = tf.range(count, dtype=tf.int64)
-    ours = policies.draw(policy, examples, seed=5, step=1)
+    ours = augmentation.draw(policy, examples, seed=5, step=1)
     for x, y in ((0, 0), (223, 0), (0, 223), (223, 223)):
         for row in (0, 3):
             moved = [
                 np.asarray(m[row] * x + m[row + 1] * y + m[row + 2])
                 for m in (
-                    policies.affine(theirs, 224, 224),
-                    policies.affine(ours, 224, 224),
+                    augmentation.affine(theirs, 224, 224),
+                    augmentation.affine(ours, 224, 224),
                 )
             ]
             assert stats.ks_2samp(*moved).pvalue > 1e-3
@@ -309,7 +309,7 @@ def test_the_seed_policy_draws_as_the_image_data_generator():
     rows = [generator.get_random_transform((side, side, 1)) for _ in range(count)]
     theirs = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     examples = tf.range(count, dtype=tf.int64)
-    ours = policies.draw(POLICIES["seed"], examples, seed=0, step=0)
+    ours = augmentation.draw(POLICIES["seed"], examples, seed=0, step=0)
     ours = {name: value.numpy() for name, value in ours.items()}
     for drawn, expected in (
         (np.degrees(ours["angle"]), theirs["theta"]),

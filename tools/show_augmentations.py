@@ -52,7 +52,7 @@ def show(config: ShowConfig) -> dict:
     # TensorFlow after the checks: a wrong path is refused at once.
     import tensorflow as tf
 
-    from cxr.input import augmentation_layers, augmenters, pipeline, policies
+    from cxr.input import augmentation, augmentation_layers, augmenters, pipeline
 
     source = pipeline.open_split(
         record_set, config.split, image_size=config.image_size, progress=False
@@ -62,9 +62,9 @@ def show(config: ShowConfig) -> dict:
         source.batches(source.training(batch_size, config.seed))
     )
     applied = {
-        name: augmenters.build(name, seed=config.seed) for name in policies.POLICIES
+        name: augmenters.build(name, seed=config.seed) for name in augmentation.POLICIES
     }
-    geometry = policies.POLICIES["keras_cv"]
+    geometry = augmentation.POLICIES["keras_cv"]
     fused = augmentation_layers.Fused(geometry, seed=config.seed)
     applied["keras_cv fused"] = augmenters.with_layer(fused, geometry, seed=config.seed)
     compiled = {name: tf.function(policy) for name, policy in applied.items()}

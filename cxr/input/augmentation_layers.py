@@ -7,7 +7,7 @@ that do not augment should not pay.
 import keras_cv
 import tensorflow as tf
 
-from cxr.input.policies import Draws, Policy, apply, draw
+from cxr.input.augmentation import Draws, Policy, apply, draw
 
 
 class Fused(keras_cv.layers.VectorizedBaseImageAugmentationLayer):

@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from cxr.input.policies import POLICIES, Policy, draw
+from cxr.input.augmentation import POLICIES, Policy, draw
 
 Augment = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 
