@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras.src.legacy.preprocessing.image import ImageDataGenerator
 from scipy import stats
 
-from cxr.input import augmentation, augmentation_layers, augmenters
+from cxr.input import augmentation, augmenters, keras_cv_layers
 from cxr.input.augmentation import POLICIES, Policy
 
 RANDOM = np.random.default_rng(0)
@@ -157,7 +157,7 @@ def test_mild_keeps_the_film_upright_and_seed_means_what_it_says():
 
 def test_zero_strength_is_the_identity_bit_for_bit():
     np.testing.assert_array_equal(apply(FILMS), FILMS.astype(np.float32))
-    layer = augmentation_layers.Fused(Policy(), seed=0)
+    layer = keras_cv_layers.Fused(Policy(), seed=0)
     films = tf.cast(FILMS, tf.float32)
     compiled = layer.augment_images(films, draws_of(len(FILMS)))
     np.testing.assert_array_equal(compiled, FILMS.astype(np.float32))
@@ -232,7 +232,7 @@ def test_gamma_noise_and_cutout():
 )
 def test_each_change_alone_equals_the_stock_layer(changes):
     films = smooth_films()
-    stock = augmentation_layers.Stock(POLICIES["keras_cv"], seed=0)
+    stock = keras_cv_layers.Stock(POLICIES["keras_cv"], seed=0)
     expected = stock.augment_images(films, draws_of(4, **changes))
     np.testing.assert_allclose(apply(films, **changes), expected, atol=0.1)
 
@@ -243,7 +243,7 @@ def test_the_composed_map_is_the_stack_inside_the_frame():
         **{"flip_x": 1.0, "angle": 0.1, "shear": 0.05, "zoom_x": 1.1},
         **{"zoom_y": 1.05, "shift_x": 0.03, "shift_y": -0.02},
     }
-    stock = augmentation_layers.Stock(POLICIES["keras_cv"], seed=0)
+    stock = keras_cv_layers.Stock(POLICIES["keras_cv"], seed=0)
     expected = stock.augment_images(films, draws_of(4, **changes)).numpy()
     inside = np.s_[:, 16:48, 16:48]
     difference = np.abs(apply(films, **changes) - expected)[inside]
@@ -252,7 +252,7 @@ def test_the_composed_map_is_the_stack_inside_the_frame():
 
 def test_the_same_distribution_as_the_stock_layers_draw():
     count, policy = 4000, POLICIES["keras_cv"]
-    stock = augmentation_layers.Stock(policy, seed=11)
+    stock = keras_cv_layers.Stock(policy, seed=11)
     drawn = {
         name: stock.__dict__[f"_{name}"].get_random_transformation_batch(count)
         for name in ("flip", "rotation", "shear", "zoom", "shift")
@@ -322,4 +322,4 @@ def test_the_seed_policy_draws_as_the_image_data_generator():
 
 def test_the_stock_stack_refuses_what_it_cannot_do():
     with pytest.raises(ValueError, match="geometry only"):
-        augmentation_layers.Stock(POLICIES["strong"], seed=0)
+        keras_cv_layers.Stock(POLICIES["strong"], seed=0)

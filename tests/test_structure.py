@@ -126,7 +126,7 @@ def test_keras_cv_has_one_room():
         for name, path in MODULES.items()
         if any(other.split(".")[0] == "keras_cv" for other in imports(path))
     }
-    assert importers == {"cxr.input.augmentation_layers"}
+    assert importers == {"cxr.input.keras_cv_layers"}
 
 
 def test_the_pipeline_knows_no_keras():

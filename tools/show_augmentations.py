@@ -52,7 +52,7 @@ def show(config: ShowConfig) -> dict:
     # TensorFlow after the checks: a wrong path is refused at once.
     import tensorflow as tf
 
-    from cxr.input import augmentation, augmentation_layers, augmenters, pipeline
+    from cxr.input import augmentation, augmenters, keras_cv_layers, pipeline
 
     source = pipeline.open_split(
         record_set, config.split, image_size=config.image_size, progress=False
@@ -65,7 +65,7 @@ def show(config: ShowConfig) -> dict:
         name: augmenters.build(name, seed=config.seed) for name in augmentation.POLICIES
     }
     geometry = augmentation.POLICIES["keras_cv"]
-    fused = augmentation_layers.Fused(geometry, seed=config.seed)
+    fused = keras_cv_layers.Fused(geometry, seed=config.seed)
     applied["keras_cv fused"] = augmenters.with_layer(fused, geometry, seed=config.seed)
     compiled = {name: tf.function(policy) for name, policy in applied.items()}
 

@@ -36,10 +36,10 @@ def build(policy: str, *, seed: int) -> Augment:
     if policy == "none":
         return lambda films, step, examples: tf.cast(films, tf.float32)
     # Here and not above: keras-cv takes two seconds to import.
-    from cxr.input import augmentation_layers
+    from cxr.input import keras_cv_layers
 
     stock = policy == "keras_cv"
-    kind = augmentation_layers.Stock if stock else augmentation_layers.Fused
+    kind = keras_cv_layers.Stock if stock else keras_cv_layers.Fused
     return with_layer(kind(POLICIES[policy], seed=seed), POLICIES[policy], seed=seed)
 
 
