@@ -85,9 +85,10 @@ def predict(config: PredictConfig, paths: Sequence[str]) -> Summary:
     """
     run = runs.open_run(config.workdir)
     found = inputs.find(paths)
-    from cxr import inference  # TensorFlow: only after everything cheap is checked
+    # TensorFlow: only after everything cheap is checked.
+    from cxr.prediction.predictor import load_predictor
 
-    predictor = inference.load(run)
+    predictor = load_predictor(run)
     # Batches are padded to one size: no larger than what there is to predict.
     config = dataclasses.replace(config, batch_size=min(config.batch_size, len(found)))
     tally: collections.Counter[str] = collections.Counter()

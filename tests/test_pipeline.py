@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxr import cli, images, records
-from cxr.input import pipeline, reader
-from cxr.input.reader import Reader
+from cxr.input import pipeline
+from cxr.input.reader import Reader, _position
 
 MODES = ("ram", "none")
 N = 43  # prime: no batch size divides it
@@ -335,7 +335,7 @@ few_letters = st.lists(st.sampled_from(b"ab"), max_size=60).map(bytes)
 @given(few_letters, few_letters.filter(bool), few_letters)
 def test_a_film_is_found_behind_bytes_that_begin_like_it(before, film, behind):
     record = before + film[:20] + before + film + behind
-    assert reader._position(film, record) == record.index(film)
+    assert _position(film, record) == record.index(film)
 
 
 def test_a_record_that_changes_between_epochs_is_verified_again(make_records):

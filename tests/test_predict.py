@@ -68,9 +68,9 @@ def write_run(
 def predictor(monkeypatch):
     """Puts the stand-in where cxr.predict imports the real one from."""
     made = BrightnessPredictor()
-    module = types.SimpleNamespace(load=lambda run: made)
-    monkeypatch.setitem(sys.modules, "cxr.inference", module)
-    monkeypatch.setattr("cxr.inference", module, raising=False)
+    module = types.SimpleNamespace(load_predictor=lambda run: made)
+    monkeypatch.setitem(sys.modules, "cxr.prediction.predictor", module)
+    monkeypatch.setattr("cxr.prediction.predictor", module, raising=False)
     return made
 
 
@@ -372,7 +372,7 @@ def test_names_that_are_not_utf8_are_written_escaped(call, tmp_path):
 )
 def test_wrong_usage_is_refused(tmp_path, monkeypatch, arguments, message):
     """The stand-in model is not there, so refusing must come before loading it."""
-    monkeypatch.setitem(sys.modules, "cxr.inference", None)
+    monkeypatch.setitem(sys.modules, "cxr.prediction.predictor", None)
     monkeypatch.chdir(tmp_path)
     write_run(tmp_path / "run")
     (tmp_path / "run" / "x.csv").write_text("")

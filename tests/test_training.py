@@ -10,9 +10,10 @@ import keras
 import numpy as np
 import pytest
 
-from cxr import cli, inference, runs, train
+from cxr import cli, runs, train
 from cxr.config import TrainConfig
 from cxr.input import pipeline
+from cxr.prediction.predictor import load_predictor
 from cxr.training import preflight, trainer
 from tests import survival
 from tests.conftest import write_records
@@ -110,7 +111,7 @@ def test_the_model_loads_without_this_package(finished, tmp_path):
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
     found = np.load(tmp_path / "found.npy")
-    expected = inference.load(finished).predict(films, batch_size=2)
+    expected = load_predictor(finished).predict(films, batch_size=2)
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 

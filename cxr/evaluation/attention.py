@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from cxr import images, inference
+from cxr import images
 from cxr.evaluation import film_plots, report_figures
 from cxr.metrics.predictions import Predictions
 from cxr.metrics.summary import Question, judge
 from cxr.prediction import gradcam
+from cxr.prediction.predictor import Predictor
 
 _SHOWN = 6  # films of each kind
 _MARGIN = 0.1
@@ -18,7 +19,7 @@ _MARGIN = 0.1
 
 def draw(
     path: pathlib.Path,
-    predictor: inference.Predictor,
+    predictor: Predictor,
     table: Predictions,
     question: Question,
     *,

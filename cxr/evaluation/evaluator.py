@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from cxr import files, inference, records, runs
+from cxr import files, records, runs
 from cxr.evaluation import attention, origins, report, report_figures, split_predictions
 from cxr.metrics import predictions
 from cxr.metrics import summary as summary_of
 from cxr.metrics.predictions import Predictions
 from cxr.metrics.summary import Question
+from cxr.prediction.predictor import Predictor, load_predictor
 from cxr.reporting import plotting
 
 METRICS = "metrics.json"
@@ -58,7 +59,7 @@ def judge_run(run: runs.Run, record_set: records.RecordSet, options: Options) ->
     """
     folder = predictions.folder(run.workdir, options.split)
     reads = log_reading(run, record_set, options.split)
-    predictor = inference.load(run)
+    predictor = load_predictor(run)
     begin = time.perf_counter()
     table = split_predictions.predict(
         record_set,
@@ -106,7 +107,7 @@ def draw(judged: Judged, folder: pathlib.Path) -> dict[str, pathlib.Path]:
 
 
 def _explain(
-    judged: Judged, folder: pathlib.Path, predictor: inference.Predictor, count: int
+    judged: Judged, folder: pathlib.Path, predictor: Predictor, count: int
 ) -> dict[str, pathlib.Path]:
     path = folder / "attention.png"
     found = attention.draw(
@@ -135,7 +136,7 @@ def ask(run: runs.Run, options: Options) -> Question:
 
 def _validation(
     run: runs.Run,
-    predictor: inference.Predictor,
+    predictor: Predictor,
     options: Options,
     record_set: records.RecordSet,
     table: Predictions,

@@ -5,12 +5,13 @@ import pathlib
 import statistics
 from typing import Any
 
-from cxr import files, inference, records, runs
+from cxr import files, records, runs
 from cxr.evaluation import evaluator, origins, report, report_figures, split_predictions
 from cxr.metrics import comparison, predictions, thresholds
 from cxr.metrics import summary as summary_of
 from cxr.metrics.predictions import Predictions
 from cxr.metrics.summary import Question
+from cxr.prediction.predictor import load_predictor
 from cxr.reporting import plotting
 
 COMPARISON = "comparison.json"
@@ -114,7 +115,7 @@ def _table(
     found = split_predictions.predict(
         record_set,
         options.split,
-        predictor=inference.load(run),
+        predictor=load_predictor(run),
         batch_size=options.batch_size,
         cache=options.cache,
     )

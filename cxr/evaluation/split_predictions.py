@@ -6,10 +6,11 @@ import time
 
 import numpy as np
 
-from cxr import files, images, inference, records, runs
+from cxr import files, images, records, runs
 from cxr.input import pipeline
 from cxr.input.reader import Reader
 from cxr.metrics import predictions
+from cxr.prediction.predictor import Predictor
 
 TEST_READS = "test_reads.csv"
 _READ_COLUMNS = ("time", "split", "dataset", "fingerprint", "model_sha256", "films")
@@ -19,7 +20,7 @@ def predict(
     record_set: records.RecordSet,
     split: str,
     *,
-    predictor: inference.Predictor,
+    predictor: Predictor,
     batch_size: int,
     cache: str = "auto",
 ) -> predictions.Predictions:
@@ -55,7 +56,7 @@ def reference(
     run: runs.Run,
     record_set: records.RecordSet,
     *,
-    predictor: inference.Predictor,
+    predictor: Predictor,
     batch_size: int,
     cache: str = "auto",
 ) -> predictions.Predictions:

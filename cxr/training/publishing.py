@@ -6,10 +6,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from cxr import files, inference, provenance, records, runs
+from cxr import files, provenance, records, runs
 from cxr.config import TrainConfig
 from cxr.input import pipeline
 from cxr.metrics import calibration, predictions, thresholds
+from cxr.prediction.predictor import Predictor
 from cxr.training import models
 
 
@@ -88,7 +89,7 @@ def _predict(
     validation: pipeline.Source,
 ) -> np.ndarray:
     """Probabilities of the very model that is published, float32 [n, C]."""
-    predictor = inference.Predictor(
+    predictor = Predictor(
         model, manifest.class_names, config.image_size, manifest.image_size
     )
     batches = validation.evaluation(config.batch_size)

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cxr.inference import pad
+from cxr.prediction.predictor import pad
 
 # Loss scale of float16 training, as Micikevicius et al. 2018: start high, halve on
 # overflow, double after a long run of finite steps.

@@ -62,7 +62,7 @@ class Predictor:
         return _compiled(self.model)
 
 
-def load(run: runs.Run) -> Predictor:
+def load_predictor(run: runs.Run) -> Predictor:
     """Loads a run's model, whose SHA-256 `runs.open_run` has checked.
 
     `safe_mode` refuses code in the file; a model of ours holds none.
