@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cxr import cli, images
-from cxr.input import jpeg
+from cxr.input.jpeg import decoder as jpeg
 from cxr.input.reader import Reader
 
 

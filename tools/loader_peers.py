@@ -92,7 +92,7 @@ def bare_decode(together: bool) -> Callable[[Task], Loader]:
     import numpy as np
 
     from cxr import images
-    from cxr.input import jpeg
+    from cxr.input.jpeg import decoder as jpeg
 
     def build(task: Task) -> Loader:
         if together:

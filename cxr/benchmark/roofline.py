@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from cxr.benchmark.timing import Rung
-from cxr.input import jpeg
+from cxr.input.jpeg import decoder as jpeg
 from cxr.input.reader import Reader
 
 COPY, PRODUCT, BARE_DECODE = "memory copy", "matrix product", "bare decode"

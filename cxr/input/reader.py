@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cxr import cli, images, records, tfrecord
-from cxr.input import jpeg
+from cxr.input.jpeg import decoder as jpeg
 
 _FRAME_HEADER = struct.Struct("<QI")  # payload length, its CRC
 _KEYS = (

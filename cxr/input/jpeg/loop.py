@@ -1,4 +1,4 @@
-"""The loop of `cxr.input.jpeg`, compiled by Numba: coded bytes to pixels.
+"""The loop of `cxr.input.jpeg.decoder`, compiled by Numba: coded bytes to pixels.
 
 Huffman decoding waits for itself: where a symbol begins depends on the length of the
 one before. So one loop takes symbols of three films in turn, two from each, every one
@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from cxr.input.jpeg_header import END_OF_BLOCK, LOOKUP_BITS, ZIGZAG, Tables
+from cxr.input.jpeg.header import END_OF_BLOCK, LOOKUP_BITS, ZIGZAG, Tables
 
 _LANES = 3  # films side by side; two still wait (+5 us a film), four gain nothing
 _BLOCKS = 16  # transformed at a time: two or four SIMD registers of int32

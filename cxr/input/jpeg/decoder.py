@@ -1,7 +1,7 @@
 """Grey baseline JPEG decoded several films at a time: libjpeg-turbo's pixels, sooner.
 
 Of the 90 us that libjpeg-turbo takes for a film of 224 pixels, 70 go into Huffman
-codes. The films of a set share their tables, so `cxr.input.jpeg_loop` decodes three of
+codes. The films of a set share their tables, so `cxr.input.jpeg.loop` decodes three of
 them side by side: 50 us a film, by one thread.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from cxr import images
-from cxr.input import jpeg_header
+from cxr.input.jpeg import header
 
 _WORTHWHILE = 10_000  # films; libjpeg-turbo takes a second for so many
 
@@ -25,7 +25,7 @@ class Decoder:
 
     def __init__(self):
         self._asked = 0
-        self._tables: jpeg_header.Tables | None = None
+        self._tables: header.Tables | None = None
 
     def decode(self, encoded: list[bytes], out: np.ndarray) -> np.ndarray:
         """Decodes films, outside Python's lock.
@@ -46,7 +46,7 @@ class Decoder:
                 prepare()
         elif encoded:
             if self._tables is None:
-                self._tables = jpeg_header.read(encoded[0])
+                self._tables = header.read(encoded[0])
             if self._tables and self._tables.size == out.shape[1:]:
                 return _loop.decode(encoded, out, self._tables)
         return np.zeros(len(encoded), bool)
@@ -69,12 +69,12 @@ class _Loop:
             return self.thread
 
     def _compile(self) -> None:
-        from cxr.input import jpeg_loop  # imports Numba
+        from cxr.input.jpeg import loop  # imports Numba
 
         film = images.encode(np.zeros((8, 8), np.uint8), "jpeg")
         out = np.empty((1, 8, 8), np.uint8)
-        jpeg_loop.decode([film], out, jpeg_header.read(film))  # the first call compiles
-        self.decode = jpeg_loop.decode
+        loop.decode([film], out, header.read(film))  # the first call compiles
+        self.decode = loop.decode
 
 
 _loop = _Loop()

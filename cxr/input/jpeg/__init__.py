@@ -1,0 +1,1 @@
+"""Grey baseline JPEG decoded several at a time, where Numba is installed."""
