@@ -163,7 +163,7 @@ def test_an_interrupted_run_resumes_at_the_exact_step(
     def interrupt_fourth_call(trainer, count):
         calls.append(count)
         if len(calls) == 4:
-            trainer._signals.number = signal.SIGTERM
+            trainer._interruption.number = signal.SIGTERM
         return execute(trainer, count)
 
     monkeypatch.setattr(trainer.Trainer, "_execute", interrupt_fourth_call)
@@ -183,7 +183,7 @@ def test_interrupted_validation_is_done_again(config, tmp_path, monkeypatch):
     validate = trainer.Trainer._validate
 
     def interrupt(trainer, validation):
-        trainer._signals.number = signal.SIGINT
+        trainer._interruption.number = signal.SIGINT
         return validate(trainer, validation)
 
     monkeypatch.setattr(trainer.Trainer, "_validate", interrupt)

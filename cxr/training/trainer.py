@@ -17,11 +17,11 @@ from cxr.training import (
     console,
     devices,
     feature_cache,
-    interruption,
     models,
     pretrained,
     publishing,
     schedules,
+    signals,
     state,
     steps,
 )
@@ -47,14 +47,14 @@ def train(config: TrainConfig, record_set: records.RecordSet) -> runs.Run:
       Interrupted: SIGINT or SIGTERM came; the state is saved.
     """
     workdir = pathlib.Path(config.workdir)
-    with runs.lock(workdir), interruption.watch() as signals:
+    with runs.lock(workdir), signals.watch() as interruption:
         provenance.check_same_run(workdir, config, record_set)
         finished = provenance.finished(workdir, config)
         if finished:
             console.say(f"{workdir} is finished; nothing to do")
             return finished
         try:
-            Trainer(config, record_set, signals).fit()
+            Trainer(config, record_set, interruption).fit()
         except tf.errors.ResourceExhaustedError as error:
             raise cli.UnavailableError(
                 f"out of memory with --batch_size={config.batch_size} "
@@ -69,16 +69,17 @@ class Trainer:
     Args:
       config: the run's flags.
       record_set: the data set.
-      signals: asked between steps whether to stop.
+      interruption: asked between steps whether to stop.
     """
 
     def __init__(
         self,
         config: TrainConfig,
         record_set: records.RecordSet,
-        signals: interruption.Interruption,
+        interruption: signals.Interruption,
     ):
-        self._config, self._record_set, self._signals = config, record_set, signals
+        self._config, self._record_set = config, record_set
+        self._interruption = interruption
         self._workdir = pathlib.Path(config.workdir)
         self._devices = devices.setup(config)
         keras.config.set_dtype_policy(self._devices.precision)
@@ -130,7 +131,7 @@ class Trainer:
                 best_epoch=self._states.best_epoch(self._position),
                 validation=self._validation,
             )
-        except interruption.Interrupted:
+        except signals.Interrupted:
             if self._step is not None:
                 self._save()
             console.say("saved; the same command goes on from here")
@@ -255,7 +256,7 @@ class Trainer:
                 train=self._train,
                 validation=self._validation,
                 strategy=self._devices.strategy,
-                check=self._signals.check,
+                check=self._interruption.check,
             )
         else:
             self._show_films()
@@ -344,7 +345,7 @@ class Trainer:
                 every = config.checkpoint_every_steps
                 if every and position.step % every == 0:
                     self._save()
-                self._signals.check()
+                self._interruption.check()
             self._check_finite()
         finally:
             times = progress.close()
@@ -374,7 +375,7 @@ class Trainer:
             validation.evaluation(self._config.batch_size),
             count=validation.n,
             batch_size=self._config.batch_size,
-            check=self._signals.check,
+            check=self._interruption.check,
         )
         return {
             "val_loss": classification.log_loss(validation.labels, found),
