@@ -20,7 +20,7 @@ from cxr.benchmark import (
 from cxr.benchmark.checks import FilmAudit
 from cxr.benchmark.timing import Clock, Rung, Window
 from cxr.config import TrainConfig
-from cxr.training import builders, console, devices
+from cxr.training import builders, devices, progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Bench:
         self._workshop = compute_cases.Workshop(config, record_set, self._devices)
         size = config.image_size
         self._audit = FilmAudit(record_set, input_cases.SPLIT, image_size=size)
-        console.say("input: opening the split, drawing the first epoch")
+        progress.say("input: opening the split, drawing the first epoch")
         self._input = input_cases.input_rungs(
             config,
             record_set,
@@ -147,7 +147,7 @@ class Bench:
     # --- what is measured
 
     def _compute_rungs(self, batch_size: int) -> list[Rung]:
-        console.say(f"network: building {self._config.model}, counting operations")
+        progress.say(f"network: building {self._config.model}, counting operations")
         shop = self._workshop
         self._network = shop.network(self._stage)
         network = self._network.network
@@ -184,7 +184,9 @@ class Bench:
         if sizes is None:
             slowest = max(window.step_seconds[0] for window in windows["train"])
             if slowest > self._plan.window_s:
-                console.say(f"no sweep: a step takes {slowest:.1f} s; ask with --sweep")
+                progress.say(
+                    f"no sweep: a step takes {slowest:.1f} s; ask with --sweep"
+                )
                 return []
             sizes = (batch_size // 2, batch_size, 2 * batch_size)
         fitting = [size for size in sizes if 0 < size <= self._input.source.n]
@@ -230,7 +232,7 @@ class Bench:
                 seconds=self._plan.warm_up_s,
                 clock=self._clock,
             )
-            console.say(f"warm [{number}/{len(rungs)}] {rung.name}: {seconds:.1f} s")
+            progress.say(f"warm [{number}/{len(rungs)}] {rung.name}: {seconds:.1f} s")
 
     def _show_round(self, repeat: int, windows: Mapping[str, Window]) -> None:
         rates = ", ".join(
@@ -238,7 +240,7 @@ class Bench:
             for name, window in windows.items()
             if name in input_cases.RUNGS
         )
-        console.say(f"round {repeat + 1}/{self._plan.repeats}, images/s: {rates}")
+        progress.say(f"round {repeat + 1}/{self._plan.repeats}, images/s: {rates}")
 
     # --- the result
 

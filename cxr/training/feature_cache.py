@@ -18,7 +18,7 @@ from tqdm import tqdm
 from cxr import files, runs
 from cxr.config import TrainConfig
 from cxr.input import augmenters, pipeline
-from cxr.training import console, models, publishing, steps
+from cxr.training import models, progress, publishing, steps
 
 # `(batches, count, view) -> float32 [count, D]`
 Extract = Callable[[tf.data.Dataset, int, int], np.ndarray]
@@ -111,8 +111,8 @@ def cache_backbone(
         "precision": keras.config.dtype_policy().name,
     }
     passes = config.feature_views * train.n + validation.n
-    size = console.size(4 * backbone.output.shape[-1] * passes)
-    console.say(
+    size = progress.size(4 * backbone.output.shape[-1] * passes)
+    progress.say(
         f"feature cache: {config.feature_views} views of {train.n:,} films, "
         f"{passes:,} forward passes, {size}"
     )

@@ -14,11 +14,11 @@ from cxr.metrics import classification
 from cxr.training import (
     builders,
     checkpoints,
-    console,
     devices,
     feature_cache,
     models,
     pretrained,
+    progress,
     publishing,
     schedules,
     signals,
@@ -51,7 +51,7 @@ def train(config: TrainConfig, record_set: records.RecordSet) -> runs.Run:
         provenance.check_same_run(workdir, config, record_set)
         finished = provenance.finished(workdir, config)
         if finished:
-            console.say(f"{workdir} is finished; nothing to do")
+            progress.say(f"{workdir} is finished; nothing to do")
             return finished
         try:
             Trainer(config, record_set, interruption).fit()
@@ -108,7 +108,7 @@ class Trainer:
         self._states = state.StateFolder(
             self._workdir, keep=config.keep_checkpoints, best_metric=config.best_metric
         )
-        self._log = console.RunLog(self._workdir, tensorboard=config.tensorboard)
+        self._log = progress.RunLog(self._workdir, tensorboard=config.tensorboard)
         self._step: steps.TrainingStep | None = None
 
     def fit(self) -> None:
@@ -134,7 +134,7 @@ class Trainer:
         except signals.Interrupted:
             if self._step is not None:
                 self._save()
-            console.say("saved; the same command goes on from here")
+            progress.say("saved; the same command goes on from here")
             raise
         except tf.errors.OpError as error:
             # tf.data wraps what our readers raise; a damaged record is a DataError.
@@ -162,28 +162,28 @@ class Trainer:
     def _find_checkpoint(self) -> checkpoints.Checkpoint | None:
         checkpoint, passed = self._states.newest()
         for line in passed:
-            console.say(f"damaged, passed over: {line}")
+            progress.say(f"damaged, passed over: {line}")
         if checkpoint is not None:
             self._position = state.Position(**checkpoint.state)
         return checkpoint
 
     def _banner(self, checkpoint: checkpoints.Checkpoint | None) -> None:
         config, position = self._config, self._position
-        counts = console.counts(self._record_set.manifest)
+        counts = progress.counts(self._record_set.manifest)
         trained = 4 * 3 * self._model.count_params()  # float32; Adam's two slots
-        console.say(
+        progress.say(
             f"{config.model} at {config.image_size} px, "
             f"{self._model.count_params():,} parameters, "
             f"{self._devices.precision} on {', '.join(self._devices.names)}"
         )
-        console.say(
+        progress.say(
             f"{config.dataset}: {counts}; {self._steps_per_epoch} steps of "
             f"{config.batch_size} an epoch; memory for films "
-            f"{console.size(self._resident_bytes())}, for weights and optimizer up to "
-            f"{console.size(trained)}, activations apart"
+            f"{progress.size(self._resident_bytes())}, for weights and optimizer up to "
+            f"{progress.size(trained)}, activations apart"
         )
         if checkpoint is not None:
-            console.say(
+            progress.say(
                 f"resuming at step {position.step} (epoch {len(position.rows) + 1})"
             )
 
@@ -224,7 +224,7 @@ class Trainer:
 
     def _use_xla(self) -> bool:
         if self._config.jit_compile and self._devices.replicas > 1:
-            console.say("--jit_compile: off, XLA does not compile mirrored steps")
+            progress.say("--jit_compile: off, XLA does not compile mirrored steps")
             return False
         return self._config.jit_compile
 
@@ -327,7 +327,7 @@ class Trainer:
     def _run_steps(self, title: str, *, end: int) -> dict[str, float | None]:
         """Runs the steps up to `end`; returns the history's time columns."""
         position, config = self._position, self._config
-        progress = console.EpochProgress(
+        bar = progress.EpochProgress(
             title,
             steps=self._steps_per_epoch,
             done=self._steps_per_epoch - (end - position.step),
@@ -337,18 +337,18 @@ class Trainer:
         try:
             while position.step < end:
                 count = self._steps_in_one_go(end)
-                progress.advance(count, self._execute(count))
+                bar.advance(count, self._execute(count))
                 position.step += count
                 if position.step % config.log_every_steps == 0:
                     self._check_finite()
-                    progress.show(self._step.read_totals())
+                    bar.show(self._step.read_totals())
                 every = config.checkpoint_every_steps
                 if every and position.step % every == 0:
                     self._save()
                 self._interruption.check()
             self._check_finite()
         finally:
-            times = progress.close()
+            times = bar.close()
         return times
 
     def _steps_in_one_go(self, end: int) -> int:
