@@ -22,7 +22,6 @@ from cxr.training import (
     publishing,
     schedules,
     signals,
-    state,
     steps,
 )
 
@@ -104,8 +103,8 @@ class Trainer:
                 synchronized=self._devices.replicas > 1,
             )
         self._augment = augmenters.build(config.augmentation, seed=config.seed)
-        self._position = state.Position()
-        self._states = state.StateFolder(
+        self._position = checkpoints.Position()
+        self._states = checkpoints.StateFolder(
             self._workdir, keep=config.keep_checkpoints, best_metric=config.best_metric
         )
         self._log = progress.RunLog(self._workdir, tensorboard=config.tensorboard)
@@ -164,7 +163,7 @@ class Trainer:
         for line in passed:
             progress.say(f"damaged, passed over: {line}")
         if checkpoint is not None:
-            self._position = state.Position(**checkpoint.state)
+            self._position = checkpoints.Position(**checkpoint.state)
         return checkpoint
 
     def _banner(self, checkpoint: checkpoints.Checkpoint | None) -> None:
