@@ -11,7 +11,7 @@ from cxr.evaluation import report, report_figures
 from cxr.metrics import summary as summary_of
 from cxr.metrics.predictions import Predictions
 from cxr.metrics.summary import Question
-from cxr.reporting import html
+from cxr.reporting import formatting, html
 from tests import fabricated
 
 _VOID = {"meta", "img", "br", "hr"}
@@ -151,7 +151,7 @@ def test_undefined_numbers_are_dashes_and_json_is_strict():
     assert summary["metrics"]["roc_auc"] == {"value": None, "ci95": None}
     page = report.render(summary, {}, {})
     parse(page)
-    assert f'<div class="value">{html.DASH}</div>' in page
+    assert f'<div class="value">{formatting.DASH}</div>' in page
     assert "nan" not in " ".join(parse(page).text).lower().split()
 
 
@@ -169,7 +169,7 @@ def test_more_classes_and_several_runs_have_their_tables():
 
 
 def test_probabilities_near_the_ends_do_not_look_like_them():
-    assert html.probability(0.25) == "0.250"
-    assert html.probability(0.99999) == "1 - 1.0e-05"
-    assert html.probability(2e-7) == "2.0e-07"
-    assert html.probability(None) == html.DASH
+    assert formatting.probability(0.25) == "0.250"
+    assert formatting.probability(0.99999) == "1 - 1.0e-05"
+    assert formatting.probability(2e-7) == "2.0e-07"
+    assert formatting.probability(None) == formatting.DASH

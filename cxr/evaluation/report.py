@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cxr.evaluation import report_sections
-from cxr.reporting import html
+from cxr.reporting import formatting, html
 
 DISCLAIMER = "For research only. Not a medical device; never for the care of a patient."
 # A difference to validation that a reader must hear about before anything else.
@@ -86,12 +86,16 @@ def _card(entry: Mapping[str, Any], label: str) -> str:
     bounds = entry["ci95"]
     bar = (bounds[0], entry["value"], bounds[1]) if bounds else None
     area = label == "ROC AUC"
-    value = html.number(entry["value"]) if area else html.percent(entry["value"])
+    value = (
+        formatting.number(entry["value"])
+        if area
+        else formatting.percent(entry["value"])
+    )
     text = "no interval"
     if bounds:
-        text = html.interval(bounds)
+        text = formatting.interval(bounds)
         if not area:
-            text = f"{100 * bounds[0]:.1f} to {html.percent(bounds[1])}"
+            text = f"{100 * bounds[0]:.1f} to {formatting.percent(bounds[1])}"
     return html.answer(label, value, interval=f"95 %: {text}", bar=bar)
 
 
@@ -105,7 +109,7 @@ def _lead(summary: Mapping[str, Any]) -> str:
     if threshold is None:
         return films + "The predicted class is the most probable; means over classes."
     return films + (
-        f"Positive when p ≥ {html.probability(threshold['value'])}, chosen on "
+        f"Positive when p ≥ {formatting.probability(threshold['value'])}, chosen on "
         f"{threshold['chosen_on'] or 'no data'} by the rule {threshold['rule']}"
         + (
             ", the very films judged here: optimistic."
@@ -122,7 +126,7 @@ def _findings(
     majority, accuracy = summary["majority"], summary["metrics"]["accuracy"]
     line = (
         f"Always answering {majority['class']} would be right in "
-        f"{html.percent(majority['accuracy'])} of these films"
+        f"{formatting.percent(majority['accuracy'])} of these films"
     )
     found = [("plain", f"{line}.")]
     if accuracy["value"] <= majority["accuracy"]:
@@ -156,8 +160,8 @@ def _shift_findings(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         found.append(
             (
                 "warn",
-                f"{label} is {html.percent(here['value'])} here and "
-                f"{html.percent(there)} on validation at the same threshold: these "
+                f"{label} is {formatting.percent(here['value'])} here and "
+                f"{formatting.percent(there)} on validation at the same threshold: these "
                 "films differ from those the threshold was chosen on.",
             )
         )
@@ -178,10 +182,10 @@ def render_comparison(
     rows = [
         (
             name,
-            html.number(entry["a"], 4),
-            html.number(entry["b"], 4),
-            html.number(entry["value"], 4),
-            html.interval(entry["ci95"], 4),
+            formatting.number(entry["a"], 4),
+            formatting.number(entry["b"], 4),
+            formatting.number(entry["value"], 4),
+            formatting.interval(entry["ci95"], 4),
         )
         for name, entry in result["differences"].items()
     ]

@@ -11,7 +11,7 @@ from cxr.evaluation.film_plots import Film
 from cxr.metrics import classification
 from cxr.metrics.predictions import Predictions
 from cxr.metrics.summary import Question, judge
-from cxr.reporting import html, plotting
+from cxr.reporting import formatting, plotting
 
 _SAMPLES = 12
 _MISTAKES = 6  # of each kind
@@ -204,7 +204,7 @@ def make_films(
                 image=images[place],
                 caption=f"truth {_short(table.class_names[truth])}\n"
                 f"said {_short(table.class_names[said])}, p "
-                f"{html.probability(scored.probabilities[index, shown])}",
+                f"{formatting.probability(scored.probabilities[index, shown])}",
                 right=bool(truth == said),
                 heat=None if heat is None else heat[place],
             )

@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from cxr.reporting import html
+from cxr.reporting import formatting, html
 
 HEADLINE = (
     ("roc_auc", "ROC AUC"),
@@ -42,7 +42,7 @@ def discrimination(
             name,
             f"{entry['n']:,}",
             *(
-                html.with_interval({"value": entry[m], "ci95": entry["ci95"][m]})
+                formatting.with_interval({"value": entry[m], "ci95": entry["ci95"][m]})
                 for m in names
             ),
         )
@@ -62,7 +62,7 @@ def _collapsed(collapsed: Mapping[str, Any] | None) -> str:
         [
             (
                 f"{collapsed['positive_class']} against {collapsed['negative_class']}",
-                *(html.with_interval(found[name]) for name, _ in HEADLINE),
+                *(formatting.with_interval(found[name]) for name, _ in HEADLINE),
             )
         ],
         caption=f"Threshold {collapsed['threshold']['value']:.3f}, rule "
@@ -81,8 +81,8 @@ def threshold(summary: Mapping[str, Any], pictures: Mapping[str, pathlib.Path]) 
         (
             point["name"],
             point["rule"],
-            html.probability(point["threshold"]),
-            *(html.with_interval(point["metrics"][name]) for name in columns),
+            formatting.probability(point["threshold"]),
+            *(formatting.with_interval(point["metrics"][name]) for name in columns),
         )
         for point in points
     ]
@@ -91,7 +91,7 @@ def threshold(summary: Mapping[str, Any], pictures: Mapping[str, pathlib.Path]) 
         (
             point["name"],
             kind.upper(),
-            *(html.with_interval(e[kind], 2) for e in point["predictive_values"]),
+            *(formatting.with_interval(e[kind], 2) for e in point["predictive_values"]),
         )
         for point in points
         for kind in ("ppv", "npv")
@@ -134,8 +134,8 @@ def calibration(
     """Reliability, noise floor and temperature."""
     found = summary["calibration"]
     gaps = [
-        f"{name}: mean predicted {html.percent(predicted)}, observed "
-        f"{html.percent(observed)}"
+        f"{name}: mean predicted {formatting.percent(predicted)}, observed "
+        f"{formatting.percent(observed)}"
         for name, predicted, observed in zip(
             summary["class_names"],
             found["mean_predicted"],
@@ -145,8 +145,8 @@ def calibration(
     ]
     parts = [
         html.paragraph(
-            f"ECE {html.number(summary['metrics']['ece']['value'])} (95 %: "
-            f"{html.interval(summary['metrics']['ece']['ci95'])}); perfectly "
+            f"ECE {formatting.number(summary['metrics']['ece']['value'])} (95 %: "
+            f"{formatting.interval(summary['metrics']['ece']['ci95'])}); perfectly "
             f"calibrated probabilities would show {found['ece_if_perfect']:.3f} on as "
             f"many films by chance. {'; '.join(gaps)}."
         )
@@ -174,15 +174,15 @@ def shift(summary: Mapping[str, Any], pictures: Mapping[str, pathlib.Path]) -> s
     if not shift or "score_histograms" not in pictures:
         return ""
     rows = [
-        (name, html.number(shift["validation"][name]), html.number(value))
+        (name, formatting.number(shift["validation"][name]), formatting.number(value))
         for name, value in shift["here"].items()
     ]
     share = shift["positive_share"]
     rows.append(
         (
             "share of positives",
-            html.number(share["validation"]),
-            html.number(share["here"]),
+            formatting.number(share["validation"]),
+            formatting.number(share["here"]),
         )
     )
     ks = shift["ks"]
@@ -196,7 +196,7 @@ def shift(summary: Mapping[str, Any], pictures: Mapping[str, pathlib.Path]) -> s
         html.table(("", "validation", summary["split"]), rows),
         html.paragraph(
             "Kolmogorov-Smirnov distance of the scores to validation's: positives "
-            f"{html.number(ks['positive'])}, negatives {html.number(ks['negative'])} "
+            f"{formatting.number(ks['positive'])}, negatives {formatting.number(ks['negative'])} "
             "(0 alike, 1 apart)."
         ),
     ]
@@ -212,7 +212,7 @@ def subgroups(summary: Mapping[str, Any], pictures: Mapping[str, pathlib.Path]) 
     rows = []
     for grouping, groups in summary["subgroups"].items():
         for name, entry in groups.items():
-            auc = html.with_interval(entry["metrics"]["roc_auc"])
+            auc = formatting.with_interval(entry["metrics"]["roc_auc"])
             if entry["roc_auc_against"] != "the group itself":
                 auc += " *"
             rows.append(
@@ -222,7 +222,7 @@ def subgroups(summary: Mapping[str, Any], pictures: Mapping[str, pathlib.Path]) 
                     f"{entry['n']:,}",
                     f"{entry['n_patients']:,}",
                     *(
-                        html.with_interval(entry["metrics"][m])
+                        formatting.with_interval(entry["metrics"][m])
                         for m in ("accuracy", "recall", "specificity")
                     ),
                     auc,
@@ -303,16 +303,19 @@ def runs(summary: Mapping[str, Any], pictures: Mapping[str, pathlib.Path]) -> st
         return ""
     names = ("roc_auc", "accuracy", "recall", "specificity", "f1", "log_loss", "ece")
     rows = [
-        (run["name"], *(html.number(run["metrics"][name]["value"]) for name in names))
+        (
+            run["name"],
+            *(formatting.number(run["metrics"][name]["value"]) for name in names),
+        )
         for run in several
     ]
     across = summary["across_runs"]
     spread = (
-        f"{html.number(across[name]['mean'])} ± {html.number(across[name]['sd'])}"
+        f"{formatting.number(across[name]['mean'])} ± {formatting.number(across[name]['sd'])}"
         for name in names
     )
     rows.append(("mean ± standard deviation", *spread))
-    ensemble = (html.with_interval(summary["metrics"][name]) for name in names)
+    ensemble = (formatting.with_interval(summary["metrics"][name]) for name in names)
     rows.append(("ensemble (mean probability)", *ensemble))
     header = ("run", "ROC AUC", "accuracy", "sensitivity", "specificity", "F1")
     parts = [
@@ -340,8 +343,8 @@ def numbers(summary: Mapping[str, Any]) -> str:
     rows = [
         (
             name,
-            html.number(entry["value"], 4),
-            html.interval(entry["ci95"], 4),
+            formatting.number(entry["value"], 4),
+            formatting.interval(entry["ci95"], 4),
             summary["definitions"][name],
         )
         for name, entry in summary["metrics"].items()
