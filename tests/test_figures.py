@@ -9,6 +9,7 @@ from cxr.metrics import classification
 from cxr.metrics import summary as summary_of
 from cxr.metrics.summary import Question
 from cxr.reporting import plotting
+from cxr.training import curves
 from tests import fabricated
 
 ROWS = [
@@ -32,28 +33,28 @@ SCORES = {"NORMAL": TABLE.probabilities[:50, 1], "PNEUMONIA": np.array([1.0, 0.0
 ENTRY = {"label": "a", "value": 0.8, "ci95": [0.7, 0.9]}
 
 DRAWINGS = {
-    "training": lambda path: plotting.training_curves(ROWS, path),
-    "one epoch": lambda path: plotting.training_curves(ROWS[:1], path),
-    "no epoch": lambda path: plotting.training_curves([], path),
-    "only gaps": lambda path: plotting.training_curves([{"stage": "train"}] * 2, path),
+    "training": lambda path: curves.training_curves(ROWS, path),
+    "one epoch": lambda path: curves.training_curves(ROWS[:1], path),
+    "no epoch": lambda path: curves.training_curves([], path),
+    "only gaps": lambda path: curves.training_curves([{"stage": "train"}] * 2, path),
     "roc": lambda path: plots.roc({"a": CURVE}, path, points={"p": (0.9, 0.8)}),
     "pr": lambda path: plots.precision_recall(
         {"a": CURVE}, path, base_rates={"a": 0.5}
     ),
-    "confusion": lambda path: plotting.confusion_matrix(
+    "confusion": lambda path: plots.confusion_matrix(
         [[5, 0], [0, 0]], ["A", "B"], path
     ),
     "calibration": lambda path: plots.calibration(
         {"a": [{"predicted": 0.4, "observed": 0.5, "ci95": None}]}, path
     ),
-    "histograms": lambda path: plotting.score_histograms(
+    "histograms": lambda path: plots.score_histograms(
         {"validation": SCORES, "test": {**SCORES, "NORMAL": np.zeros(0)}},
         path,
         threshold=1.0,
         xlabel="p",
     ),
     "predictive": lambda path: plots.predictive_values({"a": (1.0, 0.0)}, path),
-    "forest": lambda path: plotting.forest(
+    "forest": lambda path: plots.forest(
         {"g": [ENTRY, {**ENTRY, "value": None}, {**ENTRY, "ci95": None}]},
         path,
         title="t",

@@ -14,7 +14,7 @@ from cxr.metrics import summary as summary_of
 from cxr.metrics.predictions import Predictions
 from cxr.metrics.summary import Question
 from cxr.prediction.predictor import Predictor, load_predictor
-from cxr.reporting import plotting
+from cxr.training import curves
 
 METRICS = "metrics.json"
 REPORT = "report.html"
@@ -102,7 +102,7 @@ def draw(judged: Judged, folder: pathlib.Path) -> dict[str, pathlib.Path]:
     )
     if (judged.run.workdir / runs.HISTORY).is_file():
         found["curves"] = folder / "curves.png"
-        plotting.training_curves(runs.read_history(judged.run.workdir), found["curves"])
+        curves.training_curves(runs.read_history(judged.run.workdir), found["curves"])
     return found
 
 

@@ -1,4 +1,7 @@
-"""Curves of an evaluation: ROC, precision-recall, calibration, predictive values."""
+"""Plots of an evaluation: curves, confusion matrix, histograms, values with intervals.
+
+Every function takes plain arrays and a path, and publishes one PNG.
+"""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -10,6 +13,7 @@ from matplotlib.figure import Figure
 from cxr.reporting import plotting
 
 _LINES = ("-", "--", "-.", ":")
+_LOGIT_EDGE = 9.0  # probabilities beyond 1e-4 of 0 or 1 share the outer bars
 
 
 def roc(
@@ -172,6 +176,138 @@ def predictive_values(
             axes, f"How often {title}", "prevalence where it is used", "share"
         )
     panels[0].legend(frameon=False, fontsize=10)
+    plotting.save(figure, path)
+
+
+def confusion_matrix(
+    table: np.ndarray, class_names: Sequence[str], path: str | os.PathLike
+) -> None:
+    """Draws counts and the share of each true class.
+
+    Args:
+      table: int [C, C], rows the truth, columns the prediction.
+      class_names: the C names.
+      path: the PNG to publish.
+    """
+    table = np.asarray(table)
+    shares = table / np.maximum(1, table.sum(axis=1, keepdims=True))
+    size = 3.2 + 1.1 * len(class_names)
+    figure = Figure(figsize=(size + 0.6, size), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(table):
+        axes.text(
+            column,
+            row,
+            f"{count:,}\n{shares[row, column]:.1%}",
+            ha="center",
+            va="center",
+            fontsize=14 if len(class_names) < 5 else 10,
+            color="white" if shares[row, column] > 0.55 else plotting.INK,
+        )
+    places = np.arange(len(class_names))
+    axes.set_xticks(places, class_names)
+    axes.set_yticks(places, class_names, rotation=90, va="center")
+    plotting.dress(axes, "Confusion matrix", "predicted", "truth")
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    plotting.save(figure, path)
+
+
+def score_histograms(
+    panels: Mapping[str, Mapping[str, np.ndarray]],
+    path: str | os.PathLike,
+    *,
+    threshold: float | None,
+    xlabel: str,
+) -> None:
+    """Draws how scores spread within each class, one panel a split.
+
+    Args:
+      panels: split -> class -> float [n] probabilities of one class.
+      path: the PNG to publish.
+      threshold: the decision threshold, marked in each panel.
+      xlabel: whose probability it is.
+    """
+    figure = Figure(figsize=(10, 1.1 + 2.2 * len(panels)), layout="constrained")
+    edges = np.linspace(-_LOGIT_EDGE, _LOGIT_EDGE, 49)
+    for axes, (title, classes) in zip(
+        figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0],
+        panels.items(),
+        strict=True,
+    ):
+        for (label, scores), color, hatch in zip(
+            classes.items(), plotting.CYCLE, ("", "///", "..."), strict=False
+        ):
+            axes.hist(
+                _logits(scores),
+                edges,
+                weights=np.full(len(scores), 1 / max(1, len(scores))),
+                color=color,
+                alpha=0.45,
+                hatch=hatch,
+                edgecolor=color,
+                histtype="stepfilled",
+                linewidth=1.4,
+                label=f"{label} ({len(scores):,})",
+            )
+        if threshold is not None:
+            axes.axvline(
+                _logits(np.array([threshold]))[0], color=plotting.INK, linestyle="--"
+            )
+        plotting.dress(axes, title, None, "share of the class")
+        axes.legend(
+            frameon=False, fontsize=10, loc="center left", bbox_to_anchor=(1, 0.5)
+        )
+    ticks = np.array([0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999])
+    axes.set_xticks(_logits(ticks), [f"{tick:g}" for tick in ticks])
+    axes.set_xlabel(xlabel + " (logit scale; dashed: threshold)", fontsize=11)
+    plotting.save(figure, path)
+
+
+def _logits(scores: np.ndarray) -> np.ndarray:
+    clipped = np.clip(scores, 1e-9, 1 - 1e-9)
+    return np.clip(
+        np.log(clipped / (1 - clipped)), -_LOGIT_EDGE + 1e-6, _LOGIT_EDGE - 1e-6
+    )
+
+
+def forest(
+    groups: Mapping[str, Sequence[Mapping[str, Any]]],
+    path: str | os.PathLike,
+    *,
+    title: str,
+    reference: float | None,
+) -> None:
+    """Draws values with intervals, a line each, under headings.
+
+    Args:
+      groups: heading -> rows with `label`, `value` (None leaves a gap), `ci95`.
+      path: the PNG to publish.
+      title: what the values are.
+      reference: a dashed vertical line, such as the value of the whole split.
+    """
+    lines = []
+    for heading, rows in groups.items():
+        lines.append((heading, None))
+        lines += [(row["label"], row) for row in rows]
+    figure = Figure(figsize=(8, 1.2 + 0.32 * len(lines)), layout="constrained")
+    axes = figure.subplots()
+    for y, (_, row) in enumerate(lines):
+        if row is None or row["value"] is None:
+            continue
+        low, high = row["ci95"] or [row["value"]] * 2
+        axes.plot([low, high], [y, y], color=plotting.BLUE, linewidth=2.2)
+        axes.plot(row["value"], y, "o", color=plotting.BLUE, markersize=6.5)
+    if reference is not None:
+        axes.axvline(reference, color=plotting.INK, linestyle="--", linewidth=1.2)
+    axes.set_yticks(range(len(lines)), [text for text, _ in lines])
+    axes.set_ylim(len(lines) - 0.4, -0.7)
+    plotting.dress(axes, title)
+    for tick, (_, row) in zip(axes.get_yticklabels(), lines, strict=True):
+        tick.set_fontweight("bold" if row is None else "normal")
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=False, axis="y")
     plotting.save(figure, path)
 
 

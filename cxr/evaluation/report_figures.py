@@ -11,7 +11,7 @@ from cxr.evaluation.film_plots import Film
 from cxr.metrics import classification
 from cxr.metrics.predictions import Predictions
 from cxr.metrics.summary import Question, judge
-from cxr.reporting import formatting, plotting
+from cxr.reporting import formatting
 
 _SAMPLES = 12
 _MISTAKES = 6  # of each kind
@@ -67,7 +67,7 @@ def draw(
         )
         if points:
             plots.predictive_values(points, place("predictive_values"))
-    plotting.confusion_matrix(
+    plots.confusion_matrix(
         summary["confusion_matrix"], names, place("confusion_matrix")
     )
     bins = summary["calibration"]["bins"]
@@ -77,7 +77,7 @@ def draw(
     if scored.positive is not None:
         panels = {"validation": validation} if validation else {}
         panels = {**panels, f"{question.split} (judged here)": table}
-        plotting.score_histograms(
+        plots.score_histograms(
             {
                 title: _scores_by_class(t, scored.positive)
                 for title, t in panels.items()
@@ -87,7 +87,7 @@ def draw(
             xlabel=f"probability of {question.positive_class}",
         )
     if summary["subgroups"]:
-        plotting.forest(
+        plots.forest(
             {
                 grouping: [
                     {"label": f"{name} ({g['n']:,})", **g["metrics"]["accuracy"]}
@@ -117,7 +117,7 @@ def draw_runs(
         ]
         for name in names
     }
-    plotting.forest(groups, path, title="Runs and their ensemble", reference=None)
+    plots.forest(groups, path, title="Runs and their ensemble", reference=None)
 
 
 def operating_points(summary: Mapping[str, Any]) -> dict[str, tuple[float, float]]:

@@ -6,13 +6,19 @@ import statistics
 from typing import Any
 
 from cxr import files, records, runs
-from cxr.evaluation import evaluator, origins, report, report_figures, split_predictions
+from cxr.evaluation import (
+    evaluator,
+    origins,
+    plots,
+    report,
+    report_figures,
+    split_predictions,
+)
 from cxr.metrics import comparison, predictions, thresholds
 from cxr.metrics import summary as summary_of
 from cxr.metrics.predictions import Predictions
 from cxr.metrics.summary import Question
 from cxr.prediction.predictor import load_predictor
-from cxr.reporting import plotting
 
 COMPARISON = "comparison.json"
 
@@ -80,7 +86,7 @@ def judge_pair(
     folder = folder or second[0].workdir / own_folder
     folder.mkdir(parents=True, exist_ok=True)
     picture = folder / "differences.png"
-    plotting.forest(
+    plots.forest(
         {
             f"{names[1]} - {names[0]}": [
                 {"label": name, **entry}

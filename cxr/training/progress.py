@@ -9,7 +9,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from cxr import records, runs
-from cxr.reporting import plotting
+from cxr.training import curves
 
 _MIB = 1 << 20
 
@@ -106,7 +106,7 @@ class RunLog:
     def epoch(self, rows: list[dict[str, Any]]) -> None:
         """Publishes the history up to its last row, and says it in one line."""
         runs.write_history(self._workdir, rows)
-        plotting.training_curves(rows, self._workdir / runs.CURVES)
+        curves.training_curves(rows, self._workdir / runs.CURVES)
         row = rows[-1]
         if self._writer:
             with self._writer.as_default(step=row["epoch"]):
