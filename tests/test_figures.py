@@ -111,7 +111,7 @@ def test_the_hardest_films_are_the_wrong_ones_it_was_surest_of():
     question = Question(
         "test", "PNEUMONIA", {"value": 0.5, "rule": "", "chosen_on": ""}
     )
-    missed, alarms = report_figures.hardest(TABLE, question).values()
+    missed, alarms = film_plots.hardest(TABLE, question).values()
     score = TABLE.probabilities[:, 1]
     assert set(TABLE.labels[missed]) == {1} and set(TABLE.labels[alarms]) == {0}
     assert np.all(score[missed] < 0.5) and np.all(np.diff(score[missed]) >= 0)
@@ -120,10 +120,10 @@ def test_the_hardest_films_are_the_wrong_ones_it_was_surest_of():
 
 
 def test_samples_show_the_classes_in_turn():
-    chosen = report_figures.sample(TABLE, seed=0)
+    chosen = film_plots.sample(TABLE, seed=0)
     assert np.bincount(TABLE.labels[chosen]).tolist() == [6, 6]
     assert len(set(chosen.tolist())) == 12
-    assert not np.array_equal(chosen, report_figures.sample(TABLE, seed=1))
+    assert not np.array_equal(chosen, film_plots.sample(TABLE, seed=1))
 
 
 @pytest.mark.parametrize("classes", [2, 3])

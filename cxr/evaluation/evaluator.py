@@ -1,14 +1,17 @@
 """From a run folder to its evaluation folder: predictions, numbers, pictures, page."""
 
 import dataclasses
+import json
 import pathlib
+import platform
 import time
 from typing import Any
 
 import numpy as np
 
-from cxr import files, records, runs
-from cxr.evaluation import attention, origins, report, report_figures, split_predictions
+import cxr
+from cxr import cli, files, records, runs
+from cxr.evaluation import film_plots, report, report_figures, split_predictions
 from cxr.metrics import predictions
 from cxr.metrics import summary as summary_of
 from cxr.metrics.predictions import Predictions
@@ -82,7 +85,7 @@ def judge_run(run: runs.Run, record_set: records.RecordSet, options: Options) ->
     pictures = draw(judged, folder) if options.report else {}
     if options.report and options.explain:
         pictures |= _explain(judged, folder, predictor, options.explain)
-    where = origins.describe(run, record_set) | origins.remarks(run, record_set, reads)
+    where = describe_origins(run, record_set) | remarks(run, record_set, reads)
     publish(folder, summary, where, pictures)
     say(summary, folder)
     print(
@@ -97,7 +100,7 @@ def draw(judged: Judged, folder: pathlib.Path) -> dict[str, pathlib.Path]:
     found = report_figures.draw(
         folder, judged.summary, judged.table, judged.question, judged.validation
     )
-    found |= report_figures.draw_films(
+    found |= film_plots.draw_films(
         folder, judged.table, judged.question, judged.read_films
     )
     if (judged.run.workdir / runs.HISTORY).is_file():
@@ -110,7 +113,7 @@ def _explain(
     judged: Judged, folder: pathlib.Path, predictor: Predictor, count: int
 ) -> dict[str, pathlib.Path]:
     path = folder / "attention.png"
-    found = attention.draw(
+    found = film_plots.draw_grad_cam(
         path,
         predictor,
         judged.table,
@@ -207,3 +210,59 @@ def say(summary: dict[str, Any], folder: pathlib.Path) -> None:
     print(f"  always {majority['class']}: accuracy {majority['accuracy']:.4f}")
     page = folder / REPORT
     print(f"report: {page}" if page.is_file() else f"numbers: {folder / METRICS}")
+
+
+# --- where data, model and numbers come from, in words
+
+
+def describe_data(record_set: records.RecordSet) -> str:
+    """One line on a data set: name, version, how it was split."""
+    manifest = record_set.manifest
+    policy = manifest.flags.get("split_policy", "unknown")
+    return f"{manifest.name} {manifest.version}, split policy {policy}"
+
+
+def describe_origins(run: runs.Run, record_set: records.RecordSet) -> dict[str, str]:
+    """Where data, model and numbers come from, as label -> text."""
+    info, path = run.info, run.workdir / runs.ENVIRONMENT
+    environment = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    packages = environment.get("packages", {})
+    return {
+        "data": describe_data(record_set),
+        "data folder": str(record_set.path),
+        "data fingerprint": record_set.manifest.fingerprint,
+        "run folder": str(run.workdir),
+        "model": f"{info['model']}, {info['num_parameters']:,} parameters, films of "
+        f"{info['image_size']} px (stored at {info['stored_image_size']} px), "
+        f"epoch {info['best_epoch']} was best on validation",
+        "model sha256": info["model_sha256"],
+        "trained with": ", ".join(f"{n} {v}" for n, v in packages.items())
+        + f"; {', '.join(environment.get('devices', []))}",
+        "commit": str(environment.get("git_commit") or "not a git checkout"),
+        "evaluated": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+        + f" with cxr {cxr.__version__}, Python {platform.python_version()}",
+        "flags": cli.to_flags(run.config),
+    }
+
+
+def remarks(
+    run: runs.Run, record_set: records.RecordSet, reads: int | None
+) -> dict[str, str]:
+    """What the first screen adds to the numbers."""
+    found = {}
+    if reads:
+        times = "once" if reads == 1 else f"{reads} times"
+        found["test_reads"] = (
+            f"The test split has been read {times} by this run (test_reads.csv)."
+        )
+    if record_set.manifest.fingerprint != run.info["data"]["fingerprint"]:
+        found["other_data"] = (
+            "These films are from another data set than the model was trained on; "
+            "whether patients of its training are among them was not checked."
+        )
+    if record_set.manifest.name == "phantom":
+        found["synthetic"] = (
+            "The films are synthetic phantoms: the numbers show that the software "
+            "works, nothing about patients."
+        )
+    return found

@@ -1,21 +1,37 @@
-"""Pictures made of films: what the model said, where it erred, where it looked."""
+"""Pictures made of films: sample predictions, mistakes, and Grad-CAM with its alarm."""
 
 import os
-from collections.abc import Mapping, Sequence
+import pathlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from cxr.reporting import plotting
+from cxr import images
+from cxr.metrics.predictions import Predictions
+from cxr.metrics.summary import Question, judge
+from cxr.reporting import formatting, plotting
+
+if TYPE_CHECKING:
+    from cxr.prediction.predictor import Predictor
 
 _COLUMNS = 6
+_SAMPLES = 12
+_MISTAKES = 6  # of each kind
+_EXPLAINED = 6  # films of each kind
+_MARGIN = 0.1
 # Against (blue) to for (vermilion), clear in the middle.
 _SIGNED = LinearSegmentedColormap.from_list(
     "signed", [plotting.BLUE, "#9ecae8", "#ffffff", "#f3b08a", plotting.RED]
 )
+
+# Indices of a split -> uint8 [n, S, S].
+ReadFilms = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -33,6 +49,90 @@ class Film:
     caption: str
     right: bool
     heat: np.ndarray | None = None
+
+
+def draw_films(
+    folder: pathlib.Path, table: Predictions, question: Question, read: ReadFilms
+) -> dict[str, pathlib.Path]:
+    """Draws the sample predictions and the hardest mistakes."""
+    sections = {
+        "samples": {"Sample predictions": sample(table, seed=question.seed)},
+        "mistakes": hardest(table, question),
+    }
+    paths = {}
+    for name, groups in sections.items():
+        chosen = {title: found for title, found in groups.items() if len(found)}
+        if not chosen:
+            continue
+        paths[name] = folder / f"{name}.png"
+        grid(
+            {
+                title: make_films(table, question, found, read(found))
+                for title, found in chosen.items()
+            },
+            paths[name],
+        )
+    return paths
+
+
+def sample(table: Predictions, *, seed: int, count: int = _SAMPLES) -> np.ndarray:
+    """Indices of films drawn at random, the classes in turn, int64 [<= count]."""
+    order = np.random.default_rng(seed).permutation(len(table.labels))
+    rank = np.zeros(len(order), np.int64)
+    for index in range(len(table.class_names)):
+        members = order[table.labels[order] == index]
+        rank[members] = np.arange(len(members))
+    # The first of each class, then the second of each, ...
+    return order[np.lexsort((table.labels[order], rank[order]))][:count]
+
+
+def hardest(table: Predictions, question: Question) -> dict[str, np.ndarray]:
+    """Heading -> indices of the wrong films, those the model was surest of first."""
+    scored = judge(table, question)
+    wrong = scored.predicted != scored.labels
+    true = scored.probabilities[np.arange(len(scored.labels)), scored.labels]
+    surest = np.argsort(true, kind="stable")
+    if scored.positive is None:
+        found = surest[wrong[surest]][: 2 * _MISTAKES]
+        return {"Mistakes it was surest of": found}
+    name = question.positive_class
+    ill = scored.labels == scored.positive
+    return {
+        f"Missed {name} (false negatives)": surest[(wrong & ill)[surest]][:_MISTAKES],
+        "False alarms (false positives)": surest[(wrong & ~ill)[surest]][:_MISTAKES],
+    }
+
+
+def make_films(
+    table: Predictions,
+    question: Question,
+    indices: np.ndarray,
+    images: np.ndarray,
+    heat: np.ndarray | None = None,
+) -> list[Film]:
+    """Films with captions: truth, prediction and its probability."""
+    scored = judge(table, question)
+    predicted = scored.predicted
+    films = []
+    for place, index in enumerate(indices):
+        truth, said = scored.labels[index], predicted[index]
+        # Two classes: the probability that the threshold speaks of.
+        shown = said if scored.positive is None else scored.positive
+        films.append(
+            Film(
+                image=images[place],
+                caption=f"truth {_short(table.class_names[truth])}\n"
+                f"said {_short(table.class_names[said])}, p "
+                f"{formatting.probability(scored.probabilities[index, shown])}",
+                right=bool(truth == said),
+                heat=None if heat is None else heat[place],
+            )
+        )
+    return films
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 12 else name[:11] + "."
 
 
 def grid(
@@ -91,3 +191,95 @@ def _show(axes: Axes, film: Film, *, with_heat: bool) -> None:
             linewidth=2.5,
             linestyle="-" if film.right else "--",
         )
+
+
+# --- Grad-CAM
+
+
+def draw_grad_cam(
+    path: pathlib.Path,
+    predictor: "Predictor",
+    table: Predictions,
+    question: Question,
+    *,
+    read: ReadFilms,
+    count: int,
+) -> dict[str, Any] | None:
+    """Explains right positives, drawn at random, and the hardest mistakes.
+
+    Args:
+      path: the PNG to publish.
+      predictor: the model behind the table.
+      table: the judged predictions.
+      question: what was asked of them; its positive class is explained.
+      read: indices to films.
+      count: films to explain at most; a film costs about two forward passes.
+
+    Returns:
+      What metrics.json says of it, or None where there is nothing to explain: no
+      film, or a network without a convolutional map.
+    """
+    from cxr.prediction import gradcam  # TensorFlow: only where images are explained
+
+    sections = _choose_explained(table, question, count)
+    chosen = np.concatenate(list(sections.values()))
+    if not len(chosen):
+        return None
+    try:
+        grad_cam = gradcam.GradCam(predictor.model)
+    except ValueError as error:
+        print(f"no Grad-CAM: {error}", file=sys.stderr)
+        return None
+    films = images.area_resize(read(chosen), predictor.image_size)
+    positive = table.class_names.index(question.positive_class)
+    heat = grad_cam.heat(films[..., None], positive)
+    shares = gradcam.border_share(heat, margin=_MARGIN)
+    shown = make_films(table, question, chosen, films, heat)
+    groups, start = {}, 0
+    for title, indices in sections.items():
+        groups[title] = shown[start : start + min(len(indices), _EXPLAINED)]
+        start += len(indices)
+    grid({title: some for title, some in groups.items() if some}, path, with_plain=True)
+    return _describe_grad_cam(question, shares)
+
+
+def _choose_explained(
+    table: Predictions, question: Question, count: int
+) -> dict[str, np.ndarray]:
+    """Heading -> indices: a third each mistakes of both kinds, the rest right ones."""
+    scored = judge(table, question)
+    mistakes = hardest(table, question)
+    kept = {title: found[: count // 4] for title, found in mistakes.items()}
+    left = count - sum(len(found) for found in kept.values())
+    positive = table.class_names.index(question.positive_class)
+    right = (scored.predicted == positive) & (scored.labels == positive)
+    order = np.random.default_rng(question.seed).permutation(len(right))
+    title = f"{question.positive_class}, rightly found (at random)"
+    return {title: order[right[order]][:left], **kept}
+
+
+def _describe_grad_cam(question: Question, shares: np.ndarray) -> dict[str, Any]:
+    known = shares[np.isfinite(shares)]
+    mean = float(known.mean()) if len(known) else None
+    by_area = 1 - (1 - 2 * _MARGIN) ** 2
+    result = {
+        "class": question.positive_class,
+        "films": len(shares),
+        "border_share": mean,
+        "border_area": by_area,
+        "alarm": mean is not None and mean > by_area,
+    }
+    if mean is None:
+        line = f"On none of {len(shares)} films anything speaks for the class."
+    else:
+        line = (
+            f"On {len(known)} films {mean:.0%} of what speaks for "
+            f"{question.positive_class} lies on the outer tenth of the film, which is "
+            f"{by_area:.0%} of its area"
+        )
+        line += (
+            ": the model may read markers or print, a shortcut."
+            if result["alarm"]
+            else "; no sign of reading markers there."
+        )
+    return {**result, "line": line}

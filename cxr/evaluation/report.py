@@ -161,8 +161,8 @@ def _shift_findings(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
             (
                 "warn",
                 f"{label} is {formatting.percent(here['value'])} here and "
-                f"{formatting.percent(there)} on validation at the same threshold: these "
-                "films differ from those the threshold was chosen on.",
+                f"{formatting.percent(there)} on validation at the same threshold: "
+                "these films differ from those the threshold was chosen on.",
             )
         )
     return found

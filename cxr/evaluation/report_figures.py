@@ -1,24 +1,17 @@
-"""Which pictures an evaluation gets, and which films stand in them."""
+"""Which plots an evaluation gets, made of numbers alone."""
 
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from cxr.evaluation import film_plots, plots
-from cxr.evaluation.film_plots import Film
+from cxr.evaluation import plots
 from cxr.metrics import classification
 from cxr.metrics.predictions import Predictions
 from cxr.metrics.summary import Question, judge
-from cxr.reporting import formatting
 
-_SAMPLES = 12
-_MISTAKES = 6  # of each kind
 _SHOWN_POINTS = 4
-
-# Indices of a split -> uint8 [n, S, S].
-ReadFilms = Callable[[np.ndarray], np.ndarray]
 
 
 def draw(
@@ -130,90 +123,6 @@ def operating_points(summary: Mapping[str, Any]) -> dict[str, tuple[float, float
             labels.setdefault(rates, []).append(point["name"])
     shown = list(labels.items())[:_SHOWN_POINTS]
     return {" = ".join(names): rates for rates, names in shown}
-
-
-def draw_films(
-    folder: pathlib.Path, table: Predictions, question: Question, read: ReadFilms
-) -> dict[str, pathlib.Path]:
-    """Draws the sample predictions and the hardest mistakes."""
-    sections = {
-        "samples": {"Sample predictions": sample(table, seed=question.seed)},
-        "mistakes": hardest(table, question),
-    }
-    paths = {}
-    for name, groups in sections.items():
-        chosen = {title: found for title, found in groups.items() if len(found)}
-        if not chosen:
-            continue
-        paths[name] = folder / f"{name}.png"
-        film_plots.grid(
-            {
-                title: make_films(table, question, found, read(found))
-                for title, found in chosen.items()
-            },
-            paths[name],
-        )
-    return paths
-
-
-def sample(table: Predictions, *, seed: int, count: int = _SAMPLES) -> np.ndarray:
-    """Indices of films drawn at random, the classes in turn, int64 [<= count]."""
-    order = np.random.default_rng(seed).permutation(len(table.labels))
-    rank = np.zeros(len(order), np.int64)
-    for index in range(len(table.class_names)):
-        members = order[table.labels[order] == index]
-        rank[members] = np.arange(len(members))
-    # The first of each class, then the second of each, ...
-    return order[np.lexsort((table.labels[order], rank[order]))][:count]
-
-
-def hardest(table: Predictions, question: Question) -> dict[str, np.ndarray]:
-    """Heading -> indices of the wrong films, those the model was surest of first."""
-    scored = judge(table, question)
-    wrong = scored.predicted != scored.labels
-    true = scored.probabilities[np.arange(len(scored.labels)), scored.labels]
-    surest = np.argsort(true, kind="stable")
-    if scored.positive is None:
-        found = surest[wrong[surest]][: 2 * _MISTAKES]
-        return {"Mistakes it was surest of": found}
-    name = question.positive_class
-    ill = scored.labels == scored.positive
-    return {
-        f"Missed {name} (false negatives)": surest[(wrong & ill)[surest]][:_MISTAKES],
-        "False alarms (false positives)": surest[(wrong & ~ill)[surest]][:_MISTAKES],
-    }
-
-
-def make_films(
-    table: Predictions,
-    question: Question,
-    indices: np.ndarray,
-    images: np.ndarray,
-    heat: np.ndarray | None = None,
-) -> list[Film]:
-    """Films with captions: truth, prediction and its probability."""
-    scored = judge(table, question)
-    predicted = scored.predicted
-    films = []
-    for place, index in enumerate(indices):
-        truth, said = scored.labels[index], predicted[index]
-        # Two classes: the probability that the threshold speaks of.
-        shown = said if scored.positive is None else scored.positive
-        films.append(
-            Film(
-                image=images[place],
-                caption=f"truth {_short(table.class_names[truth])}\n"
-                f"said {_short(table.class_names[said])}, p "
-                f"{formatting.probability(scored.probabilities[index, shown])}",
-                right=bool(truth == said),
-                heat=None if heat is None else heat[place],
-            )
-        )
-    return films
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 12 else name[:11] + "."
 
 
 def _with_area(summary: Mapping[str, Any], name: str) -> str:

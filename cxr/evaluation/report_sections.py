@@ -196,7 +196,8 @@ def shift(summary: Mapping[str, Any], pictures: Mapping[str, pathlib.Path]) -> s
         html.table(("", "validation", summary["split"]), rows),
         html.paragraph(
             "Kolmogorov-Smirnov distance of the scores to validation's: positives "
-            f"{formatting.number(ks['positive'])}, negatives {formatting.number(ks['negative'])} "
+            f"{formatting.number(ks['positive'])}, negatives "
+            f"{formatting.number(ks['negative'])} "
             "(0 alike, 1 apart)."
         ),
     ]
@@ -311,7 +312,8 @@ def runs(summary: Mapping[str, Any], pictures: Mapping[str, pathlib.Path]) -> st
     ]
     across = summary["across_runs"]
     spread = (
-        f"{formatting.number(across[name]['mean'])} ± {formatting.number(across[name]['sd'])}"
+        f"{formatting.number(across[name]['mean'])} ± "
+        f"{formatting.number(across[name]['sd'])}"
         for name in names
     )
     rows.append(("mean ± standard deviation", *spread))

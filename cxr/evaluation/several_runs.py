@@ -8,7 +8,6 @@ from typing import Any
 from cxr import files, records, runs
 from cxr.evaluation import (
     evaluator,
-    origins,
     plots,
     report,
     report_figures,
@@ -64,7 +63,7 @@ def judge_ensemble(
         pictures = evaluator.draw(judged_together, folder)
         pictures["runs"] = folder / "runs.png"
         report_figures.draw_runs(pictures["runs"], summary, ("roc_auc", "accuracy"))
-    where = origins.describe(first.run, first.record_set)
+    where = evaluator.describe_origins(first.run, first.record_set)
     where["runs"] = ", ".join(str(each.run.workdir) for each in judged)
     evaluator.publish(folder, summary, where, pictures)
     evaluator.say(summary, folder)
@@ -98,7 +97,7 @@ def judge_pair(
         reference=0.0,
     )
     runs.write_json(folder / COMPARISON, result)
-    data = origins.describe_data(second[1])
+    data = evaluator.describe_data(second[1])
     files.publish(
         folder / evaluator.REPORT, report.render_comparison(result, picture, data)
     )
