@@ -27,7 +27,6 @@ LIGHT = {
     "cxr.images",
     "cxr.prediction.inputs",
     "cxr.reporting.html",
-    "cxr.provenance",
     "cxr.records",
     "cxr.runs",
     "cxr.conversion.converter",

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from cxr import files, provenance, records, runs
+from cxr import files, records, runs
 from cxr.config import TrainConfig
 from cxr.input import pipeline
 from cxr.metrics import calibration, predictions, thresholds
@@ -51,7 +51,7 @@ def publish(
         "stored_image_size": manifest.image_size,
         "image_size": config.image_size,
         **_choose(config, manifest, found, validation.labels),
-        "data": provenance.data_identity(config, manifest),
+        "data": runs.data_identity(config, manifest),
         "model_file": runs.MODEL,
         "model_sha256": files.sha256_file(workdir / runs.MODEL),
         "final_weights_sha256": weights_sha256(final),

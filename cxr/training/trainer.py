@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from cxr import cli, provenance, records, runs
+from cxr import cli, records, runs
 from cxr.config import TrainConfig
 from cxr.input import augmenters, pipeline
 from cxr.metrics import classification
@@ -47,8 +47,8 @@ def train(config: TrainConfig, record_set: records.RecordSet) -> runs.Run:
     """
     workdir = pathlib.Path(config.workdir)
     with runs.lock(workdir), signals.watch() as interruption:
-        provenance.check_same_run(workdir, config, record_set)
-        finished = provenance.finished(workdir, config)
+        runs.check_same_run(workdir, config, record_set)
+        finished = runs.finished(workdir, config)
         if finished:
             progress.say(f"{workdir} is finished; nothing to do")
             return finished
@@ -82,7 +82,7 @@ class Trainer:
         self._workdir = pathlib.Path(config.workdir)
         self._devices = devices.setup(config)
         keras.config.set_dtype_policy(self._devices.precision)
-        provenance.publish_settings(
+        runs.publish_settings(
             self._workdir,
             config,
             record_set,
