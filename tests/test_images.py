@@ -12,6 +12,8 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from cxr import images
+from cxr.images import formats
+from cxr.reasons import BadImage
 
 SIZE = 32
 
@@ -146,7 +148,7 @@ def test_a_jpegs_pixels_are_pillows(monkeypatch, mode, side, options):
     )
     data = saved(Image.fromarray(noisy).convert(mode), "JPEG", quality=90, **options)
     ours = images.to_grey(data, 224)
-    monkeypatch.setattr(images, "_luma", lambda *args: None)
+    monkeypatch.setattr(formats, "_luma", lambda *args: None)
     assert np.array_equal(ours, images.to_grey(data, 224))
 
 
@@ -257,30 +259,30 @@ REFUSED = {
 @pytest.mark.parametrize("kind", REFUSED)
 def test_every_refused_kind_has_its_reason(kind):
     make, reason = REFUSED[kind]
-    with pytest.raises(images.BadImage) as caught:
+    with pytest.raises(BadImage) as caught:
         images.read(make(), SIZE)
     assert caught.value.reason == reason, caught.value.detail
     assert "\n" not in caught.value.detail
 
 
 def test_too_many_bytes(monkeypatch):
-    monkeypatch.setattr(images, "MAX_BYTES", 100)
-    with pytest.raises(images.BadImage, match="too_many_bytes"):
+    monkeypatch.setattr(formats, "MAX_BYTES", 100)
+    with pytest.raises(BadImage, match="too_many_bytes"):
         images.read(saved(film(), "PNG"), SIZE)
 
 
 @given(cut=st.integers(0, 2000))
 def test_a_cut_jpeg_is_never_taken(cut):
     data = saved(film(), "JPEG", quality=90)
-    with pytest.raises(images.BadImage):
+    with pytest.raises(BadImage):
         images.read(data[: min(cut, len(data) - 1)], SIZE)
 
 
-@given(junk=st.binary(max_size=300), head=st.sampled_from([*images._MAGIC, b""]))
+@given(junk=st.binary(max_size=300), head=st.sampled_from([*formats._MAGIC, b""]))
 def test_junk_is_refused_or_decoded_but_never_crashes(junk, head):
     try:
         decoded = images.read(head + junk, SIZE)
-    except images.BadImage:
+    except BadImage:
         return
     assert decoded.grey.shape == (SIZE, SIZE)
 

@@ -1,6 +1,6 @@
 """report.html: well-formed, self-contained, and the answer first."""
 
-import html.parser
+import html.parser as html_parser
 import json
 import re
 
@@ -11,13 +11,13 @@ from cxr.evaluation import report, report_figures
 from cxr.metrics import summary as summary_of
 from cxr.metrics.predictions import Predictions
 from cxr.metrics.summary import Question
-from cxr.reporting import formatting, html
+from cxr.reporting import formatting
 from tests import fabricated
 
 _VOID = {"meta", "img", "br", "hr"}
 
 
-class Strict(html.parser.HTMLParser):
+class Strict(html_parser.HTMLParser):
     """Collects text and attributes; fails where tags do not nest."""
 
     def __init__(self):

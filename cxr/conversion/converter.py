@@ -29,7 +29,7 @@ from cxr.conversion import (
     spool,
     workers,
 )
-from cxr.conversion.sources import Rejected
+from cxr.reasons import Rejected
 
 REPORT = "report.html"
 REPORT_JSON = "report.json"  # the same numbers; neither is in the manifest, for time

@@ -9,7 +9,7 @@ from typing import Any
 
 from cxr import files, records, tfds_metadata
 from cxr.conversion import planning, spool
-from cxr.conversion.sources import Rejected
+from cxr.reasons import Rejected
 
 QUARANTINE = "quarantine.csv"
 _TABLES = (records.EXAMPLES, QUARANTINE)

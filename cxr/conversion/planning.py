@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 
 from cxr import cli, records
 from cxr.conversion import splitting
-from cxr.conversion.sources import Rejected
 from cxr.conversion.splitting import Film, Placed
+from cxr.reasons import Rejected
 
 # The reference set's names, which number bacteria and virus patients apart.
 PATIENT_PATTERNS = (

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from cxr import cli
+from cxr.reasons import Rejected
 
 KAGGLE_PREFIX = "kaggle:"
 SIDES = {"train": "train", "val": "val", "validation": "val", "test": "test"}
@@ -34,14 +35,6 @@ class Source(NamedTuple):
     path: str
     folder: str
     side: str
-
-
-class Rejected(NamedTuple):
-    """A row of quarantine.csv: a file that is not taken, and why."""
-
-    path: str
-    reason: str
-    detail: str
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,6 +26,7 @@ from PIL import features
 from cxr import cli, files, images
 from cxr.conversion import near_duplicates
 from cxr.conversion.sources import Source
+from cxr.reasons import BadImage
 
 _shared_sides: dict[int, int] = {}  # widths and heights, which repeat
 CHUNK_FILMS = 64  # a worker's turn: about 0.2 s, so that little is lost or waits
@@ -198,7 +199,7 @@ def identify(root: pathlib.Path, path: str) -> str:
     """Returns a source's SHA-256, or the reason why it cannot be read."""
     try:
         return hashlib.sha256(_read_file(root / path)).hexdigest()
-    except images.BadImage as bad:
+    except BadImage as bad:
         return bad.reason
     except OSError:
         return "unreadable"
@@ -247,7 +248,7 @@ def _convert_one(
             source_bytes=len(data), digest=hashlib.sha256(data).digest()
         )
         decoded = images.read(data, encoding.image_size)
-    except images.BadImage as bad:
+    except BadImage as bad:
         return film._replace(reason=bad.reason, detail=bad.detail), b"", 0
     except OSError as error:
         detail = error.strerror or str(error)
@@ -269,9 +270,9 @@ def _read_file(path: pathlib.Path) -> bytes:
     with open(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise images.BadImage("special_file", "not a regular file")
+            raise BadImage("special_file", "not a regular file")
         if status.st_size > images.MAX_BYTES:
-            raise images.BadImage(
+            raise BadImage(
                 "too_many_bytes",
                 f"{status.st_size} bytes, the limit is {images.MAX_BYTES}",
             )

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from cxr import cli, images
+from cxr.reasons import BadImage
 
 # Files that a folder is searched for; what is named on the command line may be
 # called anything. DICOM files are reported, not lost, until they can be read.
@@ -84,7 +85,7 @@ def read(path: str, stored_size: int, model_size: int) -> Film:
         data = _read_bytes(path)
         decoded = images.read(data, stored_size)
         warnings = list(_warnings(data, decoded, model_size))
-    except images.BadImage as error:
+    except BadImage as error:
         return Film(path, None, f"error: {error}")
     except FileNotFoundError:
         return Film(path, None, "error: not_found: no such file")
@@ -100,7 +101,7 @@ def _read_bytes(path: str) -> bytes:
     """Reads at most one byte more than a film may have; a pipe would block."""
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
-        raise images.BadImage("not_a_file", "a folder, device, socket or pipe")
+        raise BadImage("not_a_file", "a folder, device, socket or pipe")
     with open(path, "rb") as file:
         return file.read(images.MAX_BYTES + 1)
 

@@ -20,7 +20,6 @@ Rules, by what a file holds:
   (0.52 grey levels on average; bilinear 0.64, box 1.03) at the same speed.
 """
 
-import functools
 import io
 import warnings
 from typing import NamedTuple
@@ -28,6 +27,9 @@ from typing import NamedTuple
 import numpy as np
 import simplejpeg
 from PIL import Image
+
+from cxr.images.intensity import to_eight_bits
+from cxr.reasons import BadImage
 
 MAX_BYTES = 64 << 20  # 64 MiB: no radiograph export comes near
 MAX_PIXELS = 50_000_000  # the largest film in the reference set has 7 million
@@ -45,7 +47,6 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_BIT_DEPTHS = (8, 10, 12, 14, 16)
 _MAGIC = {
     b"\xff\xd8\xff": "JPEG",
     b"\x89PNG\r\n\x1a\n": "PNG",
@@ -68,24 +69,6 @@ _FOREIGN_MAGIC = {
     b"MM\0+": "BigTIFF",
     b"<svg": "SVG",
 }
-
-
-class BadImage(ValueError):
-    """A file that is not taken as a film.
-
-    Attributes:
-      reason: a short code for tables: `empty`, `too_many_bytes`, `not_an_image`,
-        `unsupported_format`, `too_small`, `too_many_pixels`, `several_frames`,
-        `unsupported_samples`, `truncated` or `corrupt`.
-      detail: one line for people.
-    """
-
-    def __init__(self, reason: str, detail: str):
-        super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail = reason, detail
-
-    def __reduce__(self) -> tuple:
-        return type(self), (self.reason, self.detail)
 
 
 class Decoded(NamedTuple):
@@ -187,51 +170,6 @@ def decode(stored: bytes, encoding: str, *, out: np.ndarray) -> None:
         raise ValueError(str(error)) from error
 
 
-def area_resize(image: np.ndarray, size: int) -> np.ndarray:
-    """Reduces films to `size` by the mean over each target pixel's exact area.
-
-    Sums are integers held in floating point wide enough to keep them exact, so
-    the result does not depend on the batch, the machine or the matrix library.
-
-    Args:
-      image: uint8 [H, W] or [N, H, W].
-      size: height = width of the result; at most H and W, in any ratio.
-
-    Returns:
-      uint8 [size, size] or [N, size, size], halves rounded up.
-    """
-    if image.dtype != np.uint8 or image.ndim not in (2, 3):
-        raise ValueError(
-            f"image: expected uint8 [H, W] or [N, H, W], got {image.dtype} "
-            f"{list(image.shape)}"
-        )
-    height, width = image.shape[-2:]
-    if not 1 <= size <= min(height, width):
-        raise ValueError(f"size={size}: expected 1..{min(height, width)}, the source's")
-    if height == width == size:
-        return image
-    if image.ndim == 3:
-        result = np.empty((len(image), size, size), np.uint8)
-        for index, one in enumerate(image):  # one at a time: bounded memory
-            result[index] = area_resize(one, size)
-        return result
-    # float32 holds integers exactly below 2**24, float64 below 2**53.
-    dtype = np.float32 if 255 * height * width < 1 << 24 else np.float64
-    rows, columns = _overlaps(height, size, dtype), _overlaps(width, size, dtype)
-    area = height * width
-    sums = (rows @ image.astype(dtype) @ columns.T).astype(np.int64)
-    return ((sums + area // 2) // area).astype(np.uint8)
-
-
-@functools.lru_cache(maxsize=16)  # a batch asks for the same two again and again
-def _overlaps(source: int, target: int, dtype: type) -> np.ndarray:
-    """Returns [target, source] overlap lengths in units of 1/target source pixel."""
-    edges = np.arange(source + 1) * target
-    low = np.arange(target)[:, None] * source
-    overlap = np.minimum(edges[1:], low + source) - np.maximum(edges[:-1], low)
-    return np.maximum(overlap, 0).astype(dtype)
-
-
 def _accepted_format(data: bytes) -> str:
     if not data:
         raise BadImage("empty", "0 bytes")
@@ -268,7 +206,7 @@ def _decode(data: bytes, size: int, kind: str) -> Decoded:
         if grey is None:
             image.draft("L", (size, size))  # acts on JPEG only
             image.load()
-            grey = _grey(image)
+            grey = to_eight_bits(image)
         if grey.size != (size, size):
             grey = grey.resize((size, size), Image.Resampling.BICUBIC)
         # Squashing to a square and turning commute: turn the small one.
@@ -325,29 +263,6 @@ def _luma(data: bytes, image: Image.Image, size: int) -> Image.Image | None:
         return Image.fromarray(simplejpeg.decode_jpeg(data, "GRAY", **least)[..., 0])
     except ValueError:
         return None
-
-
-def _grey(image: Image.Image) -> Image.Image:
-    if image.mode == "L":
-        return image
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        return Image.fromarray(_window(np.asarray(image)))
-    if image.mode == "F":
-        raise BadImage("unsupported_samples", "floating-point samples have no scale")
-    return image.convert("L")
-
-
-def _window(samples: np.ndarray) -> np.ndarray:
-    """Maps integer samples [H, W] of up to 16 bits to uint8 by the rule above."""
-    low, high = int(samples.min()), int(samples.max())
-    if low < 0 or high > 0xFFFF:
-        raise BadImage(
-            "unsupported_samples", f"samples {low}..{high}, expected 0..65535"
-        )
-    bits = next(bits for bits in _BIT_DEPTHS if high < 1 << bits)
-    full_scale = (1 << bits) - 1
-    scaled = samples.astype(np.uint32) * 255 + full_scale // 2
-    return (scaled // full_scale).astype(np.uint8)
 
 
 def _one_line(error: Exception) -> str:

@@ -1,0 +1,17 @@
+"""How the bytes of any accepted format become one grey uint8 array, and back.
+
+One chain for converter, training, evaluation and prediction: `to_grey(bytes, stored
+size)`, then `area_resize` to the model's size.
+"""
+
+from cxr.images.formats import ENCODINGS as ENCODINGS
+from cxr.images.formats import FORMATS as FORMATS
+from cxr.images.formats import MAX_BYTES as MAX_BYTES
+from cxr.images.formats import MAX_PIXELS as MAX_PIXELS
+from cxr.images.formats import MIN_SIDE as MIN_SIDE
+from cxr.images.formats import Decoded as Decoded
+from cxr.images.formats import decode as decode
+from cxr.images.formats import encode as encode
+from cxr.images.formats import read as read
+from cxr.images.formats import to_grey as to_grey
+from cxr.images.resize import area_resize as area_resize
