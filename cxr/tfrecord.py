@@ -73,7 +73,7 @@ def scan_frames(path: str | os.PathLike) -> Iterator[tuple[bytes, str]]:
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         while header := file.read(_HEADER_BYTES):
-            if fault := _judge_header(header, size - file.tell()):
+            if fault := _header_fault(header, size - file.tell()):
                 yield b"", fault
                 return
             (length,) = _LENGTH.unpack_from(header)
@@ -82,7 +82,7 @@ def scan_frames(path: str | os.PathLike) -> Iterator[tuple[bytes, str]]:
             yield payload, "" if sound else "the payload's CRC does not match"
 
 
-def _judge_header(header: bytes, rest: int) -> str:
+def _header_fault(header: bytes, rest: int) -> str:
     """Returns what is wrong with a record's header; `rest` bytes follow it."""
     if len(header) < _HEADER_BYTES:
         return "cut inside the record's header"

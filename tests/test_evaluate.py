@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cxr import cli, evaluate, runs
+from cxr.evaluation import opening
 from cxr.metrics import predictions, thresholds
 from tests import conftest, fabricated
 
@@ -65,7 +66,7 @@ def test_every_film_counts_once_for_any_batch_size(home, run, batch_size, cache)
     evaluate.evaluate(config(run, batch_size=batch_size, cache=cache))
     text = (run / "evaluation-test" / "predictions.csv").read_text()
     table = predictions.from_csv(text)
-    rows = evaluate.find_data(runs.open_run(run)).examples("test")
+    rows = opening.find_data(runs.open_run(run)).examples("test")
     assert list(table.filenames) == [row["filename"] for row in rows]
     assert len(set(table.filenames)) == COUNTS["test"]
     labels = [table.class_names[label] for label in table.labels]
@@ -81,7 +82,7 @@ def _alone(home) -> np.ndarray:
     from cxr import records
 
     workdir = home / "runs" / "seed-0"
-    record_set = evaluate.find_data(runs.open_run(workdir))
+    record_set = opening.find_data(runs.open_run(workdir))
     films = [
         np.frombuffer(records.decode_example(payload)["image/encoded"], np.uint8)
         for path in record_set.shard_paths("test")

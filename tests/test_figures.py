@@ -6,8 +6,8 @@ from PIL import Image
 
 from cxr.evaluation import film_plots, plots, report_figures
 from cxr.metrics import classification
-from cxr.metrics import summary as summary_of
-from cxr.metrics.summary import Question
+from cxr.metrics.evaluation import Evaluation
+from cxr.metrics.summary import summarise
 from cxr.reporting import plotting
 from cxr.training import curves
 from tests import fabricated
@@ -27,8 +27,10 @@ ROWS = [
 ]
 TABLE = fabricated.clustered(0)
 CURVE = classification.ranking_curves(TABLE.labels == 1, TABLE.probabilities[:, 1])
-FILM = film_plots.Film(np.full((32, 32), 90, np.uint8), "truth A\nsaid B", False)
-HEAT = film_plots.Film(FILM.image, "x", True, np.linspace(-1, 1, 1024).reshape(32, 32))
+FILM = film_plots.Pictured(np.full((32, 32), 90, np.uint8), "truth A\nsaid B", False)
+HEAT = film_plots.Pictured(
+    FILM.pixels, "x", True, np.linspace(-1, 1, 1024).reshape(32, 32)
+)
 SCORES = {"NORMAL": TABLE.probabilities[:50, 1], "PNEUMONIA": np.array([1.0, 0.0])}
 ENTRY = {"label": "a", "value": 0.8, "ci95": [0.7, 0.9]}
 
@@ -94,7 +96,7 @@ def test_colours_differ_in_lightness_or_hue_for_the_colour_blind():
 
 def test_heat_of_one_sign_does_not_colour_the_other(tmp_path):
     path = tmp_path / "heat.png"
-    film = film_plots.Film(
+    film = film_plots.Pictured(
         np.full((32, 32), 128, np.uint8), "x", True, np.full((32, 32), 1.0)
     )
     film_plots.grid({"for": [film]}, path, with_plain=True)
@@ -108,10 +110,9 @@ def test_heat_of_one_sign_does_not_colour_the_other(tmp_path):
 
 
 def test_the_hardest_films_are_the_wrong_ones_it_was_surest_of():
-    question = Question(
-        "test", "PNEUMONIA", {"value": 0.5, "rule": "", "chosen_on": ""}
-    )
-    missed, alarms = film_plots.hardest(TABLE, question).values()
+    frozen = {"value": 0.5, "rule": "", "chosen_on": ""}
+    evaluation = Evaluation(TABLE, "test", "PNEUMONIA", frozen)
+    missed, alarms = film_plots.hardest(evaluation).values()
     score = TABLE.probabilities[:, 1]
     assert set(TABLE.labels[missed]) == {1} and set(TABLE.labels[alarms]) == {0}
     assert np.all(score[missed] < 0.5) and np.all(np.diff(score[missed]) >= 0)
@@ -131,10 +132,10 @@ def test_an_evaluation_gets_its_pictures(classes, tmp_path):
     table = fabricated.clustered(1, classes=classes)
     value = 0.5 if classes == 2 else None
     frozen = {"value": value, "rule": "half", "chosen_on": "validation"}
-    question = Question("test", table.class_names[-1], frozen, draws=20)
+    evaluation = Evaluation(table, "test", table.class_names[-1], frozen, draws=20)
     rows = fabricated.example_rows(table)
-    summary = summary_of.summarise(table, question, rows=rows, validation=table)
-    found = report_figures.draw(tmp_path, summary, table, question, table)
+    summary = summarise(evaluation, rows=rows, validation=table)
+    found = report_figures.draw(tmp_path, summary, evaluation, table)
     wanted = {"roc", "precision_recall", "confusion_matrix", "calibration", "subgroups"}
     if classes == 2:
         wanted |= {"predictive_values", "score_histograms"}

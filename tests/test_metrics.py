@@ -3,6 +3,7 @@ simulated truth.
 """
 
 import csv
+import dataclasses
 import io
 import warnings
 
@@ -17,13 +18,14 @@ from cxr.metrics import (
     classification,
     comparison,
     intervals,
+    operating_points,
     predictions,
+    shift,
     subgroups,
     thresholds,
-    transfer,
 )
-from cxr.metrics import summary as summary_of
-from cxr.metrics.summary import Question
+from cxr.metrics.evaluation import Evaluation, measure
+from cxr.metrics.summary import summarise
 from tests import fabricated
 
 FROZEN = {"value": 0.4, "rule": "youden", "chosen_on": "validation"}
@@ -119,13 +121,12 @@ def _recompute_common(labels, predicted, found):
 def test_metrics_json_is_what_scikit_learn_makes_of_the_csv(seed):
     table = random_table(seed)
     frozen = FROZEN if len(table.class_names) == 2 else {**FROZEN, "value": None}
-    question = Question("test", table.class_names[-1], frozen, draws=20)
+    positive = "b" if len(table.class_names) == 2 else table.class_names[-1]
+    evaluation = Evaluation(table, "test", positive, frozen, draws=20)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         expected = recompute(predictions.to_csv(table), FROZEN["value"])
-        if len(table.class_names) == 2:
-            question = Question("test", "b", FROZEN, draws=20)
-    found = summary_of.summarise(table, question)["metrics"]
+    found = summarise(evaluation)["metrics"]
     assert set(found) == {*expected, "ece"}
     for name, value in expected.items():
         if np.isnan(value):
@@ -280,7 +281,7 @@ def test_one_class_has_no_threshold():
 
 
 def test_predictive_values_are_bayes():
-    ppv, npv = thresholds.predictive_values(0.9, 0.8, 0.1)
+    ppv, npv = operating_points.predictive_values(0.9, 0.8, 0.1)
     assert ppv == pytest.approx(0.09 / (0.09 + 0.18))
     assert npv == pytest.approx(0.72 / (0.72 + 0.01))
 
@@ -300,11 +301,15 @@ def coverage(*, by_patient: bool, simulations: int = 100) -> dict[str, float]:
         if not by_patient:
             patients = [str(i) for i in range(len(patients))]
         resamples = intervals.resample(patients, table.labels, draws=200, seed=seed)
-        found = summary_of.measure(_scored(table), resamples)
+        found = measure(_scored(table), resamples)
         for name in names:
             low, high = found[name]["ci95"]
             hits[name] += low <= truth[name] <= high
     return {name: count / simulations for name, count in hits.items()}
+
+
+def _asked(table, draws=50):
+    return Evaluation(table, "test", "PNEUMONIA", FROZEN, draws=draws)
 
 
 def _scored(table):
@@ -325,7 +330,7 @@ def test_patient_intervals_cover_and_film_intervals_do_not():
 def test_intervals_hold_their_value_and_stay_in_range():
     table = fabricated.clustered(1)
     resamples = intervals.resample(table.patient_ids, table.labels, draws=200)
-    for name, entry in summary_of.measure(_scored(table), resamples).items():
+    for name, entry in measure(_scored(table), resamples).items():
         low, high = entry["ci95"]
         assert low <= entry["value"] <= high, name
         assert low < high, name
@@ -336,7 +341,7 @@ def test_intervals_hold_their_value_and_stay_in_range():
 def test_no_error_among_few_patients_is_no_certainty():
     table = fabricated.clustered(1, patients=30, separation=40)
     resamples = intervals.resample(table.patient_ids, table.labels, draws=100)
-    found = summary_of.measure(_scored(table), resamples)
+    found = measure(_scored(table), resamples)
     for name in ("accuracy", "recall", "specificity", "roc_auc"):
         low, high = found[name]["ci95"]
         assert found[name]["value"] == high == 1
@@ -350,7 +355,7 @@ def test_one_patient_of_a_class_has_no_interval():
     found = classification.scored(
         labels, np.full((len(labels), 2), 0.5), positive=1, threshold=0.5
     )
-    for entry in summary_of.measure(found, resamples).values():
+    for entry in measure(found, resamples).values():
         assert entry["ci95"] is None
 
 
@@ -393,10 +398,9 @@ def test_the_temperature_is_found_again(true):
 def test_a_temperature_that_hurts_is_said_to_hurt():
     validation, moved = fabricated.clustered(1), fabricated.clustered(2, moved=4.0)
     sharp = calibration.apply_temperature(validation.probabilities, 2.0)
-    resamples = intervals.resample(moved.patient_ids, moved.labels, draws=200)
-    here = _scored(moved)
-    there = classification.scored(validation.labels, sharp, positive=1, threshold=0.5)
-    found = calibration.temperature_report(here, there, resamples)
+    here = _asked(moved, draws=200)
+    reference = here.of(dataclasses.replace(validation, probabilities=sharp))
+    found = calibration.temperature_report(here, reference)
     assert found["temperature"] < 1
     assert not found["transfers"]
     assert "does NOT transfer" in found["verdict"]
@@ -404,8 +408,7 @@ def test_a_temperature_that_hurts_is_said_to_hurt():
 
 def test_operating_points_come_from_the_reference_alone():
     table, validation = fabricated.clustered(1, moved=2.0), fabricated.clustered(2)
-    question = Question("test", "PNEUMONIA", FROZEN, draws=50)
-    found = summary_of.summarise(table, question, validation=validation)
+    found = summarise(_asked(table), validation=validation)
     points = {point["name"]: point for point in found["operating_points"]}
     assert points["the model's own"]["threshold"] == FROZEN["value"]
     reference = thresholds.choose_threshold(
@@ -413,7 +416,7 @@ def test_operating_points_come_from_the_reference_alone():
     )
     assert points["screening"]["threshold"] == reference
     other = fabricated.clustered(5, moved=-1.0)
-    again = summary_of.summarise(other, question, validation=validation)
+    again = summarise(_asked(other), validation=validation)
     for first, second in zip(
         found["operating_points"], again["operating_points"], strict=True
     ):
@@ -422,15 +425,15 @@ def test_operating_points_come_from_the_reference_alone():
 
 def test_the_shift_report_sees_a_moved_class():
     table, validation = fabricated.clustered(1, moved=2.0), fabricated.clustered(2)
-    found = transfer.shift(_scored(table), _scored(validation))
+    found = shift.measure(_asked(table), _asked(validation))
     assert found["ks"]["negative"] > 0.5 > 0.3 > found["ks"]["positive"]
 
 
 def test_a_subtype_model_is_also_read_as_two_classes():
     table = fabricated.clustered(1, classes=3)
     frozen = {"value": None, "rule": None, "chosen_on": None}
-    question = Question("test", "VIRUS", frozen, draws=50)
-    found = summary_of.summarise(table, question, validation=table)
+    evaluation = Evaluation(table, "test", "VIRUS", frozen, draws=50)
+    found = summarise(evaluation, validation=table)
     assert found["threshold"] is None
     assert found["metrics"]["accuracy_at_0.5"]["value"] is None
     collapsed = found["collapsed"]
@@ -443,8 +446,7 @@ def test_a_subtype_model_is_also_read_as_two_classes():
 def test_groups_of_one_class_are_ranked_against_the_other():
     table = fabricated.clustered(1)
     groups = {"kind": ["a" if label else "b" for label in table.labels]}
-    resamples = intervals.resample(table.patient_ids, table.labels, draws=50)
-    found = summary_of.judge_subgroups(_scored(table), resamples, groups)["kind"]
+    found = subgroups.measure(_asked(table), groups)["kind"]
     assert found["a"]["metrics"]["specificity"]["value"] is None
     assert found["a"]["roc_auc_against"] == "all films of the other class"
     whole = classification.point(_scored(table))["roc_auc"]
@@ -477,11 +479,11 @@ def test_films_are_grouped_as_their_names_and_sizes_say():
 def test_equal_runs_do_not_differ_and_a_better_one_does():
     worse = fabricated.clustered(1, separation=1.0)
     better = fabricated.clustered(1, separation=4.0)
-    question = Question("test", "PNEUMONIA", FROZEN, draws=200)
-    same = comparison.compare((worse, worse), (question,) * 2, ("a", "b"))
+    first = _asked(worse, draws=200)
+    same = comparison.compare(first, first, ("a", "b"))
     assert same["differences"]["roc_auc"]["ci95"] == [0, 0]
     assert "no clear difference" in same["verdict"]
-    found = comparison.compare((worse, better), (question,) * 2, ("a", "b"))
+    found = comparison.compare(first, first.of(better), ("a", "b"))
     assert found["differences"]["roc_auc"]["ci95"][0] > 0
     assert "b against a: better in ROC AUC" in found["verdict"]
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from cxr.evaluation import report, report_figures
-from cxr.metrics import summary as summary_of
+from cxr.metrics.evaluation import Evaluation
 from cxr.metrics.predictions import Predictions
-from cxr.metrics.summary import Question
+from cxr.metrics.summary import summarise
 from cxr.reporting import formatting
 from tests import fabricated
 
@@ -54,22 +54,20 @@ def parse(page: str) -> Strict:
     return parser
 
 
-def summarise(table, *, moved=0.0, value=0.5):
+def evaluated(table, *, moved=0.0, value=0.5):
     frozen = {"value": value, "rule": "youden", "chosen_on": "validation"}
-    question = Question("test", table.class_names[-1], frozen, draws=50)
+    evaluation = Evaluation(table, "test", table.class_names[-1], frozen, draws=50)
     validation = fabricated.clustered(9, classes=len(table.class_names))
     rows = fabricated.example_rows(table)
-    return question, summary_of.summarise(
-        table, question, rows=rows, validation=validation
-    )
+    return evaluation, summarise(evaluation, rows=rows, validation=validation)
 
 
 @pytest.fixture(scope="module")
 def binary(tmp_path_factory):
     table = fabricated.clustered(1, moved=2.0)
-    question, summary = summarise(table)
+    evaluation, summary = evaluated(table)
     folder = tmp_path_factory.mktemp("pictures")
-    pictures = report_figures.draw(folder, summary, table, question, None)
+    pictures = report_figures.draw(folder, summary, evaluation, None)
     origins = {
         "data": "chest <b>1.0.0</b>",
         "flags": "--seed=0\n",
@@ -122,7 +120,7 @@ def test_what_comes_from_outside_is_escaped(binary):
         ("<script>a", 'b"&'),
     )
     frozen = {"value": 0.5, "rule": "half", "chosen_on": None}
-    summary = summary_of.summarise(odd, Question("test", 'b"&', frozen, draws=50))
+    summary = summarise(Evaluation(odd, "test", 'b"&', frozen, draws=50))
     page = report.render(summary, {}, {})
     parse(page)
     assert "<script>" not in page
@@ -146,7 +144,7 @@ def test_undefined_numbers_are_dashes_and_json_is_strict():
         table.probabilities[only],
         table.class_names,
     )
-    _, summary = summarise(one_class)
+    _, summary = evaluated(one_class)
     json.dumps(summary, allow_nan=False)
     assert summary["metrics"]["roc_auc"] == {"value": None, "ci95": None}
     page = report.render(summary, {}, {})
@@ -157,7 +155,7 @@ def test_undefined_numbers_are_dashes_and_json_is_strict():
 
 def test_more_classes_and_several_runs_have_their_tables():
     table = fabricated.clustered(1, classes=3)
-    _, summary = summarise(table, value=None)
+    _, summary = evaluated(table, value=None)
     summary["runs"] = [{"name": "seed-0", "metrics": summary["metrics"]}]
     summary["across_runs"] = {
         name: {"mean": 0.5, "sd": 0.01} for name in summary["metrics"]

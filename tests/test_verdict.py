@@ -36,7 +36,7 @@ def test_the_documented_example():
         "trivial": 3_800,
         "train": 2_300,
     }
-    found = verdict.judge(rates, STREAM)
+    found = verdict.reach(rates, STREAM)
     assert (found.bound, found.rung) == ("input", "decode")
     assert found.text == (
         "input-bound: decode limits at 3,900 images/s, augmentation and step together "
@@ -53,7 +53,7 @@ def test_a_part_twice_as_slow_as_all_others_is_named(base, slow):
     own = dict(zip(PARTS, base, strict=True))
     others = [name for name in PARTS if name != slow]
     own[slow] = 2 * max([*(own[name] for name in others), sum(base[:4])])
-    assert verdict.judge(ladder(own, resident=False), STREAM).rung == slow
+    assert verdict.reach(ladder(own, resident=False), STREAM).rung == slow
 
 
 @given(
@@ -63,20 +63,20 @@ def test_a_part_twice_as_slow_as_all_others_is_named(base, slow):
 def test_in_memory_only_what_each_epoch_repeats_can_limit(base, slow):
     own = dict(zip(PARTS, base, strict=True))
     own[slow] = 2 * max(own[name] for name in ("batch", "augment", "step"))
-    assert verdict.judge(ladder(own, resident=True), MEMORY).rung == slow
+    assert verdict.reach(ladder(own, resident=True), MEMORY).rung == slow
 
 
 @pytest.mark.parametrize("slow", ["read", "parse", "decode"])
 def test_in_memory_a_slow_first_epoch_is_named_beside(slow):
     own = dict.fromkeys(PARTS, 0.1) | {slow: 2.0}
-    found = verdict.judge(ladder(own, resident=True), MEMORY)
+    found = verdict.reach(ladder(own, resident=True), MEMORY)
     assert found.rung in ("augment", "step", "batch")
     assert f"input-bound: {slow} limits" in found.text
 
 
 def test_what_no_part_explains_is_overhead():
     own = dict.fromkeys(PARTS, 0.1)
-    found = verdict.judge(ladder(own, resident=True, loop=1.0), MEMORY)
+    found = verdict.reach(ladder(own, resident=True, loop=1.0), MEMORY)
     assert (found.bound, found.rung) == ("overhead", "train")
     assert "limits at 769 images/s" in found.text  # 1000 / (0.1 * 3 + 1.0)
 
@@ -91,21 +91,21 @@ def test_advice_depends_on_what_is_possible():
     own = dict.fromkeys(PARTS, 0.01) | {"decode": 1.0, "step": 0.1}
     rates = ladder(own, resident=False)
     full = verdict.Setting(resident=False, cores=4, memory_fits=False)
-    assert "--encoding=raw" in verdict.judge(rates, full).text
+    assert "--encoding=raw" in verdict.reach(rates, full).text
     raw = verdict.Setting(resident=False, cores=4, memory_fits=False, encoding="raw")
-    assert "34 more cores" in verdict.judge(rates, raw).text  # 4 x 1.03 / 0.11 - 4
+    assert "34 more cores" in verdict.reach(rates, raw).text  # 4 x 1.03 / 0.11 - 4
     step = ladder(dict.fromkeys(PARTS, 0.1) | {"step": 5.0}, resident=True)
     near = verdict.Setting(resident=True, cores=2, mfu=0.7)
-    assert "at 70% of the measured" in verdict.judge(step, near).text
-    assert "only a faster device" in verdict.judge(step, near).text
+    assert "at 70% of the measured" in verdict.reach(step, near).text
+    assert "only a faster device" in verdict.reach(step, near).text
     far = verdict.Setting(resident=True, cores=2, mfu=0.1)
-    assert "--jit_compile" in verdict.judge(step, far).text
+    assert "--jit_compile" in verdict.reach(step, far).text
 
 
 @pytest.mark.parametrize("setting", [STREAM, MEMORY], ids=["stream", "ram"])
 def test_input_alone_has_a_verdict(setting):
     rates = {"read": 9000, "parse": 8000, "decode": 900, "batch": 800}
-    found = verdict.judge(rates, setting)
+    found = verdict.reach(rates, setting)
     assert (found.bound, found.rung) == ("input", "decode")
     assert "batches come at 800 images/s" in found.text
 
@@ -122,10 +122,10 @@ def test_own_seconds_never_are_negative_and_add_up(own):
 def test_input_nearly_as_slow_as_all_computing_is_named():
     own = dict.fromkeys(PARTS, 0.1) | {"decode": 2.0, "augment": 1.3, "step": 1.2}
     setting = verdict.Setting(resident=False, cores=2)
-    found = verdict.judge(ladder(own, resident=False), setting)
+    found = verdict.reach(ladder(own, resident=False), setting)
     assert (found.bound, found.rung) == ("input", "decode")
     own |= {"decode": 1.4}
-    found = verdict.judge(ladder(own, resident=False), setting)
+    found = verdict.reach(ladder(own, resident=False), setting)
     assert (found.bound, found.rung) == ("augmentation", "augment")
 
 

@@ -1,4 +1,4 @@
-"""The benchmark from flags to a result: builds the ladder, measures it, judges it."""
+"""The benchmark from flags to a result: builds the ladder, measures it, reaches a verdict."""
 
 import dataclasses
 import os
@@ -260,7 +260,7 @@ class Bench:
             windows=windows,
         )
         mfu = measured.mfu()
-        found = verdict.judge(measured.medians(), measured.setting(mfu))
+        found = verdict.reach(measured.medians(), measured.setting(mfu))
         return {
             "schema": regression.SCHEMA,
             "environment": result.environment(self._devices, self._load),

@@ -78,7 +78,7 @@ def own_seconds(rates: Mapping[str, float], *, resident: bool) -> dict[str, floa
     return own
 
 
-def judge(rates: Mapping[str, float], setting: Setting) -> Verdict:
+def reach(rates: Mapping[str, float], setting: Setting) -> Verdict:
     """Names what limits training and says what to change.
 
     Args:

@@ -12,10 +12,11 @@ import numpy as np
 import cxr
 from cxr import cli, files, records, runs
 from cxr.evaluation import film_plots, report, report_figures, split_predictions
+from cxr.evaluation.opening import EvaluateConfig
 from cxr.metrics import predictions
-from cxr.metrics import summary as summary_of
+from cxr.metrics.evaluation import Evaluation
 from cxr.metrics.predictions import Predictions
-from cxr.metrics.summary import Question
+from cxr.metrics.summary import summarise
 from cxr.prediction.predictor import Predictor, load_predictor
 from cxr.training import curves
 
@@ -24,123 +25,114 @@ REPORT = "report.html"
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """How to judge: the flags of the same names."""
-
-    split: str
-    batch_size: int = 32
-    cache: str = "auto"
-    draws: int = 1000
-    seed: int = 0
-    explain: int = 24
-    report: bool = True
-
-
-@dataclasses.dataclass(frozen=True)
-class Judged:
+class EvaluatedRun:
     """A run's evaluation, with what an ensemble needs of it."""
 
     run: runs.Run
     record_set: records.RecordSet
-    table: Predictions
+    evaluation: Evaluation
     validation: Predictions | None
-    question: Question
     summary: dict[str, Any]
 
-    def read_films(self, indices: np.ndarray) -> np.ndarray:
-        """Films of the judged split, uint8 [n, S, S]."""
-        return split_predictions.films(self.record_set, self.question.split, indices)
+    def read_images(self, indices: np.ndarray) -> np.ndarray:
+        """Images of the evaluated split at the stored size, uint8 [n, S, S]."""
+        return split_predictions.read_images(
+            self.record_set, self.evaluation.split, indices
+        )
 
 
-def judge_run(run: runs.Run, record_set: records.RecordSet, options: Options) -> Judged:
-    """Predicts a split, judges it and publishes the run's evaluation folder.
+def evaluate_run(
+    run: runs.Run, record_set: records.RecordSet, config: EvaluateConfig
+) -> EvaluatedRun:
+    """Predicts a split, measures the predictions, publishes the evaluation folder.
 
     Args:
       run: the finished run.
-      record_set: the data to judge on.
-      options: split, batch size, draws, films to explain.
+      record_set: the data to evaluate on.
+      config: split, batch size, draws, films to explain.
     """
-    folder = predictions.folder(run.workdir, options.split)
-    reads = log_reading(run, record_set, options.split)
+    folder = predictions.folder(run.workdir, config.split)
+    reads = log_reading(run, record_set, config.split)
     predictor = load_predictor(run)
     begin = time.perf_counter()
     table = split_predictions.predict(
         record_set,
-        options.split,
+        config.split,
         predictor=predictor,
-        batch_size=options.batch_size,
-        cache=options.cache,
+        batch_size=config.batch_size,
+        cache=config.cache,
     )
     predicted_s = time.perf_counter() - begin
     source = predictions.describe_source(
-        run.info, record_set.manifest.fingerprint, options.split
+        run.info, record_set.manifest.fingerprint, config.split
     )
     predictions.publish(folder, table, source)
-    validation = _validation(run, predictor, options, record_set, table)
+    validation = _validation(run, predictor, config, record_set, table)
     begin = time.perf_counter()
-    question = ask(run, options)
-    rows = record_set.examples(options.split)
-    summary = summary_of.summarise(table, question, rows=rows, validation=validation)
-    judged = Judged(run, record_set, table, validation, question, summary)
-    pictures = draw(judged, folder) if options.report else {}
-    if options.report and options.explain:
-        pictures |= _explain(judged, folder, predictor, options.explain)
-    where = describe_origins(run, record_set) | remarks(run, record_set, reads)
-    publish(folder, summary, where, pictures)
+    evaluation = ask(run, table, config)
+    rows = record_set.examples(config.split)
+    summary = summarise(evaluation, rows=rows, validation=validation)
+    evaluated = EvaluatedRun(run, record_set, evaluation, validation, summary)
+    pictures = draw(evaluated, folder) if config.report else {}
+    if config.report and config.explain:
+        pictures |= _explain(evaluated, folder, predictor, config.explain)
+    origins = describe_origins(run, record_set) | remarks(run, record_set, reads)
+    publish(folder, summary, origins, pictures)
     say(summary, folder)
     print(
-        f"{len(table.labels)} films predicted in {predicted_s:.1f} s, judged and drawn "
-        f"in {time.perf_counter() - begin:.1f} s"
+        f"{len(table.labels)} images predicted in {predicted_s:.1f} s, measured and "
+        f"drawn in {time.perf_counter() - begin:.1f} s"
     )
-    return judged
+    return evaluated
 
 
-def draw(judged: Judged, folder: pathlib.Path) -> dict[str, pathlib.Path]:
+def draw(evaluated: EvaluatedRun, folder: pathlib.Path) -> dict[str, pathlib.Path]:
     """Draws an evaluation's pictures, all but Grad-CAM; name -> PNG."""
-    found = report_figures.draw(
-        folder, judged.summary, judged.table, judged.question, judged.validation
+    pictures = report_figures.draw(
+        folder, evaluated.summary, evaluated.evaluation, evaluated.validation
     )
-    found |= film_plots.draw_films(
-        folder, judged.table, judged.question, judged.read_films
+    pictures |= film_plots.draw_films(
+        folder, evaluated.evaluation, evaluated.read_images
     )
-    if (judged.run.workdir / runs.HISTORY).is_file():
-        found["curves"] = folder / "curves.png"
-        curves.training_curves(runs.read_history(judged.run.workdir), found["curves"])
-    return found
+    workdir = evaluated.run.workdir
+    if (workdir / runs.HISTORY).is_file():
+        pictures["curves"] = folder / "curves.png"
+        curves.training_curves(runs.read_history(workdir), pictures["curves"])
+    return pictures
 
 
 def _explain(
-    judged: Judged, folder: pathlib.Path, predictor: Predictor, count: int
+    evaluated: EvaluatedRun, folder: pathlib.Path, predictor: Predictor, count: int
 ) -> dict[str, pathlib.Path]:
     path = folder / "attention.png"
-    found = film_plots.draw_grad_cam(
+    attention = film_plots.draw_grad_cam(
         path,
         predictor,
-        judged.table,
-        judged.question,
-        read=judged.read_films,
+        evaluated.evaluation,
+        read=evaluated.read_images,
         count=count,
     )
-    judged.summary["attention"] = found
-    return {"attention": path} if found else {}
+    evaluated.summary["attention"] = attention
+    return {"attention": path} if attention else {}
 
 
-def ask(run: runs.Run, options: Options) -> Question:
-    """The question a run's own model.json asks: its class, its frozen threshold."""
+def ask(run: runs.Run, table: Predictions, config: EvaluateConfig) -> Evaluation:
+    """Asks what a run's own model.json asks: its class, its frozen threshold."""
     nothing = {"value": None, "rule": None, "chosen_on": None}
-    return Question(
-        split=options.split,
+    return Evaluation(
+        table,
+        split=config.split,
         positive_class=run.info["positive_class"],
         threshold=run.info["threshold"] or nothing,
-        draws=options.draws,
-        seed=options.seed,
+        draws=config.draws,
+        seed=config.seed,
     )
 
 
 def _validation(
     run: runs.Run,
     predictor: Predictor,
-    options: Options,
+    config: EvaluateConfig,
     record_set: records.RecordSet,
     table: Predictions,
 ) -> Predictions | None:
@@ -159,14 +151,14 @@ def _validation(
         record_set = records.load(path)
         if record_set.manifest.fingerprint != trained_on["fingerprint"]:
             return None
-    elif options.split == "validation":
+    elif config.split == "validation":
         return table
     return split_predictions.reference(
         run,
         record_set,
         predictor=predictor,
-        batch_size=options.batch_size,
-        cache=options.cache,
+        batch_size=config.batch_size,
+        cache=config.cache,
     )
 
 
@@ -180,17 +172,17 @@ def log_reading(run: runs.Run, record_set: records.RecordSet, split: str) -> int
 def publish(
     folder: pathlib.Path,
     summary: dict[str, Any],
-    where: dict[str, str],
+    origins: dict[str, str],
     pictures: dict[str, pathlib.Path],
 ) -> None:
     """Writes metrics.json, and the page where there are pictures for it."""
-    # When it was judged is no property of the result: the same run and films give
+    # When it was evaluated is no property of the result: the same run and films give
     # the same file.
     changing = ("evaluated", "test_reads")
-    summary["provenance"] = {n: text for n, text in where.items() if n not in changing}
+    summary["provenance"] = {n: t for n, t in origins.items() if n not in changing}
     runs.write_json(folder / METRICS, summary)
     if pictures:
-        files.publish(folder / REPORT, report.render(summary, pictures, where))
+        files.publish(folder / REPORT, report.render(summary, pictures, origins))
 
 
 def say(summary: dict[str, Any], folder: pathlib.Path) -> None:
@@ -249,20 +241,20 @@ def remarks(
     run: runs.Run, record_set: records.RecordSet, reads: int | None
 ) -> dict[str, str]:
     """What the first screen adds to the numbers."""
-    found = {}
+    noted = {}
     if reads:
         times = "once" if reads == 1 else f"{reads} times"
-        found["test_reads"] = (
+        noted["test_reads"] = (
             f"The test split has been read {times} by this run (test_reads.csv)."
         )
     if record_set.manifest.fingerprint != run.info["data"]["fingerprint"]:
-        found["other_data"] = (
+        noted["other_data"] = (
             "These films are from another data set than the model was trained on; "
             "whether patients of its training are among them was not checked."
         )
     if record_set.manifest.name == "phantom":
-        found["synthetic"] = (
+        noted["synthetic"] = (
             "The films are synthetic phantoms: the numbers show that the software "
             "works, nothing about patients."
         )
-    return found
+    return noted

@@ -13,8 +13,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from cxr import images
+from cxr.metrics.evaluation import Evaluation
 from cxr.metrics.predictions import Predictions
-from cxr.metrics.summary import Question, judge
 from cxr.reporting import formatting, plotting
 
 if TYPE_CHECKING:
@@ -31,33 +31,35 @@ _SIGNED = LinearSegmentedColormap.from_list(
 )
 
 # Indices of a split -> uint8 [n, S, S].
-ReadFilms = Callable[[np.ndarray], np.ndarray]
+ReadImages = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
-class Film:
-    """One film with what is said about it.
+class Pictured:
+    """An image with what is said about it.
 
     Attributes:
-      image: uint8 [S, S].
+      pixels: uint8 [S, S].
       caption: one or two short lines below it.
       right: whether the model was right; its frame tells.
       heat: float [S, S], positive where it speaks for the class, or None.
     """
 
-    image: np.ndarray
+    pixels: np.ndarray
     caption: str
     right: bool
     heat: np.ndarray | None = None
 
 
 def draw_films(
-    folder: pathlib.Path, table: Predictions, question: Question, read: ReadFilms
+    folder: pathlib.Path, evaluation: Evaluation, read: ReadImages
 ) -> dict[str, pathlib.Path]:
     """Draws the sample predictions and the hardest mistakes."""
     sections = {
-        "samples": {"Sample predictions": sample(table, seed=question.seed)},
-        "mistakes": hardest(table, question),
+        "samples": {
+            "Sample predictions": sample(evaluation.predictions, seed=evaluation.seed)
+        },
+        "mistakes": hardest(evaluation),
     }
     paths = {}
     for name, groups in sections.items():
@@ -67,7 +69,7 @@ def draw_films(
         paths[name] = folder / f"{name}.png"
         grid(
             {
-                title: make_films(table, question, found, read(found))
+                title: make_pictured(evaluation, found, read(found))
                 for title, found in chosen.items()
             },
             paths[name],
@@ -86,16 +88,16 @@ def sample(table: Predictions, *, seed: int, count: int = _SAMPLES) -> np.ndarra
     return order[np.lexsort((table.labels[order], rank[order]))][:count]
 
 
-def hardest(table: Predictions, question: Question) -> dict[str, np.ndarray]:
+def hardest(evaluation: Evaluation) -> dict[str, np.ndarray]:
     """Heading -> indices of the wrong films, those the model was surest of first."""
-    scored = judge(table, question)
+    scored = evaluation.scored
     wrong = scored.predicted != scored.labels
     true = scored.probabilities[np.arange(len(scored.labels)), scored.labels]
     surest = np.argsort(true, kind="stable")
     if scored.positive is None:
         found = surest[wrong[surest]][: 2 * _MISTAKES]
         return {"Mistakes it was surest of": found}
-    name = question.positive_class
+    name = evaluation.positive_class
     ill = scored.labels == scored.positive
     return {
         f"Missed {name} (false negatives)": surest[(wrong & ill)[surest]][:_MISTAKES],
@@ -103,32 +105,38 @@ def hardest(table: Predictions, question: Question) -> dict[str, np.ndarray]:
     }
 
 
-def make_films(
-    table: Predictions,
-    question: Question,
+def make_pictured(
+    evaluation: Evaluation,
     indices: np.ndarray,
-    images: np.ndarray,
+    pixels: np.ndarray,
     heat: np.ndarray | None = None,
-) -> list[Film]:
-    """Films with captions: truth, prediction and its probability."""
-    scored = judge(table, question)
+) -> list[Pictured]:
+    """Images with captions: truth, prediction and its probability.
+
+    Args:
+      evaluation: what is said of them.
+      indices: of the examples, int [n].
+      pixels: uint8 [n, S, S].
+      heat: float [n, S, S] of Grad-CAM, or None.
+    """
+    scored, names = evaluation.scored, evaluation.class_names
     predicted = scored.predicted
-    films = []
+    pictured = []
     for place, index in enumerate(indices):
         truth, said = scored.labels[index], predicted[index]
         # Two classes: the probability that the threshold speaks of.
         shown = said if scored.positive is None else scored.positive
-        films.append(
-            Film(
-                image=images[place],
-                caption=f"truth {_short(table.class_names[truth])}\n"
-                f"said {_short(table.class_names[said])}, p "
+        pictured.append(
+            Pictured(
+                pixels[place],
+                caption=f"truth {_short(names[truth])}\n"
+                f"said {_short(names[said])}, p "
                 f"{formatting.probability(scored.probabilities[index, shown])}",
                 right=bool(truth == said),
                 heat=None if heat is None else heat[place],
             )
         )
-    return films
+    return pictured
 
 
 def _short(name: str) -> str:
@@ -136,7 +144,7 @@ def _short(name: str) -> str:
 
 
 def grid(
-    sections: Mapping[str, Sequence[Film]],
+    sections: Mapping[str, Sequence[Pictured]],
     path: str | os.PathLike,
     *,
     with_plain: bool = False,
@@ -173,11 +181,11 @@ def grid(
     plotting.save(figure, path)
 
 
-def _show(axes: Axes, film: Film, *, with_heat: bool) -> None:
+def _show(axes: Axes, film: Pictured, *, with_heat: bool) -> None:
     axes.set_axis_on()
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.imshow(film.image, cmap="gray", vmin=0, vmax=255)
+    axes.imshow(film.pixels, cmap="gray", vmin=0, vmax=255)
     if film.heat is not None and with_heat:
         strongest = max(float(np.abs(film.heat).max()), 1e-12)
         share = film.heat / strongest
@@ -199,87 +207,85 @@ def _show(axes: Axes, film: Film, *, with_heat: bool) -> None:
 def draw_grad_cam(
     path: pathlib.Path,
     predictor: "Predictor",
-    table: Predictions,
-    question: Question,
+    evaluation: Evaluation,
     *,
-    read: ReadFilms,
+    read: ReadImages,
     count: int,
 ) -> dict[str, Any] | None:
     """Explains right positives, drawn at random, and the hardest mistakes.
 
     Args:
       path: the PNG to publish.
-      predictor: the model behind the table.
-      table: the judged predictions.
-      question: what was asked of them; its positive class is explained.
-      read: indices to films.
-      count: films to explain at most; a film costs about two forward passes.
+      predictor: the model behind the predictions.
+      evaluation: whose positive class is explained.
+      read: indices to images.
+      count: images to explain at most; one costs about two forward passes.
 
     Returns:
       What metrics.json says of it, or None where there is nothing to explain: no
-      film, or a network without a convolutional map.
+      image, or a network without a convolutional map.
     """
-    from cxr.prediction import gradcam  # TensorFlow: only where images are explained
+    from cxr.prediction import gradcam  # TensorFlow: only where there is a model
 
-    sections = _choose_explained(table, question, count)
+    sections = _choose_explained(evaluation, count)
     chosen = np.concatenate(list(sections.values()))
     if not len(chosen):
         return None
     try:
-        grad_cam = gradcam.GradCam(predictor.model)
+        explainer = gradcam.GradCam(predictor.model)
     except ValueError as error:
         print(f"no Grad-CAM: {error}", file=sys.stderr)
         return None
-    films = images.area_resize(read(chosen), predictor.image_size)
-    positive = table.class_names.index(question.positive_class)
-    heat = grad_cam.heat(films[..., None], positive)
+    pixels = images.area_resize(read(chosen), predictor.image_size)
+    positive = evaluation.class_names.index(evaluation.positive_class)
+    heat = explainer.heat(pixels[..., None], positive)
     shares = gradcam.border_share(heat, margin=_MARGIN)
-    shown = make_films(table, question, chosen, films, heat)
+    pictured = make_pictured(evaluation, chosen, pixels, heat)
     groups, start = {}, 0
     for title, indices in sections.items():
-        groups[title] = shown[start : start + min(len(indices), _EXPLAINED)]
+        groups[title] = pictured[start : start + min(len(indices), _EXPLAINED)]
         start += len(indices)
     grid({title: some for title, some in groups.items() if some}, path, with_plain=True)
-    return _describe_grad_cam(question, shares)
+    return _describe_grad_cam(evaluation.positive_class, shares)
 
 
-def _choose_explained(
-    table: Predictions, question: Question, count: int
-) -> dict[str, np.ndarray]:
-    """Heading -> indices: a third each mistakes of both kinds, the rest right ones."""
-    scored = judge(table, question)
-    mistakes = hardest(table, question)
-    kept = {title: found[: count // 4] for title, found in mistakes.items()}
-    left = count - sum(len(found) for found in kept.values())
-    positive = table.class_names.index(question.positive_class)
+def _choose_explained(evaluation: Evaluation, count: int) -> dict[str, np.ndarray]:
+    """Heading -> indices: a quarter each mistakes of both kinds, the rest right."""
+    scored, name = evaluation.scored, evaluation.positive_class
+    mistakes = {
+        title: indices[: count // 4] for title, indices in hardest(evaluation).items()
+    }
+    left = count - sum(len(indices) for indices in mistakes.values())
+    positive = evaluation.class_names.index(name)
     right = (scored.predicted == positive) & (scored.labels == positive)
-    order = np.random.default_rng(question.seed).permutation(len(right))
-    title = f"{question.positive_class}, rightly found (at random)"
-    return {title: order[right[order]][:left], **kept}
+    order = np.random.default_rng(evaluation.seed).permutation(len(right))
+    return {
+        f"{name}, rightly found (at random)": order[right[order]][:left],
+        **mistakes,
+    }
 
 
-def _describe_grad_cam(question: Question, shares: np.ndarray) -> dict[str, Any]:
+def _describe_grad_cam(class_name: str, shares: np.ndarray) -> dict[str, Any]:
     known = shares[np.isfinite(shares)]
     mean = float(known.mean()) if len(known) else None
     by_area = 1 - (1 - 2 * _MARGIN) ** 2
-    result = {
-        "class": question.positive_class,
-        "films": len(shares),
-        "border_share": mean,
-        "border_area": by_area,
-        "alarm": mean is not None and mean > by_area,
-    }
+    alarm = mean is not None and mean > by_area
     if mean is None:
         line = f"On none of {len(shares)} films anything speaks for the class."
     else:
         line = (
-            f"On {len(known)} films {mean:.0%} of what speaks for "
-            f"{question.positive_class} lies on the outer tenth of the film, which is "
-            f"{by_area:.0%} of its area"
-        )
-        line += (
+            f"On {len(known)} films {mean:.0%} of what speaks for {class_name} lies on "
+            f"the outer tenth of the film, which is {by_area:.0%} of its area"
+        ) + (
             ": the model may read markers or print, a shortcut."
-            if result["alarm"]
+            if alarm
             else "; no sign of reading markers there."
         )
-    return {**result, "line": line}
+    return {
+        "class": class_name,
+        "films": len(shares),
+        "border_share": mean,
+        "border_area": by_area,
+        "alarm": alarm,
+        "line": line,
+    }

@@ -1,102 +1,120 @@
 """Which plots an evaluation gets, made of numbers alone."""
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from cxr.evaluation import plots
 from cxr.metrics import classification
+from cxr.metrics.evaluation import Evaluation
 from cxr.metrics.predictions import Predictions
-from cxr.metrics.summary import Question, judge
 
 _SHOWN_POINTS = 4
+
+Pictures = dict[str, pathlib.Path]
 
 
 def draw(
     folder: pathlib.Path,
     summary: Mapping[str, Any],
-    table: Predictions,
-    question: Question,
+    evaluation: Evaluation,
     validation: Predictions | None,
-) -> dict[str, pathlib.Path]:
+) -> Pictures:
     """Draws what needs numbers only.
 
     Args:
       folder: where the PNGs go.
-      summary: metrics.json's content of the same table.
-      table: the judged predictions.
-      question: what was asked of them.
+      summary: metrics.json's content of the same evaluation.
+      evaluation: the predictions and what was asked of them.
       validation: predictions of validation for the shift picture, or None.
 
     Returns:
       Name -> PNG, as `report.render` wants them.
     """
-    scored = judge(table, question)
-    names = table.class_names
-    shown = range(len(names)) if scored.positive is None else [scored.positive]
-    present = [c for c in shown if 0 < np.sum(scored.labels == c) < len(scored.labels)]
-    paths = {}
-
-    def place(name: str) -> pathlib.Path:
-        paths[name] = folder / f"{name}.png"
-        return paths[name]
-
-    if present:
-        curves = {
-            _with_area(summary, names[c]): classification.ranking_curves(
-                scored.labels == c, scored.probabilities[:, c]
-            )
-            for c in present
-        }
-        shares = [float(np.mean(scored.labels == c)) for c in present]
-        points = operating_points(summary)
-        plots.roc(curves, place("roc"), points=points)
-        plots.precision_recall(
-            curves,
-            place("precision_recall"),
-            base_rates=dict(zip(curves, shares, strict=True)),
-        )
-        if points:
-            plots.predictive_values(points, place("predictive_values"))
+    pictures = _draw_ranking(folder, summary, evaluation)
+    names = evaluation.class_names
+    pictures["confusion_matrix"] = folder / "confusion_matrix.png"
     plots.confusion_matrix(
-        summary["confusion_matrix"], names, place("confusion_matrix")
+        summary["confusion_matrix"], names, pictures["confusion_matrix"]
     )
+    pictures["calibration"] = folder / "calibration.png"
     bins = summary["calibration"]["bins"]
     plots.calibration(
-        {names[int(c)]: rows for c, rows in bins.items()}, place("calibration")
+        {names[int(c)]: rows for c, rows in bins.items()}, pictures["calibration"]
     )
-    if scored.positive is not None:
-        panels = {"validation": validation} if validation else {}
-        panels = {**panels, f"{question.split} (judged here)": table}
-        plots.score_histograms(
-            {
-                title: _scores_by_class(t, scored.positive)
-                for title, t in panels.items()
-            },
-            place("score_histograms"),
-            threshold=scored.threshold,
-            xlabel=f"probability of {question.positive_class}",
-        )
+    if evaluation.binary:
+        pictures["score_histograms"] = folder / "score_histograms.png"
+        _draw_histograms(pictures["score_histograms"], evaluation, validation)
     if summary["subgroups"]:
-        plots.forest(
-            {
-                grouping: [
-                    {"label": f"{name} ({g['n']:,})", **g["metrics"]["accuracy"]}
-                    for name, g in groups.items()
-                ]
-                for grouping, groups in summary["subgroups"].items()
-            },
-            place("subgroups"),
-            title="Accuracy by subgroup",
-            reference=summary["metrics"]["accuracy"]["value"],
+        pictures["subgroups"] = folder / "subgroups.png"
+        _draw_subgroups(pictures["subgroups"], summary)
+    return pictures
+
+
+def _draw_ranking(
+    folder: pathlib.Path, summary: Mapping[str, Any], evaluation: Evaluation
+) -> Pictures:
+    """Draws ROC, precision-recall and predictive values of the classes that occur."""
+    scored, names = evaluation.scored, evaluation.class_names
+    shown = range(len(names)) if scored.positive is None else [scored.positive]
+    truth = {c: scored.labels == c for c in shown}
+    present = [c for c in shown if 0 < truth[c].sum() < len(scored.labels)]
+    if not present:
+        return {}
+    curves = {
+        _with_area(summary, names[c]): classification.ranking_curves(
+            truth[c], scored.probabilities[:, c]
         )
-    return paths
+        for c in present
+    }
+    shares = [float(truth[c].mean()) for c in present]
+    points = operating_points(summary)
+    pictures = {n: folder / f"{n}.png" for n in ("roc", "precision_recall")}
+    plots.roc(curves, pictures["roc"], points=points)
+    plots.precision_recall(
+        curves,
+        pictures["precision_recall"],
+        base_rates=dict(zip(curves, shares, strict=True)),
+    )
+    if points:
+        pictures["predictive_values"] = folder / "predictive_values.png"
+        plots.predictive_values(points, pictures["predictive_values"])
+    return pictures
+
+
+def _draw_histograms(
+    path: pathlib.Path, evaluation: Evaluation, validation: Predictions | None
+) -> None:
+    positive = evaluation.class_names.index(evaluation.positive_class)
+    panels = {"validation": validation} if validation else {}
+    panels[f"{evaluation.split} (judged here)"] = evaluation.predictions
+    plots.score_histograms(
+        {title: _scores_by_class(table, positive) for title, table in panels.items()},
+        path,
+        threshold=evaluation.threshold["value"],
+        xlabel=f"probability of {evaluation.positive_class}",
+    )
+
+
+def _draw_subgroups(path: pathlib.Path, summary: Mapping[str, Any]) -> None:
+    plots.forest(
+        {
+            grouping: [
+                {"label": f"{name} ({g['n']:,})", **g["metrics"]["accuracy"]}
+                for name, g in groups.items()
+            ]
+            for grouping, groups in summary["subgroups"].items()
+        },
+        path,
+        title="Accuracy by subgroup",
+        reference=summary["metrics"]["accuracy"]["value"],
+    )
 
 
 def draw_runs(
-    path: pathlib.Path, summary: Mapping[str, Any], names: tuple[str, ...]
+    path: pathlib.Path, summary: Mapping[str, Any], names: Sequence[str]
 ) -> None:
     """Draws several runs and their ensemble beneath each other."""
     titles = {"roc_auc": "ROC AUC", "accuracy": "accuracy"}

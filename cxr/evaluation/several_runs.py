@@ -13,85 +13,89 @@ from cxr.evaluation import (
     report_figures,
     split_predictions,
 )
+from cxr.evaluation.evaluator import EvaluatedRun
+from cxr.evaluation.opening import EvaluateConfig
 from cxr.metrics import comparison, predictions, thresholds
-from cxr.metrics import summary as summary_of
+from cxr.metrics.evaluation import Evaluation
 from cxr.metrics.predictions import Predictions
-from cxr.metrics.summary import Question
+from cxr.metrics.summary import summarise
 from cxr.prediction.predictor import load_predictor
 
 COMPARISON = "comparison.json"
 
+OpenedRun = tuple[runs.Run, records.RecordSet]
 
-def judge_ensemble(
-    judged: list[evaluator.Judged], options: evaluator.Options, folder: pathlib.Path
-) -> evaluator.Judged:
-    """Judges the runs' averaged probabilities, beside the runs' mean and spread.
+
+def evaluate_ensemble(
+    members: list[EvaluatedRun], config: EvaluateConfig
+) -> EvaluatedRun:
+    """Evaluates the runs' averaged probabilities, beside the runs' mean and spread.
 
     The ensemble's threshold is chosen on the averaged validation probabilities by
     the first run's rule.
     """
-    first = judged[0]
-    table = predictions.average([each.table for each in judged])
+    first, folder = members[0], config.ensemble_folder()
+    table = predictions.average([run.evaluation.predictions for run in members])
+    of_validation = [run.validation for run in members if run.validation]
     validation = None
-    if all(each.validation for each in judged):
-        validation = predictions.average([each.validation for each in judged])
-    question = dataclasses.replace(
-        first.question, threshold=_ensemble_threshold(first.question, validation)
+    if len(of_validation) == len(members):
+        validation = predictions.average(of_validation)
+    evaluation = dataclasses.replace(
+        first.evaluation,
+        predictions=table,
+        threshold=_ensemble_threshold(first.evaluation, validation),
     )
-    rows = first.record_set.examples(options.split)
-    summary = summary_of.summarise(table, question, rows=rows, validation=validation)
-    names = _short_names([each.run.workdir for each in judged])
+    rows = first.record_set.examples(config.split)
+    summary = summarise(evaluation, rows=rows, validation=validation)
+    names = _short_names([run.run.workdir for run in members])
     summary["runs"] = [
         {
             "name": name,
-            "workdir": str(each.run.workdir),
-            "threshold": each.summary["threshold"],
-            "metrics": each.summary["metrics"],
+            "workdir": str(run.run.workdir),
+            "threshold": run.summary["threshold"],
+            "metrics": run.summary["metrics"],
         }
-        for name, each in zip(names, judged, strict=True)
+        for name, run in zip(names, members, strict=True)
     ]
     summary["across_runs"] = {
-        name: _spread([each.summary["metrics"][name]["value"] for each in judged])
+        name: _spread([run.summary["metrics"][name]["value"] for run in members])
         for name in summary["metrics"]
     }
     predictions.publish(folder, table, {"ensemble": ",".join(names)})
-    judged_together = dataclasses.replace(
-        first, table=table, validation=validation, question=question, summary=summary
+    ensemble = dataclasses.replace(
+        first, evaluation=evaluation, validation=validation, summary=summary
     )
     pictures = {}
-    if options.report:
-        pictures = evaluator.draw(judged_together, folder)
+    if config.report:
+        pictures = evaluator.draw(ensemble, folder)
         pictures["runs"] = folder / "runs.png"
         report_figures.draw_runs(pictures["runs"], summary, ("roc_auc", "accuracy"))
-    where = evaluator.describe_origins(first.run, first.record_set)
-    where["runs"] = ", ".join(str(each.run.workdir) for each in judged)
-    evaluator.publish(folder, summary, where, pictures)
+    origins = evaluator.describe_origins(first.run, first.record_set)
+    origins["runs"] = ", ".join(str(run.run.workdir) for run in members)
+    evaluator.publish(folder, summary, origins, pictures)
     evaluator.say(summary, folder)
-    return judged_together
+    return ensemble
 
 
-def judge_pair(
-    first: tuple[runs.Run, records.RecordSet],
-    second: tuple[runs.Run, records.RecordSet],
-    options: evaluator.Options,
-    folder: pathlib.Path | None = None,
+def compare_runs(
+    first: OpenedRun, second: OpenedRun, config: EvaluateConfig
 ) -> dict[str, Any]:
     """Compares two runs; publishes comparison.json, a picture and a page."""
-    tables = tuple(_table(run, data, options) for run, data in (first, second))
-    questions = tuple(evaluator.ask(run, options) for run, _ in (first, second))
-    names = tuple(_short_names([first[0].workdir, second[0].workdir]))
-    result = comparison.compare(tables, questions, names)
-    own_folder = f"comparison-{options.split}-with-{_slug(names[0])}"
-    folder = folder or second[0].workdir / own_folder
+    evaluations = [
+        evaluator.ask(run, _table(run, record_set, config), config)
+        for run, record_set in (first, second)
+    ]
+    short, other = _short_names([first[0].workdir, second[0].workdir])
+    result = comparison.compare(*evaluations, (short, other))
+    own_folder = f"comparison-{config.split}-with-{_slug(short)}"
+    folder = pathlib.Path(config.output_dir or second[0].workdir / own_folder)
     folder.mkdir(parents=True, exist_ok=True)
     picture = folder / "differences.png"
+    differences = [
+        {"label": name, **entry} for name, entry in result["differences"].items()
+    ]
     plots.forest(
-        {
-            f"{names[1]} - {names[0]}": [
-                {"label": name, **entry}
-                for name, entry in result["differences"].items()
-            ]
-        },
+        {f"{other} - {short}": differences},
         picture,
         title="Difference with 95 % interval",
         reference=0.0,
@@ -106,37 +110,37 @@ def judge_pair(
 
 
 def _table(
-    run: runs.Run, record_set: records.RecordSet, options: evaluator.Options
+    run: runs.Run, record_set: records.RecordSet, config: EvaluateConfig
 ) -> Predictions:
     """A run's predictions of the split, from its evaluation folder where valid."""
     source = predictions.describe_source(
-        run.info, record_set.manifest.fingerprint, options.split
+        run.info, record_set.manifest.fingerprint, config.split
     )
-    folder = predictions.folder(run.workdir, options.split)
+    folder = predictions.folder(run.workdir, config.split)
     kept = predictions.recall(folder, source)
     if kept is not None:
         return kept
-    evaluator.log_reading(run, record_set, options.split)
-    found = split_predictions.predict(
+    evaluator.log_reading(run, record_set, config.split)
+    table = split_predictions.predict(
         record_set,
-        options.split,
+        config.split,
         predictor=load_predictor(run),
-        batch_size=options.batch_size,
-        cache=options.cache,
+        batch_size=config.batch_size,
+        cache=config.cache,
     )
-    predictions.publish(folder, found, source)
-    return found
+    predictions.publish(folder, table, source)
+    return table
 
 
 def _ensemble_threshold(
-    question: Question, validation: Predictions | None
+    evaluation: Evaluation, validation: Predictions | None
 ) -> dict[str, Any]:
-    own = dict(question.threshold)
+    own = dict(evaluation.threshold)
     if own["value"] is None:
         return own
     if validation is None:
         return {"value": 0.5, "rule": "half", "chosen_on": None}
-    positive = validation.class_names.index(question.positive_class)
+    positive = validation.class_names.index(evaluation.positive_class)
     value = thresholds.choose_threshold(
         validation.labels == positive,
         validation.probabilities[:, positive],
@@ -147,9 +151,10 @@ def _ensemble_threshold(
 
 def _spread(values: list[float | None]) -> dict[str, float | None]:
     """Mean and sample standard deviation; None where a run has no value."""
-    if any(value is None for value in values):
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
         return {"mean": None, "sd": None}
-    return {"mean": statistics.fmean(values), "sd": statistics.stdev(values)}
+    return {"mean": statistics.fmean(known), "sd": statistics.stdev(known)}
 
 
 def _short_names(workdirs: list[pathlib.Path]) -> list[str]:

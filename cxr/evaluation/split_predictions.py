@@ -1,4 +1,4 @@
-"""A run's predictions on a split: every film exactly once, or an error."""
+"""Predicts a split of a data set: every example exactly once, or an error."""
 
 import csv
 import datetime
@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from cxr import files, images, records, runs
+from cxr import files, records, runs
 from cxr.input import pipeline
 from cxr.input.reader import Reader
 from cxr.metrics import predictions
@@ -37,18 +37,18 @@ def predict(
         cache=cache,
         progress=False,
     )
-    found = np.full((source.n, len(predictor.class_names)), np.nan, np.float32)
+    outputs = np.full((source.n, len(predictor.class_names)), np.nan, np.float32)
     met = np.zeros(source.n, np.int64)
     labels = np.full(source.n, -1, np.int64)
     for batch in source.batches(source.evaluation(batch_size)):
         indices = batch[2].numpy()
-        found[indices] = predictor.predict([batch], batch_size=batch_size)
+        outputs[indices] = predictor.predict([batch], batch_size=batch_size)
         labels[indices] = batch[1].numpy()
         np.add.at(met, indices, 1)
     if not np.all(met == 1) or source.n != record_set.split(split).num_examples:
         raise RuntimeError(f"{split}: {np.sum(met != 1)} films not met exactly once")
     return predictions.tabulate(
-        record_set.examples(split), labels, found, predictor.class_names
+        record_set.examples(split), labels, outputs, predictor.class_names
     )
 
 
@@ -67,29 +67,23 @@ def reference(
     kept = predictions.recall(predictions.folder(run.workdir, "validation"), source)
     if kept is not None:
         return kept
-    found = predict(
+    table = predict(
         record_set,
         "validation",
         predictor=predictor,
         batch_size=batch_size,
         cache=cache,
     )
-    predictions.publish(predictions.folder(run.workdir, "validation"), found, source)
-    return found
+    predictions.publish(predictions.folder(run.workdir, "validation"), table, source)
+    return table
 
 
-def films(record_set: records.RecordSet, split: str, indices: np.ndarray) -> np.ndarray:
-    """Reads some films of a split at the stored size, uint8 [n, S, S]."""
-    manifest = record_set.manifest
-    size = manifest.image_size
-    reader = Reader(record_set, split, image_size=size)
-    grey = [
-        np.frombuffer(data, np.uint8).reshape(size, size)
-        if manifest.encoding == "raw"
-        else images.to_grey(data, size)
-        for data in reader.encoded(np.asarray(indices, np.int64))
-    ]
-    return np.array(grey, np.uint8).reshape(len(grey), size, size)
+def read_images(
+    record_set: records.RecordSet, split: str, indices: np.ndarray
+) -> np.ndarray:
+    """Reads some images of a split at the stored size, uint8 [n, S, S]."""
+    reader = Reader(record_set, split, image_size=record_set.manifest.image_size)
+    return reader.films(np.asarray(indices, np.int64))
 
 
 def log_test_read(run: runs.Run, record_set: records.RecordSet, split: str) -> int:

@@ -101,7 +101,7 @@ def read(data: bytes, size: int) -> Decoded:
     """
     kind = _accepted_format(data)
     with warnings.catch_warnings():
-        # Pillow warns of odd metadata and of large headers, which are judged here.
+        # Pillow warns of odd metadata and of large headers, which are checked here.
         warnings.simplefilter("ignore")
         try:
             return _decode(data, size, kind)
@@ -252,7 +252,7 @@ def _luma(data: bytes, image: Image.Image, size: int) -> Image.Image | None:
 
     Returns:
       None where the file needs another conversion, or where the decoder has a warning:
-      then Pillow judges it.
+      then Pillow decides.
     """
     if image.mode not in ("L", "RGB"):
         return None

@@ -3,10 +3,39 @@
 from typing import Any
 
 import numpy as np
+from scipy import optimize
 
 from cxr.metrics import classification, intervals
+from cxr.metrics.classification import Scored
+from cxr.metrics.evaluation import Evaluation
 
-_STEPS = 80  # golden-section steps: the bracket shrinks by 0.618 each, to 1e-16
+_LOG_BOUND = float(np.log(20.0))
+
+
+def measure(here: Evaluation, reference: Evaluation | None) -> dict[str, Any]:
+    """Returns reliability bins, the ECE's noise floor, and the fitted temperature.
+
+    Args:
+      here: the split that is evaluated.
+      reference: validation, on which the temperature is fitted; None for none.
+    """
+    scored, resamples = here.scored, here.resamples
+    classes = (
+        range(scored.num_classes) if scored.positive is None else [scored.positive]
+    )
+    columns = {c: scored.probabilities[:, c] for c in classes}
+    return {
+        "bins": {
+            c: reliability(scored.labels == c, score, resamples)
+            for c, score in columns.items()
+        },
+        "ece_if_perfect": float(np.mean([noise_floor(s) for s in columns.values()])),
+        "mean_predicted": [float(v) for v in scored.probabilities.mean(axis=0)],
+        "observed": [
+            float(np.mean(scored.labels == c)) for c in range(scored.num_classes)
+        ],
+        "temperature": temperature_report(here, reference) if reference else None,
+    }
 
 
 def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
@@ -20,24 +49,18 @@ def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
       T within 0.05 .. 20; above 1 the model was over-confident.
     """
 
-    def loss(log_inverse: float) -> float:
-        scaled = apply_temperature(probabilities, float(np.exp(-log_inverse)))
-        return classification.log_loss(labels, scaled)
+    def loss(log_temperature: float) -> float:
+        scaled = apply_temperature(probabilities, float(np.exp(log_temperature)))
+        value = classification.log_loss(labels, scaled)
+        return np.inf if value is None else value
 
-    low, high = -np.log(20.0), np.log(20.0)
-    golden = (np.sqrt(5) - 1) / 2
-    left, right = high - golden * (high - low), low + golden * (high - low)
-    at_left, at_right = loss(left), loss(right)
-    for _ in range(_STEPS):
-        if at_left <= at_right:
-            high, right, at_right = right, left, at_left
-            left = high - golden * (high - low)
-            at_left = loss(left)
-        else:
-            low, left, at_left = left, right, at_right
-            right = low + golden * (high - low)
-            at_right = loss(right)
-    return float(np.exp(-(low + high) / 2))
+    fitted = optimize.minimize_scalar(
+        loss,
+        bounds=(-_LOG_BOUND, _LOG_BOUND),
+        method="bounded",
+        options={"xatol": 1e-9},
+    )
+    return float(np.exp(fitted.x))
 
 
 def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
@@ -97,28 +120,26 @@ def noise_floor(score: np.ndarray, *, seed: int = 0, draws: int = 200) -> float:
     return float(gaps.sum(axis=1).mean() / len(score))
 
 
-def temperature_report(
-    predictions: classification.Scored,
-    validation: classification.Scored,
-    resamples: intervals.Resamples,
-) -> dict[str, Any]:
+def temperature_report(here: Evaluation, reference: Evaluation) -> dict[str, Any]:
     """Fits a temperature on validation and says what it does here.
 
     Args:
-      predictions: the split that is judged.
-      validation: the split the temperature is fitted on.
-      resamples: patients of the judged split.
+      here: the split that is evaluated.
+      reference: validation, on which the temperature is fitted.
     """
-    temperature = fit_temperature(validation.labels, validation.probabilities)
-    scaled = classification.scored(
-        predictions.labels,
-        apply_temperature(predictions.probabilities, temperature),
-        positive=predictions.positive,
-        threshold=predictions.threshold,
+    temperature = fit_temperature(
+        reference.scored.labels, reference.scored.probabilities
     )
-    before, after = classification.point(predictions), classification.point(scaled)
+    raw, resamples = here.scored, here.resamples
+    scaled = classification.scored(
+        raw.labels,
+        apply_temperature(raw.probabilities, temperature),
+        positive=raw.positive,
+        threshold=raw.threshold,
+    )
+    before, after = classification.point(raw), classification.point(scaled)
     weights = resamples.weights().astype(np.float64)
-    draws = [_mean_loss_draws(p, weights) for p in (predictions, scaled)]
+    draws = [_mean_loss_draws(scored, weights) for scored in (raw, scaled)]
     change = intervals.difference(*draws, resamples)
     names = ("ece", "log_loss", "brier")
     return {
@@ -132,11 +153,9 @@ def temperature_report(
     }
 
 
-def _mean_loss_draws(
-    predictions: classification.Scored, weights: np.ndarray
-) -> np.ndarray:
+def _mean_loss_draws(scored: Scored, weights: np.ndarray) -> np.ndarray:
     """The log loss, then the log loss of each draw, float64 [1 + D]."""
-    losses = classification.losses(predictions)["log_loss"]
+    losses = classification.losses(scored)["log_loss"]
     draws = classification.ratio(weights @ losses, weights.sum(axis=1))
     return np.concatenate([[losses.mean()], draws])
 

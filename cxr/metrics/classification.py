@@ -8,7 +8,7 @@ undefined is NaN here and null in the JSON.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -35,7 +35,7 @@ DEFINITIONS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Scored:
-    """Predictions with what is needed to judge them.
+    """Predictions with what is needed to measure them.
 
     Attributes:
       labels: int [n], 0 .. C-1.
@@ -64,6 +64,14 @@ class Scored:
         if self.positive is None:
             return np.argmax(self.probabilities, axis=1)
         return predict_binary(self.score, self.threshold, positive=self.positive)
+
+    def take(self, examples: np.ndarray) -> "Scored":
+        """Returns the predictions of some examples, bool [n]."""
+        return replace(
+            self,
+            labels=self.labels[examples],
+            probabilities=self.probabilities[examples],
+        )
 
 
 def predict_binary(score: np.ndarray, threshold: float, *, positive: int) -> np.ndarray:

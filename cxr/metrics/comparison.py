@@ -5,38 +5,29 @@ from typing import Any
 import numpy as np
 
 from cxr.metrics import classification, intervals
-from cxr.metrics.predictions import Predictions, check_same_films
-from cxr.metrics.summary import Question, judge
+from cxr.metrics.evaluation import Evaluation
+from cxr.metrics.predictions import check_same_films
 
 
 def compare(
-    tables: tuple[Predictions, Predictions],
-    questions: tuple[Question, Question],
-    names: tuple[str, str],
+    first: Evaluation, second: Evaluation, names: tuple[str, str]
 ) -> dict[str, Any]:
     """Paired differences B - A, with intervals from the same patient resamples.
 
     Args:
-      tables: predictions of A and of B for the same films.
-      questions: each with its model's own frozen threshold.
+      first: of A.
+      second: of B on the same examples; each has its model's own frozen threshold.
       names: what to call A and B.
 
     Raises:
-      DataError: the tables do not hold the same films, labels and classes.
+      DataError: they do not hold the same examples, labels and classes.
     """
-    check_same_films(*tables)
-    scored = [judge(t, q) for t, q in zip(tables, questions, strict=True)]
-    question = questions[0]
-    resamples = intervals.resample(
-        tables[0].patient_ids,
-        tables[0].labels,
-        draws=question.draws,
-        seed=question.seed,
-    )
+    check_same_films(first.predictions, second.predictions)
+    resamples = first.resamples
     weights = resamples.weights()
-    values = [classification.measure(s) for s in scored]
-    draws = [classification.measure(s, weights) for s in scored]
-    found = {
+    values = [classification.measure(e.scored) for e in (first, second)]
+    draws = [classification.measure(e.scored, weights) for e in (first, second)]
+    differences = {
         name: _entry(
             *(np.concatenate([values[i][name], draws[i][name]]) for i in (0, 1)),
             resamples,
@@ -45,13 +36,13 @@ def compare(
     }
     return {
         "schema": 1,
-        "split": question.split,
-        "n": len(tables[0].labels),
+        "split": first.split,
+        "n": len(first.predictions.labels),
         "n_patients": len(resamples.strata),
         "runs": {"a": names[0], "b": names[1]},
-        "differences": found,
-        "verdict": _verdict(found, names),
-        "draws": question.draws,
+        "differences": differences,
+        "verdict": _verdict(differences, names),
+        "draws": first.draws,
     }
 
 

@@ -1,11 +1,16 @@
-"""Groups of films inside which a model is judged again."""
+"""Groups of examples by size, series or subtype, and the metrics inside each."""
 
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from cxr.metrics.evaluation import Evaluation
+from cxr.metrics.evaluation import measure as measure_all
+
+_METRICS = ("accuracy", "recall", "specificity", "roc_auc")
 _MIN_FILMS = 5  # fewer say nothing, and would name single patients
 _ID_BLOCKS = 4
 
@@ -31,6 +36,47 @@ def groupings(rows: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
     kept = {name: _without_small(groups) for name, groups in found.items()}
     return {
         name: groups for name, groups in kept.items() if len(set(groups) - {""}) > 1
+    }
+
+
+def measure(
+    evaluation: Evaluation, groupings: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, Any]]:
+    """Returns the main metrics inside each group.
+
+    A group that holds one class only (a subtype) has no ROC AUC of its own: its
+    examples are then ranked against all those of the other classes, which
+    `roc_auc_against` says.
+
+    Args:
+      evaluation: the whole split.
+      groupings: grouping -> group of each example, from `groupings`.
+    """
+    return {
+        grouping: {
+            name: _measure_group(evaluation, np.array(groups) == name)
+            for name in sorted(set(groups) - {""}, key=order)
+        }
+        for grouping, groups in groupings.items()
+    }
+
+
+def _measure_group(evaluation: Evaluation, inside: np.ndarray) -> dict[str, Any]:
+    scored, resamples = evaluation.scored, evaluation.resamples
+    classes = np.unique(scored.labels[inside])
+    within = resamples.within(inside)
+    measured = measure_all(scored.take(inside), within)
+    against = "the group itself"
+    if len(classes) == 1 and scored.positive is not None:
+        ranked = inside | (scored.labels != classes[0])
+        wider = measure_all(scored.take(ranked), resamples.within(ranked))
+        measured["roc_auc"] = wider["roc_auc"]
+        against = "all films of the other class"
+    return {
+        "n": int(inside.sum()),
+        "n_patients": len(within.strata),
+        "roc_auc_against": against,
+        "metrics": {name: measured[name] for name in _METRICS},
     }
 
 

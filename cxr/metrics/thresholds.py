@@ -1,15 +1,7 @@
-"""Where to cut a score: thresholds chosen by a rule, and what they mean in use."""
+"""Decision thresholds: the parser of their rules, and how a rule chooses."""
 
 import numpy as np
 
-NAMED_RULES = {
-    "screening": "sensitivity:0.98",
-    "balanced": "youden",
-    "best F1": "f1",
-    "rule-in": "specificity:0.95",
-    "one half": "half",
-}
-PREVALENCES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
 RULES = ("youden", "f1", "half", "sensitivity:VALUE", "specificity:VALUE")
 
 
@@ -99,24 +91,3 @@ def rates_at(
     missed = np.searchsorted(hits, thresholds, side="left")
     cleared = np.searchsorted(rest, thresholds, side="left")
     return 1 - missed / len(hits), cleared / len(rest)
-
-
-def predictive_values(
-    sensitivity: np.ndarray, specificity: np.ndarray, prevalence: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """PPV and NPV where a share `prevalence` of those examined is ill (Bayes).
-
-    Args:
-      sensitivity: float array.
-      specificity: float array of the same shape.
-      prevalence: 0..1, of the population in which the model would be used.
-
-    Returns:
-      Two float arrays, NaN where nobody would be called positive, or negative.
-    """
-    hits = np.asarray(sensitivity) * prevalence
-    misses = prevalence - hits
-    cleared = np.asarray(specificity) * (1 - prevalence)
-    alarms = (1 - prevalence) - cleared
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return hits / (hits + alarms), cleared / (cleared + misses)

@@ -1,0 +1,107 @@
+"""What `cxr.evaluate` is asked, and the runs and data it opens; no TensorFlow."""
+
+import dataclasses
+import os
+import pathlib
+
+from cxr import cli, records, runs
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """What is evaluated, on which films, and how thoroughly."""
+
+    workdir: tuple[str, ...] = cli.option(
+        (),
+        "run folder; several (repeat the flag, or commas) also give mean, standard "
+        "deviation and ensemble; a folder of --seeds runs stands for all of them",
+    )
+    split: str = cli.option("test", "films to evaluate on", choices=records.SPLITS)
+    data_dir: str = cli.option("", "root of the converted sets (default: the run's)")
+    dataset: str = cli.option("", "name of the converted set (default: the run's)")
+    compare: tuple[str, ...] = cli.option(
+        (), "two run folders: paired difference of the second to the first"
+    )
+    output_dir: str = cli.option(
+        "",
+        "where an ensemble or a comparison goes (default: evaluation-SPLIT in the "
+        "runs' common parent, or comparison-SPLIT-with-A in the second run)",
+    )
+    batch_size: int = cli.option(32, "images a forward pass", lower=1, upper=4096)
+    cache: str = cli.option(
+        "auto", "decoded images in memory or streamed", choices=("auto", "ram", "none")
+    )
+    draws: int = cli.option(
+        1000, "patient resamples behind each interval", lower=100, upper=100_000
+    )
+    seed: int = cli.option(0, "seed of resampling and of the films shown", lower=0)
+    explain: int = cli.option(
+        24, "films explained by Grad-CAM; 0 = none", lower=0, upper=10_000
+    )
+    report: bool = cli.option(True, "also draw the pictures and write report.html")
+
+    def validate(self) -> None:
+        """Refuses what does not go together."""
+        if bool(self.workdir) == bool(self.compare):
+            raise cli.UsageError(
+                "expected either --workdir=RUN (one or several) or "
+                f"--compare RUN_A RUN_B, received --workdir={','.join(self.workdir)} "
+                f"--compare={','.join(self.compare)}"
+            )
+
+    def workdirs(self) -> list[pathlib.Path]:
+        """Run folders; the folder above seed-0, seed-1, ... stands for all of them."""
+        expanded = []
+        for workdir in map(pathlib.Path, self.workdir):
+            seeds = sorted(p.parent for p in workdir.glob(f"seed-*/{runs.MODEL_INFO}"))
+            several = seeds and runs.read_model_info(workdir) is None
+            expanded += seeds if several else [workdir]
+        return expanded
+
+    def ensemble_folder(self) -> pathlib.Path:
+        """Where the evaluation of several runs together goes."""
+        if self.output_dir:
+            return pathlib.Path(self.output_dir)
+        parents = [str(path.resolve().parent) for path in self.workdirs()]
+        return pathlib.Path(os.path.commonpath(parents)) / f"evaluation-{self.split}"
+
+
+def open_run(
+    workdir: pathlib.Path, config: EvaluateConfig
+) -> tuple[runs.Run, records.RecordSet]:
+    """Opens a run and the set that it is evaluated on.
+
+    Raises:
+      UsageError: no such run folder, or images smaller than the model's input.
+      DataError: an unfinished or damaged run, or data that do not fit it.
+    """
+    run = runs.open_run(workdir)
+    record_set = find_data(run, config.data_dir, config.dataset)
+    if record_set.manifest.class_names != run.class_names:
+        raise cli.DataError(
+            f"{record_set.path} has the classes "
+            f"{', '.join(record_set.manifest.class_names)}, {workdir} was trained on "
+            f"{', '.join(run.class_names)}"
+        )
+    if run.info["image_size"] > record_set.manifest.image_size:
+        raise cli.UsageError(
+            f"{record_set.path} stores {record_set.manifest.image_size} pixels, the "
+            f"model of {workdir} takes {run.info['image_size']}; convert again with "
+            f"{records.CONVERT_COMMAND} --image_size={run.info['image_size']}"
+        )
+    if not record_set.split(config.split).num_examples:
+        raise cli.DataError(f"{record_set.path}: the split {config.split} is empty")
+    records.check(record_set)
+    return run, record_set
+
+
+def find_data(
+    run: runs.Run, data_dir: str = "", dataset: str = ""
+) -> records.RecordSet:
+    """The set that is asked for, by default the very version the run trained on."""
+    trained_on = run.info["data"]
+    root = pathlib.Path(data_dir or trained_on["data_dir"])
+    own = root / trained_on["dataset"] / trained_on["version"]
+    if not dataset and (own / records.MANIFEST).is_file():
+        return records.load(own)
+    return records.find(root, dataset or trained_on["dataset"])
