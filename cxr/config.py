@@ -3,6 +3,7 @@
 import dataclasses
 
 from cxr import cli
+from cxr.metrics import thresholds
 
 MODELS = ("vgg16", "cnn", "small_cnn")
 POLICIES = ("none", "mild", "strong", "seed", "keras_cv")
@@ -211,28 +212,15 @@ class TrainConfig:
             raise cli.UsageError(
                 f"--seeds={','.join(self.seeds)}: expected whole numbers such as 0,1,2"
             )
-        check_threshold_rule(self.threshold_rule)
+        try:
+            thresholds.parse_rule(self.threshold_rule)
+        except ValueError as error:
+            raise cli.UsageError(f"--{error}") from error
         if self.fine_tune_from not in FINE_TUNE_FROM:
             raise cli.UsageError(
                 f"--fine_tune_from={self.fine_tune_from}: expected 'all' or a layer "
                 f"of vgg16: {', '.join(FINE_TUNE_FROM[1:])}"
             )
-
-
-def check_threshold_rule(rule: str) -> None:
-    """Raises UsageError unless `rule` is one that choose_threshold knows."""
-    name, _, target = rule.partition(":")
-    if name in ("youden", "f1", "half") and not target:
-        return
-    try:
-        if name in ("sensitivity", "specificity") and 0 < float(target) < 1:
-            return
-    except ValueError:
-        pass
-    raise cli.UsageError(
-        f"--threshold_rule={rule}: expected youden, f1, half, sensitivity:0.98 or "
-        "specificity:0.95 (a number between 0 and 1)"
-    )
 
 
 def result_fields(config: TrainConfig) -> dict[str, object]:

@@ -1,10 +1,14 @@
+"""The training command's flags: files of them, contradictions, what a resume may change."""
+
 import dataclasses
 import pathlib
 
+import numpy as np
 import pytest
 
 from cxr import cli
 from cxr.config import FREE_TO_CHANGE, TrainConfig, result_fields
+from cxr.metrics import thresholds
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.flags"))
 
@@ -38,12 +42,22 @@ def test_flags_round_trip(tmp_path):
         (["--threshold_rule=best"], cli.UsageError, "--threshold_rule=best"),
         (["--threshold_rule=sensitivity:2"], cli.UsageError, "sensitivity:2"),
         (["--threshold_rule=sensitivity:x"], cli.UsageError, "sensitivity:x"),
+        (["--threshold_rule=specificity:0"], cli.UsageError, "specificity:0"),
         (["--fine_tune_from=block9"], cli.UsageError, "block5_conv1"),
     ],
 )
 def test_contradictions_are_refused(flags, error, words):
     with pytest.raises(error, match=words):
         cli.parse(["", *flags], TrainConfig, usage="")
+
+
+def test_a_target_of_one_is_a_rule_for_flags_and_thresholds_alike():
+    flags = ["", "--threshold_rule=sensitivity:1.0"]
+    config, _ = cli.parse(flags, TrainConfig, usage="")
+    chosen = thresholds.choose_threshold(
+        [0, 1, 1], np.array([0.1, 0.3, 0.9]), config.threshold_rule
+    )
+    assert chosen == 0.2
 
 
 def test_what_a_resume_may_change():

@@ -16,6 +16,7 @@ FLOORS = (
     "images",
     "reporting",
     "metrics",
+    "run",
     "input",
     "conversion",
     "synthesis",
@@ -75,6 +76,8 @@ def ours(path, **options):
 
 def floor(name):
     room = name.split(".")[1]
+    if room in ("config", "runs"):  # a run's flags: above the threshold rules
+        room = "run"
     return FLOORS.index(room if room in FLOORS else "cxr")
 
 

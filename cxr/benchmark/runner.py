@@ -1,4 +1,4 @@
-"""The benchmark from flags to a result: builds the ladder, measures it, reaches a verdict."""
+"""Runs a benchmark: builds the cases, measures them in turn, reaches a verdict."""
 
 import dataclasses
 import os

@@ -19,7 +19,10 @@ def parse_rule(rule: str) -> tuple[str, float | None]:
     except ValueError:
         target = float("nan")
     if name not in ("sensitivity", "specificity") or not 0 < target <= 1:
-        raise ValueError(f"threshold rule {rule!r}, wanted one of {', '.join(RULES)}")
+        raise ValueError(
+            f"threshold_rule={rule}: expected one of {', '.join(RULES)} with a VALUE "
+            "above 0 and at most 1"
+        )
     return name, target
 
 
