@@ -1,4 +1,4 @@
-"""The training command's flags: files of them, contradictions, what a resume may change."""
+"""The training flags: files of them, contradictions, what a resume may change."""
 
 import dataclasses
 import pathlib
