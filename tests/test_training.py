@@ -2,6 +2,7 @@ import csv
 import dataclasses
 import json
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from cxr import cli, runs, train
 from cxr.config import TrainConfig
 from cxr.input import pipeline
+from cxr.metrics import predictions, thresholds
 from cxr.prediction.predictor import load_predictor
 from cxr.training import preflight, trainer
 from tests import survival
@@ -122,6 +124,45 @@ def test_run_flags_reproduce_the_run(finished, tmp_path):
     again = dataclasses.replace(config, workdir=str(tmp_path / "again"))
     train.train(again)
     assert history(again) == survival.result(finished.workdir)
+
+
+def _files(folder):
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["predictions kept", "lost"])
+@pytest.mark.parametrize(
+    "change",
+    [{"threshold_rule": "sensitivity:0.9"}, {"positive_class": "NORMAL"}],
+    ids=lambda change: next(iter(change)),
+)
+def test_another_decision_is_published_and_nothing_else(
+    finished, tmp_path, capsys, change, kept
+):
+    workdir = shutil.copytree(finished.workdir, tmp_path / "run")
+    if not kept:
+        shutil.rmtree(workdir / "evaluation-validation")
+    before = _files(workdir)
+    config = dataclasses.replace(finished.config, workdir=str(workdir), **change)
+    run = train.train(config)[0]
+    assert "chosen anew" in capsys.readouterr().out
+    table = predictions.from_csv(
+        (finished.workdir / "evaluation-validation/predictions.csv").read_text()
+    )
+    positive = run.positive_index
+    wanted = thresholds.choose_threshold(
+        table.labels == positive,
+        table.probabilities[:, positive],
+        config.threshold_rule,
+    )
+    assert run.info["positive_class"] == (config.positive_class or "PNEUMONIA")
+    assert run.info["threshold"]["value"] == pytest.approx(wanted, abs=1e-6)
+    assert run.info["threshold"]["rule"] == config.threshold_rule
+    changed = {name for name, data in _files(workdir).items() if before[name] != data}
+    assert changed - {".lock"} == {"model.json", "run.flags"}
+    train.train(config)
+    assert "nothing to do" in capsys.readouterr().out
 
 
 def test_a_finished_run_says_so_and_stays(finished, capsys):

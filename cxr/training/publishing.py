@@ -1,4 +1,4 @@
-"""A finished run's model: published once, with the threshold that belongs to it."""
+"""Publishes a finished run's model, and the threshold that belongs to it."""
 
 import pathlib
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from cxr import files, records, runs
+from cxr import cli, files, records, runs
 from cxr.config import TrainConfig
 from cxr.input import pipeline
 from cxr.metrics import calibration, predictions, thresholds
-from cxr.prediction.predictor import Predictor
+from cxr.prediction.predictor import Predictor, load_predictor
 from cxr.training import models
 
 
@@ -70,6 +70,48 @@ def publish(
         predictions.describe_source(info, manifest.fingerprint, "validation"),
     )
     runs.write_json(workdir / runs.MODEL_INFO, info)
+
+
+def publish_decision(
+    run: runs.Run, config: TrainConfig, record_set: records.RecordSet
+) -> bool:
+    """Chooses a finished run's threshold again where the flags ask for another one.
+
+    The weights stay; model.json and run.flags get the new decision.
+
+    Args:
+      run: the finished run.
+      config: the flags now, of which `threshold_rule` and `positive_class` count.
+      record_set: the data set that the run was trained on.
+
+    Returns:
+      Whether the decision asked for is another than the run's.
+    """
+    manifest = record_set.manifest
+    positive = _positive_class(config, manifest)
+    held = run.info["threshold"]
+    if positive == run.info["positive_class"] and (
+        held is None or held["rule"] == config.threshold_rule
+    ):
+        return False
+    source = predictions.describe_source(run.info, manifest.fingerprint, "validation")
+    table = predictions.recall(predictions.folder(run.workdir, "validation"), source)
+    if table is None:
+        validation = pipeline.open_split(
+            record_set, "validation", image_size=config.image_size, progress=False
+        )
+        table = predictions.tabulate(
+            record_set.examples("validation"),
+            validation.labels,
+            _predict(config, manifest, load_predictor(run).model, validation),
+            manifest.class_names,
+        )
+    decision = _choose(config, manifest, table.probabilities, table.labels)
+    info = {**run.info, "positive_class": positive, **decision}
+    # In this order: killed between the two, the same command does both again.
+    runs.write_json(run.workdir / runs.MODEL_INFO, info)
+    files.publish(run.workdir / runs.FLAGS, cli.to_flags(config))
+    return True
 
 
 def weights_sha256(weights: list[np.ndarray]) -> str:

@@ -48,10 +48,15 @@ def train(config: TrainConfig, record_set: records.RecordSet) -> runs.Run:
     workdir = pathlib.Path(config.workdir)
     with runs.lock(workdir), signals.watch() as interruption:
         runs.check_same_run(workdir, config, record_set)
-        finished = runs.finished(workdir, config)
-        if finished:
-            progress.say(f"{workdir} is finished; nothing to do")
-            return finished
+        if finished := runs.finished(workdir, config):
+            if not publishing.publish_decision(finished, config, record_set):
+                progress.say(f"{workdir} is finished; nothing to do")
+                return finished
+            progress.say(
+                f"{workdir} is finished; its threshold is chosen anew "
+                f"(--threshold_rule={config.threshold_rule}), the weights stay"
+            )
+            return runs.open_run(workdir)
         try:
             Trainer(config, record_set, interruption).fit()
         except tf.errors.ResourceExhaustedError as error:
