@@ -16,7 +16,8 @@ from cxr.config import TrainConfig
 from cxr.input import pipeline
 from cxr.metrics import predictions, thresholds
 from cxr.prediction.predictor import load_predictor
-from cxr.training import preflight, trainer
+from cxr.training import preflight, signals, steps, trainer
+from cxr.training.stage_run import StageRun
 from tests import survival
 from tests.conftest import write_records
 
@@ -199,21 +200,21 @@ def test_an_interrupted_run_resumes_at_the_exact_step(
     whole = dataclasses.replace(config, workdir=str(tmp_path / "whole"))
     train.train(whole)
 
-    execute, calls = trainer.Trainer._execute, []
+    execute, calls = StageRun.execute, []
 
-    def interrupt_fourth_call(trainer, count):
+    def interrupt_fourth_call(run, count):
         calls.append(count)
         if len(calls) == 4:
-            trainer._interruption.number = signal.SIGTERM
-        return execute(trainer, count)
+            signal.raise_signal(signal.SIGTERM)
+        return execute(run, count)
 
-    monkeypatch.setattr(trainer.Trainer, "_execute", interrupt_fourth_call)
-    with pytest.raises(trainer.interruption.Interrupted) as caught:
+    monkeypatch.setattr(StageRun, "execute", interrupt_fourth_call)
+    with pytest.raises(signals.Interrupted) as caught:
         train.train(config)
     assert caught.value.exit_code == 143
     found = [p.name for p in (pathlib.Path(config.workdir) / "checkpoints").iterdir()]
     assert any(name.startswith(f"step-{sum(calls):08d}") for name in found)
-    monkeypatch.setattr(trainer.Trainer, "_execute", execute)
+    monkeypatch.setattr(StageRun, "execute", execute)
     train.train(config)
     assert history(config) == history(whole)
 
@@ -221,17 +222,17 @@ def test_an_interrupted_run_resumes_at_the_exact_step(
 def test_interrupted_validation_is_done_again(config, tmp_path, monkeypatch):
     whole = dataclasses.replace(config, workdir=str(tmp_path / "whole"))
     train.train(whole)
-    validate = trainer.Trainer._validate
+    validate = StageRun.validate
 
-    def interrupt(trainer, validation):
-        trainer._interruption.number = signal.SIGINT
-        return validate(trainer, validation)
+    def interrupt(run, interruption):
+        signal.raise_signal(signal.SIGINT)
+        return validate(run, interruption)
 
-    monkeypatch.setattr(trainer.Trainer, "_validate", interrupt)
-    with pytest.raises(trainer.interruption.Interrupted) as caught:
+    monkeypatch.setattr(StageRun, "validate", interrupt)
+    with pytest.raises(signals.Interrupted) as caught:
         train.train(config)
     assert caught.value.exit_code == 130
-    monkeypatch.setattr(trainer.Trainer, "_validate", validate)
+    monkeypatch.setattr(StageRun, "validate", validate)
     train.train(config)
     assert history(config) == history(whole)
 
@@ -276,7 +277,7 @@ def test_two_trainers_in_one_folder(config):
 
 
 def test_a_bad_number_stops_the_run_and_names_the_films(config, monkeypatch):
-    build = trainer.augmentation.build
+    build = trainer.augmenters.build
 
     def poisoned(policy, *, seed):
         augment = build(policy, seed=seed)
@@ -287,7 +288,7 @@ def test_a_bad_number_stops_the_run_and_names_the_films(config, monkeypatch):
 
         return function
 
-    monkeypatch.setattr(trainer.augmentation, "build", poisoned)
+    monkeypatch.setattr(trainer.augmenters, "build", poisoned)
     config = dataclasses.replace(config, log_every_steps=2)
     with pytest.raises(trainer.Diverged) as caught:
         train.train(config)
@@ -350,13 +351,13 @@ def test_two_stages_train_what_they_say(config, monkeypatch):
         config, model="vgg16", weights="none", epochs=1, fine_tune_epochs=1
     )
     trained = []
-    make = trainer.steps.TrainingStep
+    make = steps.TrainingStep
 
     def spy(network, *args, **kwargs):
         trained.append([v.path for v in network.trainable_variables])
         return make(network, *args, **kwargs)
 
-    monkeypatch.setattr(trainer.steps, "TrainingStep", spy)
+    monkeypatch.setattr(steps, "TrainingStep", spy)
     train.train(config)
     rows = runs.read_history(pathlib.Path(config.workdir))
     assert [row["stage"] for row in rows] == ["head", "fine_tune"]

@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -196,12 +197,19 @@ class StateFolder:
         checkpoint = Checkpoint(position.name, variables, state)
         save(self._folder, checkpoint, keep=self._keep)
 
-    def save_if_best(self, position: Position, weights: list[np.ndarray]) -> None:
-        """Keeps the weights when the epoch that just ended is the best so far."""
+    def save_if_best(
+        self, position: Position, weights: Callable[[], list[np.ndarray]]
+    ) -> None:
+        """Keeps the weights when the epoch that just ended is the best so far.
+
+        Args:
+          position: where the run is.
+          weights: called for them only then.
+        """
         epoch = len(position.rows)
         if self.best_epoch(position) != epoch:
             return
-        arrays = {f"{index:03d}": array for index, array in enumerate(weights)}
+        arrays = {f"{index:03d}": array for index, array in enumerate(weights())}
         checkpoint = Checkpoint(_best_name(epoch), arrays, {})
         # One more than states: falling back over damaged ones finds the best epoch
         # of that time, too.

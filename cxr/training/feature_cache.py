@@ -23,7 +23,7 @@ from cxr.training import models, progress, publishing, steps
 # `(batches, count, view) -> float32 [count, D]`
 Extract = Callable[[tf.data.Dataset, int, int], np.ndarray]
 
-CHUNK_FILMS = 512  # films a chunk: half a minute of VGG16 on two cores
+CHUNK_IMAGES = 512  # of a chunk: half a minute of VGG16 on two cores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +76,10 @@ class FeatureSource:
         """Returns each example's first view once, in order, the last batch partial."""
         parts = (self.features[0], self.labels, np.arange(self.n))
         return tf.data.Dataset.from_tensor_slices(parts).batch(batch_size)
+
+
+# What a stage trains and validates on.
+AnySource = pipeline.Source | FeatureSource
 
 
 def cache_backbone(
@@ -185,7 +189,7 @@ def compute(
     """
     fingerprint = files.sha256_bytes(json.dumps(recipe, sort_keys=True).encode())[:16]
     folder = folder / fingerprint
-    chunk = max(CHUNK_FILMS // batch_size, 1) * batch_size
+    chunk = max(CHUNK_IMAGES // batch_size, 1) * batch_size
     parts = []
     with tqdm(total=views * source.n, desc=title, disable=_hidden(progress)) as bar:
         for view in range(views):

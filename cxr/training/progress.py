@@ -116,11 +116,11 @@ class RunLog:
             self._writer.flush()
         say(_line(row))
 
-    def films(self, films: np.ndarray) -> None:
-        """Writes a few augmented films, float32 [n, S, S, 1] in 0..255."""
+    def images(self, images: np.ndarray) -> None:
+        """Writes a few augmented images, float32 [n, S, S, 1] in 0..255."""
         if self._writer:
             with self._writer.as_default(step=0):
-                tf.summary.image("augmented films", films / 255, max_outputs=8)
+                tf.summary.image("augmented images", images / 255, max_outputs=8)
 
 
 def _line(row: dict[str, Any]) -> str:

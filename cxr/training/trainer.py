@@ -1,7 +1,6 @@
 """Training from records to a finished run folder, resumable at every step."""
 
 import pathlib
-import time
 from typing import Any
 
 import keras
@@ -10,7 +9,6 @@ import tensorflow as tf
 from cxr import cli, records, runs
 from cxr.config import TrainConfig
 from cxr.input import augmenters, pipeline
-from cxr.metrics import classification
 from cxr.training import (
     builders,
     checkpoints,
@@ -24,6 +22,7 @@ from cxr.training import (
     signals,
     steps,
 )
+from cxr.training.stage_run import StageRun
 
 
 class Diverged(cli.CommandError):
@@ -100,7 +99,6 @@ class Trainer:
         self._steps_per_epoch = self._train.n // config.batch_size
         self._stages = builders.stages(config)
         self._spec = builders.model_spec(config, record_set.manifest)
-        self._objective = builders.objective(config, record_set.manifest)
         with self._devices.strategy.scope():
             self._model = models.build(
                 self._spec,
@@ -113,7 +111,6 @@ class Trainer:
             self._workdir, keep=config.keep_checkpoints, best_metric=config.best_metric
         )
         self._log = progress.RunLog(self._workdir, tensorboard=config.tensorboard)
-        self._step: steps.TrainingStep | None = None
 
     def fit(self) -> None:
         """Trains all stages from wherever the run is, then finishes the folder."""
@@ -121,11 +118,12 @@ class Trainer:
         if checkpoint is None:
             self._load_pretrained()
         self._banner(checkpoint)
+        run: StageRun | None = None
         try:
             for index in range(self._position.stage, len(self._stages)):
-                self._begin_stage(index, checkpoint)
+                run = self._begin_stage(index, checkpoint)
                 checkpoint = None
-                self._run_stage()
+                self._run_stage(run)
             publishing.publish(
                 self._config,
                 self._record_set,
@@ -136,8 +134,8 @@ class Trainer:
                 validation=self._validation,
             )
         except signals.Interrupted:
-            if self._step is not None:
-                self._save()
+            if run is not None:
+                self._save(run.step)
             progress.say("saved; the same command goes on from here")
             raise
         except tf.errors.OpError as error:
@@ -199,61 +197,44 @@ class Trainer:
 
     def _begin_stage(
         self, index: int, checkpoint: checkpoints.Checkpoint | None
-    ) -> None:
-        position, stage = self._position, self._stages[index]
+    ) -> StageRun:
+        position = self._position
         if index != position.stage:
-            self._load_best()
+            # A stage goes on from the best weights of those before.
+            best = self._states.best_weights(position)
+            with self._devices.strategy.scope():
+                self._model.set_weights(best)
             position.stage, position.first_step = index, position.step
-        builders.set_trainable(self._model, stage, self._config)
-        self._on_features = stage.name == "head" and self._config.feature_cache
-        cut = models.head_model if self._on_features else models.logits_model
-        with self._devices.strategy.scope():
-            self._network = cut(self._model)
-            optimizer = builders.make_optimizer(self._config)
-        self._step = steps.TrainingStep(
-            self._network,
-            optimizer,
-            self._objective,
-            augment=None if self._on_features else self._augment,
-            rates=builders.rates(self._config, stage, self._steps_per_epoch),
-            first_step=position.first_step,
-            step=position.step,
-            strategy=self._devices.strategy,
-            loss_scaling=self._devices.precision == "mixed_float16",
-            jit_compile=self._use_xla(),
-            state_of=self._model,
+        run = StageRun(
+            self._config,
+            self._record_set.manifest,
+            stage=self._stages[index],
+            model=self._model,
+            prepared=self._devices,
+            augment=self._augment,
+            position=position,
+            steps_per_epoch=self._steps_per_epoch,
         )
         if checkpoint is not None:
-            self._restore(checkpoint)
+            self._restore(run.step, checkpoint)
+        return run
 
-    def _use_xla(self) -> bool:
-        if self._config.jit_compile and self._devices.replicas > 1:
-            progress.say("--jit_compile: off, XLA does not compile mirrored steps")
-            return False
-        return self._config.jit_compile
-
-    def _restore(self, checkpoint: checkpoints.Checkpoint) -> None:
+    def _restore(
+        self, step: steps.TrainingStep, checkpoint: checkpoints.Checkpoint
+    ) -> None:
         try:
-            self._step.set_state(checkpoint.arrays)
+            step.set_state(checkpoint.arrays)
         except ValueError as error:
             raise cli.DataError(
                 f"--workdir={self._workdir}: checkpoint {checkpoint.name} does not fit "
                 f"these flags: {error}"
             ) from error
 
-    def _load_best(self) -> None:
-        """A stage goes on from the best weights of those before."""
-        best = self._states.best_weights(self._position)
-        with self._devices.strategy.scope():
-            self._model.set_weights(best)
-
-    def _run_stage(self) -> None:
-        stage = self._stages[self._position.stage]
-        if self._stage_is_done(stage):
+    def _run_stage(self, run: StageRun) -> None:
+        if self._stage_is_done(run.stage):
             return
-        source, validation = self._train, self._validation
-        if self._on_features:
-            source, validation = feature_cache.cache_backbone(
+        if run.on_features:
+            sources = feature_cache.cache_backbone(
                 self._config,
                 self._record_set.manifest.fingerprint,
                 model=self._model,
@@ -263,25 +244,14 @@ class Trainer:
                 check=self._interruption.check,
             )
         else:
-            self._show_films()
-        batches = source.training(
-            self._config.batch_size, self._config.seed, start_step=self._position.step
-        )
-        self._iterator = devices.iterate(
-            source,
-            batches,
-            strategy=self._devices.strategy,
-            in_graph=self._config.steps_per_execution > 1,
-        )
-        self._evaluate = steps.BatchMap(
-            steps.probabilities(self._network, self._spec.head),
-            strategy=self._devices.strategy,
-        )
+            sources = (self._train, self._validation)
+            self._show_augmented()
+        run.open(*sources, start_step=self._position.step)
         try:
-            while not self._stage_is_done(stage):
-                self._run_epoch(stage, validation)
+            while not self._stage_is_done(run.stage):
+                self._run_epoch(run)
         finally:
-            self._iterator = None  # nothing reads ahead of a stage that is over
+            run.close()
 
     def _stage_rows(self) -> list[dict[str, Any]]:
         name = self._stages[self._position.stage].name
@@ -294,8 +264,8 @@ class Trainer:
             rows, patience=patience
         )
 
-    def _show_films(self) -> None:
-        """Puts a few films, as the network sees them, into TensorBoard."""
+    def _show_augmented(self) -> None:
+        """Puts a few images, as the network sees them, into TensorBoard."""
         if not self._config.tensorboard:
             return
         batches = self._train.training(
@@ -303,36 +273,34 @@ class Trainer:
         )
         images, _, indices = next(iter(batches))
         step = tf.constant(0, tf.int64)
-        self._log.films(self._augment(images, step, indices).numpy())
+        self._log.images(self._augment(images, step, indices).numpy())
 
     # --- an epoch
 
-    def _run_epoch(self, stage: builders.Stage, validation) -> None:
-        position, config, step = self._position, self._config, self._step
+    def _run_epoch(self, run: StageRun) -> None:
+        position, config, step = self._position, self._config, run.step
         rows = self._stage_rows()
         if config.schedule == "plateau":
             step.rate_factor.assign(
                 schedules.plateau_factor(rows, patience=config.reduce_lr_patience)
             )
         start = position.first_step + len(rows) * self._steps_per_epoch
-        times = self._run_steps(
-            f"epoch {len(position.rows) + 1}", end=start + self._steps_per_epoch
-        )
-        row = {"epoch": len(position.rows) + 1, "stage": stage.name}
+        times = self._run_steps(run, end=start + self._steps_per_epoch)
+        row = {"epoch": len(position.rows) + 1, "stage": run.stage.name}
         row |= step.read_totals()
-        row |= self._validate(validation)
+        row |= run.validate(self._interruption)
         row["learning_rate"] = step.current_rate()
         position.rows.append(row | times)
         step.reset_totals()
-        self._states.save_if_best(position, self._model.get_weights())
-        self._save()
+        self._states.save_if_best(position, self._model.get_weights)
+        self._save(step)
         self._log.epoch(position.rows)
 
-    def _run_steps(self, title: str, *, end: int) -> dict[str, float | None]:
+    def _run_steps(self, run: StageRun, *, end: int) -> dict[str, float | None]:
         """Runs the steps up to `end`; returns the history's time columns."""
         position, config = self._position, self._config
         bar = progress.EpochProgress(
-            title,
+            f"epoch {len(position.rows) + 1}",
             steps=self._steps_per_epoch,
             done=self._steps_per_epoch - (end - position.step),
             batch_size=config.batch_size,
@@ -341,16 +309,16 @@ class Trainer:
         try:
             while position.step < end:
                 count = self._steps_in_one_go(end)
-                bar.advance(count, self._execute(count))
+                bar.advance(count, run.execute(count))
                 position.step += count
                 if position.step % config.log_every_steps == 0:
-                    self._check_finite()
-                    bar.show(self._step.read_totals())
+                    self._check_finite(run.step)
+                    bar.show(run.step.read_totals())
                 every = config.checkpoint_every_steps
                 if every and position.step % every == 0:
-                    self._save()
+                    self._save(run.step)
                 self._interruption.check()
-            self._check_finite()
+            self._check_finite(run.step)
         finally:
             times = bar.close()
         return times
@@ -363,32 +331,8 @@ class Trainer:
             stops.append(every - step % every)
         return min(config.steps_per_execution, *stops)
 
-    def _execute(self, count: int) -> float | None:
-        """Runs steps; returns the seconds spent waiting for input where known."""
-        if count > 1:
-            self._step.run_many(self._iterator, tf.constant(count))
-            return None
-        begin = time.perf_counter()
-        batch = next(self._iterator)
-        waited = time.perf_counter() - begin
-        self._step.run(batch)
-        return waited
-
-    def _validate(self, validation) -> dict[str, float | None]:
-        found = self._evaluate.run(
-            validation.evaluation(self._config.batch_size),
-            count=validation.n,
-            batch_size=self._config.batch_size,
-            check=self._interruption.check,
-        )
-        return {
-            "val_loss": classification.log_loss(validation.labels, found),
-            "val_accuracy": classification.accuracy(validation.labels, found),
-            "val_roc_auc": classification.roc_auc(validation.labels, found),
-        }
-
-    def _check_finite(self) -> None:
-        bad = int(self._step.first_bad_step.numpy())
+    def _check_finite(self, step: steps.TrainingStep) -> None:
+        bad = int(step.first_bad_step.numpy())
         if bad < 0:
             return
         batches = self._train.training(
@@ -406,6 +350,6 @@ class Trainer:
             "--warmup_steps, or --precision=float32"
         )
 
-    def _save(self) -> None:
-        self._check_finite()
-        self._states.save(self._position, self._step.get_state())
+    def _save(self, step: steps.TrainingStep) -> None:
+        self._check_finite(step)
+        self._states.save(self._position, step.get_state())
