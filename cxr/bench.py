@@ -28,11 +28,11 @@ class BenchConfig:
 
     output_dir: str = cli.option("bench", "folder for bench.json, bench.md, bench.png")
     only: str = cli.option(
-        "all", "'input' leaves the computing rungs out", choices=("all", "input")
+        "all", "'input' leaves the computing cases out", choices=("all", "input")
     )
     quick: bool = cli.option(False, "short windows, no sweep: within 40 seconds")
     repeats: int = cli.option(
-        0, "interleaved windows of each rung; 0 = 7, with --quick 5", lower=0
+        0, "interleaved windows of each case; 0 = 7, with --quick 5", lower=0
     )
     window_ms: int = cli.option(
         0, "length of a window; 0 = 800, with --quick 200", lower=0
@@ -49,7 +49,7 @@ class BenchConfig:
     )
     baseline: str = cli.option(
         "",
-        "an earlier bench.json of equal settings: exit 1 where a rung lost more than "
+        "an earlier bench.json of equal settings: exit 1 where a case lost more than "
         "the noise of both runs",
     )
 
@@ -85,7 +85,7 @@ def bench(train_config: TrainConfig, options: BenchConfig) -> dict[str, Any]:
     )
     document = runner.run(train_config, record_set, plan, baseline=baseline)
     changes = regression.compare(baseline, document) if baseline else []
-    document["changes"] = [dataclasses.asdict(change) for change in changes]
+    document["changes"] = [change.to_json() for change in changes]
     text = report.markdown(document, changes)
     files.publish(output / "bench.json", json.dumps(document, indent=1) + "\n")
     files.publish(output / "bench.md", text)
@@ -96,7 +96,7 @@ def bench(train_config: TrainConfig, options: BenchConfig) -> dict[str, Any]:
 
 
 def main(argv: list[str]) -> int:
-    """Runs the command line; 1 where a rung became slower than the baseline's."""
+    """Runs the command line; 1 where a case became slower than the baseline's."""
     if not any(arg.lstrip("-").startswith("flagfile") for arg in argv[1:]):
         argv = [argv[0], f"--flagfile={_QUICKSTART}", *argv[1:]]
     train_config, options, positional = cli.parse(
@@ -104,11 +104,8 @@ def main(argv: list[str]) -> int:
     )
     cli.reject_positional(positional)
     document = bench(train_config, options)
-    slower = [
-        change["rung"]
-        for change in document["changes"]
-        if regression.Change(**change).slower
-    ]
+    changes = map(regression.Change.from_json, document["changes"])
+    slower = [change.case for change in changes if change.slower]
     if slower:
         print(f"regression: {', '.join(slower)} slower than {options.baseline}")
     return 1 if slower else 0

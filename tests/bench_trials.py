@@ -3,10 +3,10 @@
   python -m tests.bench_trials --verdicts=10 --pairs=10
 
 A verdict trial trains a network of no cost on streamed films with a delay in one
-part of the pipeline, drawn at random, that makes its rung twice as slow as the
+part of the pipeline, drawn at random, that makes its case twice as slow as the
 slowest other; the verdict must name it. A pair is two `--quick` runs of this build,
-each rung of which must agree within the noise that they state, and a third one with a
-rung, drawn at random, that loses 30 %; it must be flagged and exit with 1.
+each case of which must agree within the noise that they state, and a third one with a
+case, drawn at random, that loses 30 %; it must be flagged and exit with 1.
 """
 
 import argparse
@@ -26,28 +26,28 @@ ROOT = pathlib.Path(__file__).parents[1]
 PLANTED = ("read", "parse", "decode", "batch", "augment", "step")
 LOSS = 0.3
 
-# Paces a rung: steps come no faster than at a given rate. What lies between two windows
-# (an audit, other rungs) counts for neither.
+# Paces a case: steps come no faster than at a given rate. What lies between two windows
+# (an audit, other cases) counts for neither.
 _PACED = """
 import dataclasses, time
 from cxr import bench, cli
 from cxr.benchmark import timing
 right = timing.measure
-def paced(rung, **options):
+def paced(case, **options):
     begin, last, items = 0.0, 0.0, 0
     def slow():
         nonlocal begin, last, items
         if time.perf_counter() - last > 0.01:
             begin, items = time.perf_counter(), 0
-        count = rung.advance()
+        count = case.advance()
         items += count
         while time.perf_counter() - begin < items / {rate}:
             pass
         last = time.perf_counter()
         return count
-    if rung.name == {rung!r}:
-        return right(dataclasses.replace(rung, advance=slow), **options)
-    return right(rung, **options)
+    if case.name == {case!r}:
+        return right(dataclasses.replace(case, advance=slow), **options)
+    return right(case, **options)
 timing.measure = paced
 cli.run(bench.main)
 """
@@ -57,7 +57,7 @@ cli.run(bench.main)
 
 
 @contextlib.contextmanager
-def planted(rung: str, seconds_a_film: float):
+def planted(case: str, seconds_a_film: float):
     """Delays one part of the pipeline by some seconds a film."""
     import tensorflow as tf
 
@@ -121,16 +121,16 @@ def planted(rung: str, seconds_a_film: float):
         "batch": (Source, "batches", drawn),
         "augment": (compute_cases.Workshop, "__init__", augmented),
         "step": (TrainingStep, "_compute", stepped),
-    }[rung]
+    }[case]
     with mock.patch.object(holder, name, change(getattr(holder, name))):
         yield
 
 
-def seconds_of_rungs(films, delay: tuple[str, float] | None = None) -> tuple:
+def seconds_of_cases(films, delay: tuple[str, float] | None = None) -> tuple:
     """Runs the ladder over a network of no cost.
 
     Returns:
-      Each rung's seconds a film, and the rung that the verdict names.
+      Each case's seconds a film, and the case that the verdict names.
     """
     from cxr.benchmark import compute_cases, runner
     from cxr.config import TrainConfig
@@ -162,23 +162,23 @@ def seconds_of_rungs(films, delay: tuple[str, float] | None = None) -> tuple:
 
 
 def try_verdicts(count: int, chance: random.Random, folder: pathlib.Path) -> None:
-    """Prints how often the verdict named the planted rung."""
+    """Prints how often the verdict named the planted case."""
     from tests.conftest import write_records
 
     films = write_records(
         folder, {"train": 512, "validation": 32}, image_size=64, encoding="jpeg"
     )
-    plain, _ = seconds_of_rungs(films)
+    plain, _ = seconds_of_cases(films)
     named = 0
     for _ in range(count):
-        rung = chance.choice(PLANTED)
-        slowest = max(plain[name] for name in PLANTED if name != rung)
+        case = chance.choice(PLANTED)
+        slowest = max(plain[name] for name in PLANTED if name != case)
         # What is prepared ahead of the loop is prepared while the loop is delayed.
-        own = 0.0 if rung == "batch" else plain[rung]
-        _, found = seconds_of_rungs(films, (rung, 2 * slowest - own))
-        named += found == rung
-        print(f"  planted in {rung}, named {found}", flush=True)
-    print(f"verdicts: {named} of {count} planted rungs named", flush=True)
+        own = 0.0 if case == "batch" else plain[case]
+        _, found = seconds_of_cases(films, (case, 2 * slowest - own))
+        named += found == case
+        print(f"  planted in {case}, named {found}", flush=True)
+    print(f"verdicts: {named} of {count} planted cases named", flush=True)
 
 
 # --- pairs of runs
@@ -214,9 +214,10 @@ def try_pairs(count: int, chance: random.Random, folder: pathlib.Path) -> None:
         agreed += not apart
         stage = chance.choice(plain["stages"])
         rate = (1 - LOSS) * stage["images_per_sec"]["median"]
-        program = ["-c", _PACED.format(rung=stage["name"], rate=rate)]
+        program = ["-c", _PACED.format(case=stage["name"], rate=rate)]
         code, paced = quick(folder / "paced", program, data, baseline)
-        slower = [c["rung"] for c in paced["changes"] if Change(**c).slower]
+        changes = map(Change.from_json, paced["changes"])
+        slower = [change.case for change in changes if change.slower]
         right = code == 1 and stage["name"] in slower
         flagged += right
         print(

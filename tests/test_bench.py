@@ -35,12 +35,12 @@ class FakeClock(timing.Clock):
         self.processor += 2 * seconds
 
 
-def rung(clock, seconds, items=8, name="rung", **options):
+def case(clock, seconds, items=8, name="case", **options):
     def advance():
         clock.sleep(seconds)
         return items
 
-    return timing.Rung(name, advance, **options)
+    return timing.Case(name, advance, **options)
 
 
 # --- timing
@@ -48,7 +48,7 @@ def rung(clock, seconds, items=8, name="rung", **options):
 
 def test_a_rate_is_items_by_seconds():
     clock = FakeClock()
-    window = timing.measure(rung(clock, 0.25, items=10), seconds=1.0, clock=clock)
+    window = timing.measure(case(clock, 0.25, items=10), seconds=1.0, clock=clock)
     assert (window.items, window.seconds) == (40, 1.0)
     assert window.per_sec == 40.0
     assert window.cpu_seconds == 2.0
@@ -57,7 +57,7 @@ def test_a_rate_is_items_by_seconds():
 
 def test_a_window_holds_one_step_however_slow():
     clock = FakeClock()
-    window = timing.measure(rung(clock, 100.0, items=3), seconds=0.1, clock=clock)
+    window = timing.measure(case(clock, 100.0, items=3), seconds=0.1, clock=clock)
     assert (window.items, window.seconds, window.per_sec) == (3, 100.0, 0.03)
 
 
@@ -69,13 +69,13 @@ def test_what_was_prepared_in_a_pause_does_not_count():
         ready[0] -= 1
         return 1
 
-    window = timing.measure(timing.Rung("rung", advance), seconds=1.0, clock=clock)
+    window = timing.measure(timing.Case("case", advance), seconds=1.0, clock=clock)
     assert window.per_sec == pytest.approx(10)
 
 
 def test_settling_is_part_of_the_time():
     clock = FakeClock()
-    asynchronous = rung(
+    asynchronous = case(
         clock, 0.0, items=5, settle=lambda: clock.sleep(0.5), steps_per_sample=4
     )
     window = timing.measure(asynchronous, seconds=1.0, clock=clock)
@@ -91,8 +91,8 @@ def test_rungs_take_turns():
         clock.sleep(1.0)
         return 1
 
-    rungs = [timing.Rung(n, lambda n=n: advance(n)) for n in "ABC"]
-    found = timing.interleave(rungs, repeats=2, seconds=1.0, clock=clock)
+    cases = [timing.Case(n, lambda n=n: advance(n)) for n in "ABC"]
+    found = timing.interleave(cases, repeats=2, seconds=1.0, clock=clock)
     assert "".join(seen) == "AABBCCAABBCC"  # one to drain, one to count
     assert [len(windows) for windows in found.values()] == [2, 2, 2]
 
@@ -120,7 +120,7 @@ def test_statistics_of_windows():
 
 def test_every_window_is_audited_with_its_own_count():
     clock, counts = FakeClock(), []
-    one = rung(clock, 0.5, items=8, audit=counts.append)
+    one = case(clock, 0.5, items=8, audit=counts.append)
     timing.measure(one, seconds=2.0, clock=clock)
     assert counts == [8, 32]  # drained, counted
 
@@ -217,11 +217,11 @@ def films(make_records):
 
 
 @pytest.mark.parametrize(("cache", "sweep"), [("ram", (8, 99)), ("none", ())])
-def test_the_ladder_of_real_rungs(films, cache, sweep):
+def test_the_ladder_of_real_cases(films, cache, sweep):
     plan = dataclasses.replace(PLAN, sweep=sweep)
     found = runner.run(config(films, cache=cache), films, plan)
     assert set(found) >= KEYS
-    assert tuple(stage["name"] for stage in found["stages"]) == input_cases.RUNGS
+    assert tuple(stage["name"] for stage in found["stages"]) == input_cases.CASES
     for stage in found["stages"]:
         rate = stage["images_per_sec"]
         assert len(rate["repeats"]) == 2
@@ -245,7 +245,7 @@ def test_input_only_builds_no_network(films, monkeypatch):
     monkeypatch.setattr("cxr.training.models.build", None)
     plan = dataclasses.replace(PLAN, input_only=True)
     found = runner.run(config(films), films, plan)
-    assert tuple(s["name"] for s in found["stages"]) == input_cases.INPUT_RUNGS
+    assert tuple(s["name"] for s in found["stages"]) == input_cases.INPUT_CASES
     assert found["mfu"] is None
     assert found["verdict"].startswith("input only")
 

@@ -14,7 +14,7 @@ PARTS = ("read", "parse", "decode", "batch", "augment", "step")
 
 
 def ladder(own, *, resident, loop=0.0):
-    """Rates of all rungs from each part's own milliseconds an image."""
+    """Rates of all cases from each part's own milliseconds an image."""
     fed = list(itertools.accumulate(own[name] for name in PARTS[:4]))
     if resident:
         fed[3] = own["batch"]
@@ -37,7 +37,7 @@ def test_the_documented_example():
         "train": 2_300,
     }
     found = verdict.reach(rates, STREAM)
-    assert (found.bound, found.rung) == ("input", "decode")
+    assert (found.bound, found.case) == ("input", "decode")
     assert found.text == (
         "input-bound: decode limits at 3,900 images/s, augmentation and step together "
         "could take 5,200; use --cache=ram (needs 262 MiB) or 1 more core"
@@ -49,11 +49,11 @@ def test_the_documented_example():
     slow=st.sampled_from(PARTS),
 )
 def test_a_part_twice_as_slow_as_all_others_is_named(base, slow):
-    """The planted delay: the others as they come, one at twice the slowest rung."""
+    """The planted delay: the others as they come, one at twice the slowest case."""
     own = dict(zip(PARTS, base, strict=True))
     others = [name for name in PARTS if name != slow]
     own[slow] = 2 * max([*(own[name] for name in others), sum(base[:4])])
-    assert verdict.reach(ladder(own, resident=False), STREAM).rung == slow
+    assert verdict.reach(ladder(own, resident=False), STREAM).case == slow
 
 
 @given(
@@ -63,21 +63,21 @@ def test_a_part_twice_as_slow_as_all_others_is_named(base, slow):
 def test_in_memory_only_what_each_epoch_repeats_can_limit(base, slow):
     own = dict(zip(PARTS, base, strict=True))
     own[slow] = 2 * max(own[name] for name in ("batch", "augment", "step"))
-    assert verdict.reach(ladder(own, resident=True), MEMORY).rung == slow
+    assert verdict.reach(ladder(own, resident=True), MEMORY).case == slow
 
 
 @pytest.mark.parametrize("slow", ["read", "parse", "decode"])
 def test_in_memory_a_slow_first_epoch_is_named_beside(slow):
     own = dict.fromkeys(PARTS, 0.1) | {slow: 2.0}
     found = verdict.reach(ladder(own, resident=True), MEMORY)
-    assert found.rung in ("augment", "step", "batch")
+    assert found.case in ("augment", "step", "batch")
     assert f"input-bound: {slow} limits" in found.text
 
 
 def test_what_no_part_explains_is_overhead():
     own = dict.fromkeys(PARTS, 0.1)
     found = verdict.reach(ladder(own, resident=True, loop=1.0), MEMORY)
-    assert (found.bound, found.rung) == ("overhead", "train")
+    assert (found.bound, found.case) == ("overhead", "train")
     assert "limits at 769 images/s" in found.text  # 1000 / (0.1 * 3 + 1.0)
 
 
@@ -106,7 +106,7 @@ def test_advice_depends_on_what_is_possible():
 def test_input_alone_has_a_verdict(setting):
     rates = {"read": 9000, "parse": 8000, "decode": 900, "batch": 800}
     found = verdict.reach(rates, setting)
-    assert (found.bound, found.rung) == ("input", "decode")
+    assert (found.bound, found.case) == ("input", "decode")
     assert "batches come at 800 images/s" in found.text
 
 
@@ -123,17 +123,17 @@ def test_input_nearly_as_slow_as_all_computing_is_named():
     own = dict.fromkeys(PARTS, 0.1) | {"decode": 2.0, "augment": 1.3, "step": 1.2}
     setting = verdict.Setting(resident=False, cores=2)
     found = verdict.reach(ladder(own, resident=False), setting)
-    assert (found.bound, found.rung) == ("input", "decode")
+    assert (found.bound, found.case) == ("input", "decode")
     own |= {"decode": 1.4}
     found = verdict.reach(ladder(own, resident=False), setting)
-    assert (found.bound, found.rung) == ("augmentation", "augment")
+    assert (found.bound, found.case) == ("augmentation", "augment")
 
 
 # --- against a baseline
 
 
 def document(rates, *, speed=1.0, config=None):
-    """A bench.json of one rung a kind; `speed` is that of the whole machine."""
+    """A bench.json of one case a kind; `speed` is that of the whole machine."""
 
     def spread(values):
         return {"per_sec": {"repeats": [speed * v for v in values]}}
@@ -154,14 +154,14 @@ def document(rates, *, speed=1.0, config=None):
 STEADY = {"decode": [100, 101, 99, 100, 100], "step": [50, 50, 51, 49, 50]}
 
 
-def slowed(rung, factor):
-    return STEADY | {rung: [rate * factor for rate in STEADY[rung]]}
+def slowed(case, factor):
+    return STEADY | {case: [rate * factor for rate in STEADY[case]]}
 
 
-@pytest.mark.parametrize("rung", ["decode", "step"])
-def test_a_rung_that_lost_a_third_is_slower_and_only_that(rung):
-    changes = regression.compare(document(STEADY), document(slowed(rung, 0.7)))
-    assert [change.rung for change in changes if change.slower] == [rung]
+@pytest.mark.parametrize("case", ["decode", "step"])
+def test_a_rung_that_lost_a_third_is_slower_and_only_that(case):
+    changes = regression.compare(document(STEADY), document(slowed(case, 0.7)))
+    assert [change.case for change in changes if change.slower] == [case]
 
 
 @pytest.mark.parametrize("speed", [0.2, 1.0, 3.0])
@@ -222,4 +222,4 @@ def test_rungs_that_one_run_lacks_are_left_out():
     old = document(STEADY)
     new = copy.deepcopy(old)
     del new["stages"][1]
-    assert [change.rung for change in regression.compare(old, new)] == ["decode"]
+    assert [change.case for change in regression.compare(old, new)] == ["decode"]

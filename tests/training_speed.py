@@ -74,23 +74,23 @@ def measured(folder: pathlib.Path, repeats: int, **options) -> tuple:
     source = pipeline.open_split(films, "train", image_size=size, progress=False)
     clock = timing.Clock()
 
-    def measure(rungs, seconds):
-        for rung in rungs:
-            timing.warm_up(rung, steps=2, seconds=0.5, clock=clock)
-        return timing.interleave(rungs, repeats=repeats, seconds=seconds, clock=clock)
+    def measure(cases, seconds):
+        for case in cases:
+            timing.warm_up(case, steps=2, seconds=0.5, clock=clock)
+        return timing.interleave(cases, repeats=repeats, seconds=seconds, clock=clock)
 
     return shop, source, measure
 
 
 def show_data_fed(folder: pathlib.Path, repeats: int) -> None:
     """Prints small_cnn's rate on films from memory against one resident batch."""
-    from cxr.benchmark.timing import Rung
+    from cxr.benchmark.timing import Case
     from cxr.training import builders
 
     options = {"model": "small_cnn", "image_size": 96, "batch_size": 32}
     shop, source, measure = measured(folder, repeats, **options)
     network = shop.network(builders.stages(shop.config)[0]).network
-    synthetic = shop.step_rung(network, 32)
+    synthetic = shop.step_case(network, 32)
     batches = shop.iterate(source, source.training(32, 0))
     step = shop.step(network, augmented=True)
 
@@ -98,27 +98,27 @@ def show_data_fed(folder: pathlib.Path, repeats: int) -> None:
         step.run(next(batches))
         return 32
 
-    found = measure([synthetic, Rung("fed", advance, step.step.numpy)], 2.0)
+    found = measure([synthetic, Case("fed", advance, step.step.numpy)], 2.0)
     print(f"data-fed / synthetic: {ratio(found, 'fed', 'step'):.3f}", flush=True)
 
 
 def show_vgg16(folder: pathlib.Path, repeats: int) -> None:
     """Prints the rates of VGG16's ways to train."""
-    from cxr.benchmark.timing import Rung
+    from cxr.benchmark.timing import Case
     from cxr.training import builders, feature_cache, models
 
     options = {"model": "vgg16", "image_size": 224, "batch_size": 16}
     shop, source, measure = measured(folder, repeats, fine_tune_epochs=1, **options)
     head, block5 = builders.stages(shop.config)
-    rungs = []
+    cases = []
     for name, stage, first in (
         ("full", block5, "all"),
         ("block 5", block5, "block5_conv1"),
         ("frozen", head, "all"),
     ):
         shop.config = dataclasses.replace(shop.config, fine_tune_from=first)
-        rung = shop.step_rung(shop.network(stage).network, 16)
-        rungs.append(dataclasses.replace(rung, name=name))
+        case = shop.step_case(shop.network(stage).network, 16)
+        cases.append(dataclasses.replace(case, name=name))
     model = models.build(shop._spec, dropout_seed=0)
     stored = np.random.default_rng(0).random((1, source.n, 512), np.float32)
     table = feature_cache.FeatureSource(stored, source.labels)
@@ -129,13 +129,13 @@ def show_vgg16(folder: pathlib.Path, repeats: int) -> None:
         step.run(next(batches))
         return 16
 
-    rungs.append(Rung("head on features", advance, step.step.numpy))
-    found = measure(rungs, 4.0)
+    cases.append(Case("head on features", advance, step.step.numpy))
+    found = measure(cases, 4.0)
     for name, windows in found.items():
         rate = statistics.median(window.per_sec for window in windows)
         print(f"{name}: {rate:,.1f} images/s")
     print(f"block 5 / full: {ratio(found, 'block 5', 'full'):.2f}")
-    print(f"head on features / frozen: {ratio(found, rungs[-1].name, 'frozen'):,.0f}")
+    print(f"head on features / frozen: {ratio(found, cases[-1].name, 'frozen'):,.0f}")
 
 
 def main() -> None:

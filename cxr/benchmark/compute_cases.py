@@ -1,4 +1,4 @@
-"""The rungs that compute: augmentation, the compiled step, and whole training."""
+"""The cases that compute: augmentation, the compiled step, and whole training."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ import tensorflow as tf
 from cxr import cli, records
 from cxr.benchmark import flops
 from cxr.benchmark.input_cases import Drawn
-from cxr.benchmark.timing import Rung
+from cxr.benchmark.timing import Case
 from cxr.config import TrainConfig
 from cxr.input import augmenters, pipeline
 from cxr.training import builders, devices, models, steps
@@ -121,14 +121,14 @@ class Workshop:
         batches = tf.data.Dataset.from_tensors(parts)
         return next(devices.iterate(None, batches, strategy=self.strategy))
 
-    # --- rungs
+    # --- cases
 
     @property
     def steps_per_sample(self) -> int:
         """Steps between two looks at the clock."""
         return _SETTLE_EVERY if tf.config.list_physical_devices("GPU") else 1
 
-    def augment_rung(self, batch_size: int) -> Rung:
+    def augment_case(self, batch_size: int) -> Case:
         """Returns augmentation alone, on one resident batch."""
         images, _, indices = self.resident_batch(batch_size, tf.uint8)
         step = tf.Variable(0, dtype=tf.int64)
@@ -161,18 +161,18 @@ class Workshop:
                 if not np.allclose(found, wanted, atol=0.5):
                     raise WrongStep("augment: the graph differs from eager execution")
 
-        return Rung("augment", advance, step.numpy, audit, self.steps_per_sample)
+        return Case("augment", advance, step.numpy, audit, self.steps_per_sample)
 
-    def step_rung(self, network: keras.Model, batch_size: int) -> Rung:
+    def step_case(self, network: keras.Model, batch_size: int) -> Case:
         """Returns the step alone, on one resident batch that needs no augmentation."""
         batch = self.resident_batch(batch_size, tf.float32)
         return self._stepping(
             "step", self.step(network, augmented=False), lambda: batch, batch_size
         )
 
-    def training_rung(
+    def training_case(
         self, name: str, network: keras.Model, drawn: Drawn, batch_size: int
-    ) -> Rung:
+    ) -> Case:
         """Returns training on real batches: input, copy, augmentation and step."""
         step = self.step(network, augmented=True)
         return self._stepping(name, step, drawn.draw, batch_size, drawn.audit)
@@ -184,7 +184,7 @@ class Workshop:
         draw: Callable[[], tuple],
         batch_size: int,
         audit_batches: Callable[[int], None] = lambda films: None,
-    ) -> Rung:
+    ) -> Case:
         done = 0
 
         def advance() -> int:
@@ -201,7 +201,7 @@ class Workshop:
             if totals["loss"] is None or not np.isfinite(totals["loss"]):
                 raise WrongStep(f"{name}: the loss is {totals['loss']}")
 
-        return Rung(name, advance, step.step.numpy, audit, self.steps_per_sample)
+        return Case(name, advance, step.step.numpy, audit, self.steps_per_sample)
 
 
 def mode(config: TrainConfig, stage: builders.Stage) -> str:

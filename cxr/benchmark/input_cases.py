@@ -1,4 +1,4 @@
-"""The rungs of the benchmark's ladder: the real pipeline, cut off ever later.
+"""The cases of the benchmark's ladder: the real pipeline, cut off ever later.
 
 `read`, `parse` and `decode` bring every film from its shard, as the configured mode
 does when it fills memory or streams; `batch` is what the training loop draws.
@@ -20,14 +20,14 @@ import tensorflow as tf
 
 from cxr import records
 from cxr.benchmark.checks import EpochCount, FilmAudit, WrongBatch
-from cxr.benchmark.timing import Clock, Rung
+from cxr.benchmark.timing import Case, Clock
 from cxr.config import TrainConfig
 from cxr.input import pipeline
 from cxr.input.reader import Reader
 
-INPUT_RUNGS = ("read", "parse", "decode", "batch")
-COMPUTE_RUNGS = ("augment", "step", "trivial", "train")
-RUNGS = INPUT_RUNGS + COMPUTE_RUNGS
+INPUT_CASES = ("read", "parse", "decode", "batch")
+COMPUTE_CASES = ("augment", "step", "trivial", "train")
+CASES = INPUT_CASES + COMPUTE_CASES
 SPLIT = "train"
 
 # Films or encoded films, labels, indices; shares of several replicas where distributed.
@@ -117,17 +117,17 @@ class Drawn:
 
 @dataclasses.dataclass
 class Input:
-    """The input rungs and what was found out while they were built.
+    """The input cases and what was found out while they were built.
 
     Attributes:
-      rungs: `read`, `parse`, `decode`, `batch`.
+      cases: `read`, `parse`, `decode`, `batch`.
       source: the split as training opens it.
       first_batch_s: seconds from opening the split to its first batch.
       first_epoch_s: seconds from opening the split to the end of its first epoch,
         when all films are in memory; None where they are not kept there.
     """
 
-    rungs: list[Rung]
+    cases: list[Case]
     source: pipeline.Source
     first_batch_s: float
     first_epoch_s: float | None
@@ -145,7 +145,7 @@ def open_source(config: TrainConfig, record_set: records.RecordSet) -> pipeline.
     )
 
 
-def input_rungs(
+def input_cases(
     config: TrainConfig,
     record_set: records.RecordSet,
     *,
@@ -154,7 +154,7 @@ def input_rungs(
     clock: Clock,
     shares: Callable[[tf.Tensor], tuple],
 ) -> Input:
-    """Builds the input rungs; in memory mode the first epoch is drawn on the way.
+    """Builds the input cases; in memory mode the first epoch is drawn on the way.
 
     Args:
       config: the run's flags.
@@ -182,14 +182,14 @@ def input_rungs(
         films += sum(drawn.advance() for _ in range(steps - 1))
         first_epoch_s = clock.wall() - begin
     drawn.audit(films)
-    rungs = [
-        _stream_rung(name, batches, audit=audit, contents=contents, clock=clock)
+    cases = [
+        _stream_case(name, batches, audit=audit, contents=contents, clock=clock)
         for name, batches, contents in _streams(
             record_set, source, batch_size=batch_size, audit=audit
         )
     ]
-    rungs.append(Rung("batch", drawn.advance, audit=drawn.audit))
-    return Input(rungs, source, first_batch_s, first_epoch_s)
+    cases.append(Case("batch", drawn.advance, audit=drawn.audit))
+    return Input(cases, source, first_batch_s, first_epoch_s)
 
 
 def _streams(
@@ -215,9 +215,9 @@ def _streams(
     ]
 
 
-def _stream_rung(
+def _stream_case(
     name: str, batches: Batches, *, audit: FilmAudit, contents: Contents, clock: Clock
-) -> Rung:
+) -> Case:
     drawn = Drawn(
         batches,
         epoch_films=audit.reader.n,
@@ -225,7 +225,7 @@ def _stream_rung(
         contents=contents,
         clock=clock,
     )
-    return Rung(name, drawn.advance, audit=drawn.audit)
+    return Case(name, drawn.advance, audit=drawn.audit)
 
 
 def _threaded(reader: Reader, function: Callable, batch_size: int) -> Batches:

@@ -1,7 +1,7 @@
-"""A benchmark against an earlier one: which rungs lost more than the noise.
+"""A benchmark against an earlier one: which cases lost more than the noise.
 
 Each rate is divided by what the machine could do in the same run (memory copy for
-the input rungs, matrix product for the computing ones), so that another machine of the
+the input cases, matrix product for the computing ones), so that another machine of the
 kind is no regression. The best rounds speak for a run: whatever disturbs a round, a
 neighbour or another program, only makes it slower. Seven runs of one build varied by
 4 % (standard deviation) where their medians varied by 10 %. Pure functions of two
@@ -29,21 +29,30 @@ _INPUT = ("read", "parse", "decode", "batch")
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """How a rung moved between two runs.
+    """How a case moved between two runs.
 
     Attributes:
-      rung: its name.
+      case: its name.
       ratio: new rate / old rate, each divided by its run's calibration.
       noise: the largest |ratio - 1| that two runs of one build are expected to show.
     """
 
-    rung: str
+    case: str
     ratio: float
     noise: float
 
+    def to_json(self) -> dict[str, Any]:
+        """Returns the entry of bench.json's `changes`."""
+        return {"rung": self.case, "ratio": self.ratio, "noise": self.noise}
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> "Change":
+        """Reads what `to_json` made."""
+        return cls(entry["rung"], entry["ratio"], entry["noise"])
+
     @property
     def slower(self) -> bool:
-        """The rung lost more than noise explains."""
+        """The case lost more than noise explains."""
         return self.ratio < 1 - self.noise
 
     @property
@@ -71,14 +80,14 @@ def _sorted_best(values: Sequence[float]) -> tuple[list[float], list[float]]:
 
 
 def _normalised(document: Mapping[str, Any], stage: Mapping[str, Any]) -> float:
-    """Returns a rung's rate as a multiple of its run's calibration."""
+    """Returns a case's rate as a multiple of its run's calibration."""
     name = "memory_copy" if stage["name"] in _INPUT else "matrix_product"
     base = document["calibration"][name]["per_sec"]["repeats"]
     return best(stage["images_per_sec"]["repeats"]) / best(base)
 
 
 def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
-    """Compares the rungs that both runs measured.
+    """Compares the cases that both runs measured.
 
     Args:
       old: the earlier bench.json.

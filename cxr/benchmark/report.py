@@ -31,7 +31,7 @@ def markdown(document: Mapping[str, Any], changes: Sequence[Change] = ()) -> str
         "",
         f"**{document['verdict']}**",
         "",
-        "| rung | images/s | min - max | A/A | step p50 / p90 / p99 ms | cores | "
+        "| case | images/s | min - max | A/A | step p50 / p90 / p99 ms | cores | "
         "of the roof |",
         "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
         *(_row(stage, document["bottleneck"]) for stage in document["stages"]),
@@ -97,17 +97,17 @@ def _facts(document: Mapping[str, Any]) -> list[str]:
 
 
 def _comparison(changes: Sequence[Change]) -> list[str]:
-    lines = ["| rung | against the baseline | noise | |", "| --- | ---: | ---: | --- |"]
+    lines = ["| case | against the baseline | noise | |", "| --- | ---: | ---: | --- |"]
     for change in changes:
         word = "**slower**" if change.slower else "same" if change.agrees else "faster"
         lines.append(
-            f"| {change.rung} | {change.ratio - 1:+.0%} | {change.noise:.0%} | {word} |"
+            f"| {change.case} | {change.ratio - 1:+.0%} | {change.noise:.0%} | {word} |"
         )
     return lines
 
 
 def describe(name: str) -> str:
-    """Returns what a rung does, in a few words."""
+    """Returns what a case does, in a few words."""
     return _MEANING[name]
 
 

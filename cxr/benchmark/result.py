@@ -17,7 +17,7 @@
   `pixel_checksum`, CRC-32 of the first 64 films' pixels.
 - `mfu`: `value` = `images_per_sec` x `flops_per_image` / `peak_flops`; `mode` (the
   part that trains), `peak_from`, `vendor_peak_flops`; null with `--only=input`.
-- `verdict` in words; `bottleneck` `{bound, rung}`.
+- `verdict` in words; `bottleneck` `{bound, rung}`, the case that limits.
 - `changes` against `--baseline`: `{rung, ratio, noise}`.
 """
 
@@ -63,7 +63,7 @@ class Measured:
       source: the training split.
       stage: the stage of training that was measured.
       network: its network; None where only the input was measured.
-      windows: of the rungs and the calibrations.
+      windows: of the cases and the calibrations.
     """
 
     config: TrainConfig
@@ -81,15 +81,15 @@ class Measured:
         return 1 if self.config.virtual_devices else self.devices.replicas
 
     def medians(self) -> dict[str, float]:
-        """Returns the images/s of each rung that was measured."""
+        """Returns the images/s of each case that was measured."""
         return {
             name: rates(self.windows[name])["median"]
-            for name in input_cases.RUNGS
+            for name in input_cases.CASES
             if name in self.windows
         }
 
     def stages(self) -> list[dict[str, Any]]:
-        """Returns what is known of each rung, in the ladder's order."""
+        """Returns what is known of each case, in the ladder's order."""
         return [self._stage(name) for name in self.medians()]
 
     def _stage(self, name: str) -> dict[str, Any]:
@@ -112,7 +112,7 @@ class Measured:
         }
 
     def _roofline(self, name: str, rate: float) -> dict[str, Any] | None:
-        """Returns how near a rung came to what bounds it, None where nothing does."""
+        """Returns how near a case came to what bounds it, None where nothing does."""
         pixels = self.config.image_size**2
         if name in ("read", "parse"):
             split = self.manifest.splits[input_cases.SPLIT]

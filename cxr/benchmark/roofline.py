@@ -1,13 +1,13 @@
 """What this machine can do at best: memory copy, matrix product, bare decode.
 
-Measured in the same rounds as the rungs, so that a rung can be given as a share of
+Measured in the same rounds as the cases, so that a case can be given as a share of
 what was possible at that moment.
 """
 
 import numpy as np
 import tensorflow as tf
 
-from cxr.benchmark.timing import Rung
+from cxr.benchmark.timing import Case
 from cxr.input.jpeg import decoder as jpeg
 from cxr.input.reader import Reader
 
@@ -42,7 +42,7 @@ def vendor_peak(device_name: str, precision: str) -> float | None:
     return None
 
 
-def copy_rung() -> Rung:
+def copy_case() -> Case:
     """Returns one thread copying memory; an item is a byte."""
     source = np.ones(_COPY_BYTES, np.uint8)
     target = np.zeros_like(source)
@@ -51,10 +51,10 @@ def copy_rung() -> Rung:
         np.copyto(target, source)
         return source.nbytes
 
-    return Rung(COPY, advance)
+    return Case(COPY, advance)
 
 
-def product_rung(precision: str) -> Rung:
+def product_case(precision: str) -> Case:
     """Returns a square matrix product on the device; an item is an operation.
 
     Args:
@@ -73,10 +73,10 @@ def product_rung(precision: str) -> Rung:
     def settle() -> None:
         newest[0][0, 0].numpy()
 
-    return Rung(PRODUCT, advance, settle)
+    return Case(PRODUCT, advance, settle)
 
 
-def bare_decode_rung(reader: Reader) -> Rung:
+def bare_decode_case(reader: Reader) -> Case:
     """Returns one thread decoding verified films; an item is a film.
 
     Args:
@@ -92,4 +92,4 @@ def bare_decode_rung(reader: Reader) -> Rung:
         reader.decode(films, indices, out=out)
         return len(films)
 
-    return Rung(BARE_DECODE, advance)
+    return Case(BARE_DECODE, advance)

@@ -18,7 +18,7 @@ from cxr.benchmark import (
     verdict,
 )
 from cxr.benchmark.checks import FilmAudit
-from cxr.benchmark.timing import Clock, Rung, Window
+from cxr.benchmark.timing import Case, Clock, Window
 from cxr.config import TrainConfig
 from cxr.training import builders, devices, progress
 
@@ -28,11 +28,11 @@ class Plan:
     """How long and how often to measure.
 
     Attributes:
-      repeats: windows of each rung.
+      repeats: windows of each case.
       window_s: seconds of a window, at least one step.
       warm_up_s: seconds of untimed steps before, at least `warm_up_steps`.
       warm_up_steps: the first traces the graph.
-      input_only: leave the computing rungs out.
+      input_only: leave the computing cases out.
       sweep: batch sizes to train with; None chooses half, once and twice the
         configured one where a step fits into a window.
       stage: `first` or `last` of the training's stages.
@@ -105,7 +105,7 @@ class Bench:
         size = config.image_size
         self._audit = FilmAudit(record_set, input_cases.SPLIT, image_size=size)
         progress.say("input: opening the split, drawing the first epoch")
-        self._input = input_cases.input_rungs(
+        self._input = input_cases.input_cases(
             config,
             record_set,
             iterate=self._workshop.iterate,
@@ -127,14 +127,14 @@ class Bench:
         self._wait_share: float | None = None
 
     def measure(self) -> dict[str, list[Window]]:
-        """Warms all rungs up, then measures them in turn; returns their windows."""
-        rungs = [*self._input.rungs]
+        """Warms all cases up, then measures them in turn; returns their windows."""
+        cases = [*self._input.cases]
         if not self._plan.input_only:
-            rungs += self._compute_rungs(self._config.batch_size)
-        rungs += self._calibrations()
-        self._warm_up(rungs)
+            cases += self._compute_cases(self._config.batch_size)
+        cases += self._calibrations()
+        self._warm_up(cases)
         found = timing.interleave(
-            rungs,
+            cases,
             repeats=self._plan.repeats,
             seconds=self._plan.window_s,
             clock=self._clock,
@@ -146,7 +146,7 @@ class Bench:
 
     # --- what is measured
 
-    def _compute_rungs(self, batch_size: int) -> list[Rung]:
+    def _compute_cases(self, batch_size: int) -> list[Case]:
         progress.say(f"network: building {self._config.model}, counting operations")
         shop = self._workshop
         self._network = shop.network(self._stage)
@@ -154,10 +154,10 @@ class Bench:
         self._training = self._drawn(batch_size)
         trivial = shop.trivial_network()
         return [
-            shop.augment_rung(batch_size),
-            shop.step_rung(network, batch_size),
-            shop.training_rung("trivial", trivial, self._drawn(batch_size), batch_size),
-            shop.training_rung("train", network, self._training, batch_size),
+            shop.augment_case(batch_size),
+            shop.step_case(network, batch_size),
+            shop.training_case("trivial", trivial, self._drawn(batch_size), batch_size),
+            shop.training_case("train", network, self._training, batch_size),
         ]
 
     def _drawn(self, batch_size: int) -> input_cases.Drawn:
@@ -173,11 +173,11 @@ class Bench:
             shares=self._workshop.shares,
         )
 
-    def _calibrations(self) -> list[Rung]:
-        rungs = [roofline.copy_rung(), roofline.product_rung(self._devices.precision)]
+    def _calibrations(self) -> list[Case]:
+        cases = [roofline.copy_case(), roofline.product_case(self._devices.precision)]
         if self._record_set.manifest.encoding != "raw":
-            rungs.append(roofline.bare_decode_rung(self._audit.reader))
-        return rungs
+            cases.append(roofline.bare_decode_case(self._audit.reader))
+        return cases
 
     def _sweep_sizes(self, windows: Mapping[str, list[Window]]) -> list[int]:
         sizes, batch_size = self._plan.sweep, self._config.batch_size
@@ -194,20 +194,20 @@ class Bench:
 
     def _measure_sweep(self, sizes: list[int]) -> list[dict[str, float]]:
         """Returns step and training rates by batch size, measured in turn."""
-        rungs = []
+        cases = []
         for size in sizes:
             network, drawn = self._network.network, self._drawn(size)
             pair = (
-                self._workshop.step_rung(network, size),
-                self._workshop.training_rung("train", network, drawn, size),
+                self._workshop.step_case(network, size),
+                self._workshop.training_case("train", network, drawn, size),
             )
-            rungs += [
-                dataclasses.replace(rung, name=f"{rung.name} of {size}")
-                for rung in pair
+            cases += [
+                dataclasses.replace(case, name=f"{case.name} of {size}")
+                for case in pair
             ]
-        self._warm_up(rungs)
+        self._warm_up(cases)
         found = timing.interleave(
-            rungs,
+            cases,
             repeats=self._plan.repeats,
             seconds=self._plan.window_s / 2,
             clock=self._clock,
@@ -224,21 +224,21 @@ class Bench:
 
     # --- progress
 
-    def _warm_up(self, rungs: list[Rung]) -> None:
-        for number, rung in enumerate(rungs, start=1):
+    def _warm_up(self, cases: list[Case]) -> None:
+        for number, case in enumerate(cases, start=1):
             seconds = timing.warm_up(
-                rung,
+                case,
                 steps=self._plan.warm_up_steps,
                 seconds=self._plan.warm_up_s,
                 clock=self._clock,
             )
-            progress.say(f"warm [{number}/{len(rungs)}] {rung.name}: {seconds:.1f} s")
+            progress.say(f"warm [{number}/{len(cases)}] {case.name}: {seconds:.1f} s")
 
     def _show_round(self, repeat: int, windows: Mapping[str, Window]) -> None:
         rates = ", ".join(
             f"{name} {window.per_sec:,.0f}"
             for name, window in windows.items()
-            if name in input_cases.RUNGS
+            if name in input_cases.CASES
         )
         progress.say(f"round {repeat + 1}/{self._plan.repeats}, images/s: {rates}")
 
@@ -248,7 +248,7 @@ class Bench:
         """Returns bench.json's content.
 
         Args:
-          windows: of the rungs and the calibrations, from `measure`.
+          windows: of the cases and the calibrations, from `measure`.
         """
         measured = result.Measured(
             self._config,
@@ -276,7 +276,7 @@ class Bench:
             "pixel_checksum": self._audit.checksum(),
             "mfu": mfu,
             "verdict": found.text,
-            "bottleneck": {"bound": found.bound, "rung": found.rung},
+            "bottleneck": {"bound": found.bound, "rung": found.case},
             "method": self._method(),
         }
 
@@ -290,7 +290,7 @@ class Bench:
     def _method(self) -> str:
         plan = self._plan
         return (
-            f"Each rung ran untimed for at least {plan.warm_up_steps} steps and "
+            f"Each case ran untimed for at least {plan.warm_up_steps} steps and "
             f"{plan.warm_up_s:g} s, then {plan.repeats} windows of {plan.window_s:g} s "
             "in turn with all others (A B C A B C ...), each after draining what had "
             "been prepared. images/s = images / seconds of a window; the median of the "

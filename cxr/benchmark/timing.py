@@ -1,6 +1,6 @@
 """Timed windows, interleaved repeats and their statistics.
 
-Knows nothing of what it times: a rung counts items, be they images, bytes copied or
+Knows nothing of what it times: a case counts items, be they images, bytes copied or
 operations of a matrix product. Every second comes from a `Clock`, in whose place a
 test can put its own, and items/s is items / seconds by construction.
 """
@@ -18,7 +18,7 @@ import numpy as np
 # A pause lets a pipeline fill its buffers, and a window that begins with full
 # buffers reads too fast. The pipeline holds at most three groups of eight batches.
 _DRAIN_STEPS = 24
-_DRAIN_SHARE = 0.2  # of the window's seconds, for rungs too slow to drain that much
+_DRAIN_SHARE = 0.2  # of the window's seconds, for cases too slow to drain that much
 
 
 class Clock:
@@ -43,7 +43,7 @@ class Clock:
 
 
 @dataclasses.dataclass
-class Rung:
+class Case:
     """Something that can be run step after step, and what must be true of it.
 
     Attributes:
@@ -87,75 +87,75 @@ class Window:
         return self.items / self.seconds
 
 
-def measure(rung: Rung, *, seconds: float, clock: Clock) -> Window:
+def measure(case: Case, *, seconds: float, clock: Clock) -> Window:
     """Drains what was prepared in advance, then times steps for some seconds.
 
     The window ends with the first step that ends after `seconds`, so it holds at
     least one, however slow.
     """
-    _drain(rung, seconds=_DRAIN_SHARE * seconds, clock=clock)
+    _drain(case, seconds=_DRAIN_SHARE * seconds, clock=clock)
     items, stamps = 0, [clock.wall()]
     cpu_begin = clock.cpu()
     while stamps[-1] - stamps[0] < seconds:
-        items += sum(rung.advance() for _ in range(rung.steps_per_sample))
-        rung.settle()
+        items += sum(case.advance() for _ in range(case.steps_per_sample))
+        case.settle()
         stamps.append(clock.wall())
     cpu_seconds = clock.cpu() - cpu_begin
-    each = np.diff(stamps) / rung.steps_per_sample
+    each = np.diff(stamps) / case.steps_per_sample
     memory = clock.resident_mib()
-    rung.audit(items)
+    case.audit(items)
     total = stamps[-1] - stamps[0]
     return Window(items, total, cpu_seconds, tuple(each.tolist()), memory)
 
 
-def warm_up(rung: Rung, *, steps: int, seconds: float, clock: Clock) -> float:
-    """Runs a rung untimed for some steps and some seconds; returns how long it took.
+def warm_up(case: Case, *, steps: int, seconds: float, clock: Clock) -> float:
+    """Runs a case untimed for some steps and some seconds; returns how long it took.
 
     Its first step traces the graph, and compiles it where XLA does.
     """
     begin, items, done = clock.wall(), 0, 0
     while done < steps or clock.wall() - begin < seconds:
-        items += rung.advance()
-        rung.settle()
+        items += case.advance()
+        case.settle()
         done += 1
-    rung.audit(items)
+    case.audit(items)
     return clock.wall() - begin
 
 
-def _drain(rung: Rung, *, seconds: float, clock: Clock) -> None:
+def _drain(case: Case, *, seconds: float, clock: Clock) -> None:
     begin, items = clock.wall(), 0
     for _ in range(_DRAIN_STEPS):
-        items += rung.advance()
-        rung.settle()
+        items += case.advance()
+        case.settle()
         if clock.wall() - begin >= seconds:
             break
-    rung.audit(items)
+    case.audit(items)
 
 
 def interleave(
-    rungs: Sequence[Rung],
+    cases: Sequence[Case],
     *,
     repeats: int,
     seconds: float,
     clock: Clock,
     between: Callable[[int, Mapping[str, Window]], None] = lambda repeat, windows: None,
 ) -> dict[str, list[Window]]:
-    """Measures A B C A B C ...: what changes with time meets all rungs alike.
+    """Measures A B C A B C ...: what changes with time meets all cases alike.
 
     Args:
-      rungs: warm already; their names differ.
+      cases: warm already; their names differ.
       repeats: windows of each.
       seconds: of a window.
       clock: gives the time.
       between: called after each round with its number, from 0, and its windows.
 
     Returns:
-      The windows of each rung, in the order of the rounds.
+      The windows of each case, in the order of the rounds.
     """
-    found: dict[str, list[Window]] = {rung.name: [] for rung in rungs}
+    found: dict[str, list[Window]] = {case.name: [] for case in cases}
     for repeat in range(repeats):
-        for rung in rungs:
-            found[rung.name].append(measure(rung, seconds=seconds, clock=clock))
+        for case in cases:
+            found[case.name].append(measure(case, seconds=seconds, clock=clock))
         between(repeat, {name: windows[-1] for name, windows in found.items()})
     return found
 

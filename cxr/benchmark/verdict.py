@@ -1,7 +1,7 @@
-"""From the rungs' rates to words: what limits training, and what would help.
+"""From the cases' rates to words: what limits training, and what would help.
 
-Pure functions of numbers. Each rung's own seconds an image are found by taking
-away those of the rungs that it contains: streamed records are read, parsed, decoded
+Pure functions of numbers. Each case's own seconds an image are found by taking
+away those of the cases that it contains: streamed records are read, parsed, decoded
 and batched in turn; training is input, augmentation, step, and what the loop adds.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 _STREAM = ("read", "parse", "decode", "batch")
 # Augmentation and step follow each other, so input that is slower than either may still
-# hide behind both; so near to them it is the rung to work on all the same.
+# hide behind both; so near to them it is the case to work on all the same.
 _NEAR = 0.75
 _NEAR_PEAK = 0.5  # of a matrix product: little is left to win in software
 
@@ -43,21 +43,21 @@ class Verdict:
 
     Attributes:
       bound: `input`, `augmentation`, `step` or `overhead`.
-      rung: the rung that limits.
+      case: the case that limits.
       text: one or two sentences for people.
     """
 
     bound: str
-    rung: str
+    case: str
     text: str
 
 
 def own_seconds(rates: Mapping[str, float], *, resident: bool) -> dict[str, float]:
-    """Returns each rung's own seconds an image, without what it contains.
+    """Returns each case's own seconds an image, without what it contains.
 
     Args:
-      rates: images/s of the rungs that were measured.
-      resident: `batch` reads from memory and contains no other rung.
+      rates: images/s of the cases that were measured.
+      resident: `batch` reads from memory and contains no other case.
     """
     own, contained = {}, 0.0
     for name in _STREAM:
@@ -82,7 +82,7 @@ def reach(rates: Mapping[str, float], setting: Setting) -> Verdict:
     """Names what limits training and says what to change.
 
     Args:
-      rates: images/s of all rungs, or of the input rungs alone.
+      rates: images/s of all cases, or of the input cases alone.
       setting: what they were measured with.
     """
     own = own_seconds(rates, resident=setting.resident)
@@ -93,12 +93,12 @@ def reach(rates: Mapping[str, float], setting: Setting) -> Verdict:
     loop = max(("trivial", "train"), key=lambda name: own.get(name, 0.0))
     if own.get(loop, 0.0) > max(fed, computed):
         return _overhead(loop, rates, fed + computed)
-    rung = "batch" if setting.resident else _largest(own, _STREAM)
-    slowest = own[rung] > max(own["augment"], own["step"])
+    case = "batch" if setting.resident else _largest(own, _STREAM)
+    slowest = own[case] > max(own["augment"], own["step"])
     if fed >= computed or (slowest and fed > _NEAR * computed):
-        return _input(rung, fed, computed, setting)
-    rung = _largest(own, ("augment", "step"))
-    found = _augment(rates, computed) if rung == "augment" else _step(rates, setting)
+        return _input(case, fed, computed, setting)
+    case = _largest(own, ("augment", "step"))
+    found = _augment(rates, computed) if case == "augment" else _step(rates, setting)
     return _with_first_epoch(found, rates, own, computed, setting)
 
 
@@ -110,24 +110,24 @@ def _largest(own: Mapping[str, float], names: tuple[str, ...]) -> str:
     return max((name for name in names if name in own), key=own.__getitem__)
 
 
-def _input(rung: str, fed: float, computed: float, setting: Setting) -> Verdict:
-    limit = f"{rung} limits at {_number(1 / fed)} images/s"
+def _input(case: str, fed: float, computed: float, setting: Setting) -> Verdict:
+    limit = f"{case} limits at {_number(1 / fed)} images/s"
     able = f"augmentation and step together could take {_number(1 / computed)}"
-    advice = _input_advice(rung, fed / computed, setting)
+    advice = _input_advice(case, fed / computed, setting)
     text = f"input-bound: {limit}, {able}; use {advice}"
-    return Verdict("input", rung, text)
+    return Verdict("input", case, text)
 
 
-def _input_advice(rung: str, ratio: float, setting: Setting) -> str:
+def _input_advice(case: str, ratio: float, setting: Setting) -> str:
     more = max(math.ceil(setting.cores * ratio) - setting.cores, 1)
     cores = f"{more} more core{'s' if more > 1 else ''}"
     if setting.resident:
         return "a larger --batch_size, or faster memory"
     if setting.memory_fits:
         return f"--cache=ram (needs {setting.memory_mib:,.0f} MiB) or {cores}"
-    if rung == "decode" and setting.encoding != "raw":
+    if case == "decode" and setting.encoding != "raw":
         return f"records stored with --encoding=raw (no decoding), or {cores}"
-    if rung == "read":
+    if case == "read":
         return "a faster disk, or a smaller stored --image_size"
     return cores
 
@@ -179,9 +179,9 @@ def _with_first_epoch(
     """Adds what limits the first epoch where that is slower than the others."""
     if not setting.resident or 1 / rates["decode"] <= computed:
         return found
-    rung = _largest(own, _STREAM[:3])
+    case = _largest(own, _STREAM[:3])
     text = (
-        f"{found.text}. The first epoch, while memory fills, is input-bound: {rung} "
+        f"{found.text}. The first epoch, while memory fills, is input-bound: {case} "
         f"limits at {_number(rates['decode'])} images/s"
     )
     return dataclasses.replace(found, text=text)
@@ -190,17 +190,17 @@ def _with_first_epoch(
 def _input_alone(
     rates: Mapping[str, float], own: Mapping[str, float], setting: Setting
 ) -> Verdict:
-    rung = _largest(own, _STREAM[:3] if setting.resident else _STREAM)
+    case = _largest(own, _STREAM[:3] if setting.resident else _STREAM)
     batches = f"batches come at {_number(rates['batch'])} images/s"
     if setting.resident:
         text = (
             f"input only: {batches} from memory; the first epoch, while memory fills, "
-            f"at {_number(rates['decode'])}, limited by {rung}"
+            f"at {_number(rates['decode'])}, limited by {case}"
         )
     else:
-        advice = _input_advice(rung, 2.0, setting)
-        text = f"input only: {batches}, limited by {rung}; to double that use {advice}"
-    return Verdict("input", rung, text)
+        advice = _input_advice(case, 2.0, setting)
+        text = f"input only: {batches}, limited by {case}; to double that use {advice}"
+    return Verdict("input", case, text)
 
 
 def _number(rate: float) -> str:
