@@ -1,4 +1,4 @@
-"""Command lines: flags derived from frozen dataclasses, errors with exit codes.
+"""Parses command lines into frozen dataclasses; turns errors into exit codes.
 
 A configuration is a frozen dataclass whose fields are made by `option` or
 `required`: one definition gives a flag's name, type, default, bounds and help.

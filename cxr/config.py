@@ -1,4 +1,4 @@
-"""The training command's configuration: every shared flag, defined once."""
+"""The flags of training, each defined once."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: temporary name, fsync, rename."""
+"""Publishes files atomically: temporary name, fsync, rename."""
 
 import contextlib
 import hashlib

@@ -1,4 +1,4 @@
-"""Random numbers that depend on what they are for, not on who draws them when.
+"""Counter-based random numbers: a hash of (seed, step, example, position).
 
 `uniform` is a counter-based generator: each number is a hash of (seed, salt,
 step, example, position). So an example gets the same augmentation and dropout

@@ -1,4 +1,4 @@
-"""A converted set on disk: its manifest, its examples, and what must hold of both.
+"""Reads a converted set: manifest, examples.csv, and what must hold of both.
 
 Shared by the converter that writes them, the verifier and the input pipeline
 that read them. Imports no TensorFlow: converter workers and the verifier start

@@ -1,7 +1,6 @@
-"""The run folder: file names, model.json, who may write, whether a run may go on.
+"""Reads and writes the run folder: model.json, history, lock, identity.
 
-Training writes it; evaluate, predict and bench read it, never the training
-code's state. Imports no TensorFlow.
+Training writes it; evaluation and prediction read it. Imports no TensorFlow.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""TFRecord framing and tf.train.Example, byte for byte TensorFlow's, without it."""
+"""Reads and writes TFRecord frames and tf.train.Example without TensorFlow."""
 
 import os
 import pathlib

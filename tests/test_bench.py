@@ -380,7 +380,7 @@ def test_without_a_flagfile_the_quickstart_is_measured(monkeypatch):
 
 
 def test_a_slower_rung_exits_with_one(monkeypatch):
-    change = dataclasses.asdict(regression.Change("step", 0.6, 0.1))
+    change = regression.Change("step", 0.6, 0.1).to_json()
     monkeypatch.setattr(bench, "bench", lambda *found: {"changes": [change]})
     assert bench.main(["bench"]) == 1
 

@@ -1,1 +1,1 @@
-"""How fast each stage is, and what limits the whole."""
+"""Measures how fast each part of training is, and names what limits the whole."""

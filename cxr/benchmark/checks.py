@@ -1,4 +1,4 @@
-"""Evidence that batches hold the films they should: a fast wrong pipeline must fail.
+"""Checks that measured batches hold the right pixels, labels and counts.
 
 Films are compared with what Pillow makes of the same records, bit by bit; indices
 are counted over epochs; labels are those of examples.csv.

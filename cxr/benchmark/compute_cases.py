@@ -1,4 +1,4 @@
-"""The cases that compute: augmentation, the compiled step, and whole training."""
+"""Benchmark cases that compute: augmentation, compiled step, whole training."""
 
 import dataclasses
 from collections.abc import Callable, Iterator

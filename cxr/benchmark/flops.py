@@ -1,4 +1,4 @@
-"""Floating-point operations, counted in the graph that TensorFlow would run.
+"""Counts floating-point operations in the graph that TensorFlow would run.
 
 A multiply-add is two operations. Convolutions and matrix products count; what is
 done once a value (normalisation, activations, the optimizer) is below one percent

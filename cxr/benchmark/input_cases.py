@@ -1,4 +1,4 @@
-"""The cases of the benchmark's ladder: the real pipeline, cut off ever later.
+"""Benchmark cases of the input: read, parse, decode, batch.
 
 `read`, `parse` and `decode` bring every film from its shard, as the configured mode
 does when it fills memory or streams; `batch` is what the training loop draws.

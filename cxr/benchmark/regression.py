@@ -1,4 +1,4 @@
-"""A benchmark against an earlier one: which cases lost more than the noise.
+"""Compares a benchmark with an earlier one: which cases became slower than noise.
 
 Each rate is divided by what the machine could do in the same run (memory copy for
 the input cases, matrix product for the computing ones), so that another machine of the

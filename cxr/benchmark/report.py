@@ -1,4 +1,4 @@
-"""The benchmark's result for machines, for issues and for the eye."""
+"""Writes a benchmark's result as Markdown and as a picture."""
 
 import os
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""bench.json, schema 1: its parts, computed from windows and what was measured.
+"""Computes the content of bench.json (schema 1) from timed windows.
 
 - `environment`: device, processor, cores, memory, versions, load before the start.
 - `config`: what must be equal for two files to be comparable; `plan`: how long and

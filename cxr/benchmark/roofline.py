@@ -1,4 +1,4 @@
-"""What this machine can do at best: memory copy, matrix product, bare decode.
+"""Measures what this machine can do at best: memory copy, matrix product, decode.
 
 Measured in the same rounds as the cases, so that a case can be given as a share of
 what was possible at that moment.

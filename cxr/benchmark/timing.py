@@ -1,4 +1,4 @@
-"""Timed windows, interleaved repeats and their statistics.
+"""Times benchmark cases in interleaved windows, with their statistics.
 
 Knows nothing of what it times: a case counts items, be they images, bytes copied or
 operations of a matrix product. Every second comes from a `Clock`, in whose place a

@@ -1,4 +1,4 @@
-"""From the cases' rates to words: what limits training, and what would help.
+"""Says in words what limits training and what would help, from the cases' rates.
 
 Pure functions of numbers. Each case's own seconds an image are found by taking
 away those of the cases that it contains: streamed records are read, parsed, decoded

@@ -1,1 +1,1 @@
-"""From a run and a split to numbers, pictures and a report."""
+"""Evaluates finished runs on a split: numbers, pictures, a report."""

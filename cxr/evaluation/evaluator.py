@@ -1,4 +1,4 @@
-"""From a run folder to its evaluation folder: predictions, numbers, pictures, page."""
+"""Evaluates one run on a split and publishes its evaluation folder."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Pictures made of films: sample predictions, mistakes, and Grad-CAM with its alarm."""
+"""Draws samples, mistakes and Grad-CAM overlays of a split's images."""
 
 import os
 import pathlib

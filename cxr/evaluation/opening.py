@@ -1,4 +1,4 @@
-"""What `cxr.evaluate` is asked, and the runs and data it opens; no TensorFlow."""
+"""The flags of cxr.evaluate; opens the runs and data that they name."""
 
 import dataclasses
 import os

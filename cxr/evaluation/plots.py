@@ -1,4 +1,4 @@
-"""Plots of an evaluation: curves, confusion matrix, histograms, values with intervals.
+"""Draws ROC, precision-recall, calibration, confusion matrix and histograms.
 
 Every function takes plain arrays and a path, and publishes one PNG.
 """

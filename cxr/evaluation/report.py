@@ -1,4 +1,4 @@
-"""report.html: the evaluation for a reader, the answer first."""
+"""Writes report.html, the answer first."""
 
 import pathlib
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Which plots an evaluation gets, made of numbers alone."""
+"""Chooses the plots of an evaluation and draws them from its numbers."""
 
 import pathlib
 from collections.abc import Mapping, Sequence

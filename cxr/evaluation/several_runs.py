@@ -1,4 +1,4 @@
-"""More than one run: the ensemble of seeds, and the comparison of two."""
+"""Evaluates an ensemble of runs, and compares two runs."""
 
 import dataclasses
 import pathlib

@@ -1,1 +1,1 @@
-"""What predictions are worth, in numbers alone: no TensorFlow, no files of a run."""
+"""What predictions are worth, in numbers alone: no TensorFlow, no run folder."""

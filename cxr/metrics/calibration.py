@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say, and whether one temperature mends it."""
+"""Reliability bins, expected calibration error's noise floor, temperature scaling."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a set of predictions is worth, as numbers: numpy only, no TensorFlow.
+"""Classification metrics under example weights: accuracy, ROC AUC, ECE and others.
 
 Every number is computed once, for a whole matrix of example weights at a time: a
 row of ones gives the value itself, a row of bootstrap multiplicities gives the same

@@ -1,4 +1,4 @@
-"""Two runs on the same films: whether one is better, or it may be chance."""
+"""Compares two runs' metrics on the same examples, with paired intervals."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from cxr.metrics import classification, intervals
 from cxr.metrics.evaluation import Evaluation
-from cxr.metrics.predictions import check_same_films
+from cxr.metrics.predictions import check_same_examples
 
 
 def compare(
@@ -22,7 +22,7 @@ def compare(
     Raises:
       DataError: they do not hold the same examples, labels and classes.
     """
-    check_same_films(first.predictions, second.predictions)
+    check_same_examples(first.predictions, second.predictions)
     resamples = first.resamples
     weights = resamples.weights()
     values = [classification.measure(e.scored) for e in (first, second)]

@@ -1,4 +1,4 @@
-"""A split's predictions with what is asked of them; scores and resamples made once."""
+"""A split's predictions with the question asked of them; scores are cached."""
 
 import dataclasses
 import functools

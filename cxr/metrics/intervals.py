@@ -1,4 +1,4 @@
-"""Intervals from resampling patients.
+"""Confidence intervals from a bootstrap over patients.
 
 Films of one patient resemble each other, so a film is not an independent observation:
 resampling films gives intervals that are too narrow. Patients are drawn, each with

@@ -1,4 +1,4 @@
-"""predictions.csv: what a model said about each film of a split, kept with its source.
+"""The table of a split's predictions, and predictions.csv.
 
 A table is only read back for the model and the data that made it, so that numbers of
 an older model never slip into a report.
@@ -156,12 +156,12 @@ def average(tables: Sequence[Predictions]) -> Predictions:
     """
     first = tables[0]
     for other in tables[1:]:
-        check_same_films(first, other)
+        check_same_examples(first, other)
     mean = np.mean([table.probabilities for table in tables], axis=0)
     return dataclasses.replace(first, probabilities=mean)
 
 
-def check_same_films(first: Predictions, other: Predictions) -> None:
+def check_same_examples(first: Predictions, other: Predictions) -> None:
     """Raises DataError unless both tables speak of the same films and classes."""
     for field in ("class_names", "filenames", "patient_ids"):
         if getattr(first, field) != getattr(other, field):

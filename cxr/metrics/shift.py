@@ -1,4 +1,4 @@
-"""How far a split's scores lie from validation's, on which the threshold was chosen."""
+"""Compares the scores of a split with validation's: a test for data shift."""
 
 from typing import Any
 

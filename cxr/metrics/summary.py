@@ -1,4 +1,4 @@
-"""Everything that metrics.json says of a split's predictions.
+"""Computes the content of metrics.json from a split's predictions.
 
 Works on predictions alone (no model, no films, no TensorFlow), so that whoever has
 predictions.csv can repeat it. Thresholds and the temperature come from validation;

@@ -1,1 +1,1 @@
-"""A finished model, applied: to images of a user's, row by row, and explained."""
+"""Applies a finished model to a user's images, row by row, and explains it."""

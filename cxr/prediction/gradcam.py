@@ -1,4 +1,4 @@
-"""Grad-CAM: which parts of a film speak for a class, and which against it.
+"""Grad-CAM heat maps: which parts of an image speak for a class, or against it.
 
 Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
 Localization" (ICCV 2017): the channels of the last convolutional map, each weighted

@@ -1,4 +1,4 @@
-"""A finished run's model, applied: the one way from uint8 films to probabilities."""
+"""Loads a finished run's model and predicts probabilities with it."""
 
 import dataclasses
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Numbers as people read them: digits, per cent, intervals, a dash for none."""
+"""Formats numbers for people: digits, per cent, intervals, a dash for none."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Self-contained HTML: one file, no scripts, no outside address, prints well.
+"""Builds self-contained HTML pages: one file, no scripts, nothing fetched.
 
 The building blocks escape what they are given; what they return is HTML. Light and
 dark follow the reader's system, and wide tables scroll inside their own box, so that

@@ -1,1 +1,1 @@
-"""Synthetic chest films with known opacities."""
+"""Draws synthetic chest films with known opacities."""

@@ -1,4 +1,4 @@
-"""The anatomy of a synthetic chest film, as attenuation on body coordinates.
+"""Draws the anatomy of a synthetic chest film, as attenuation on body coordinates.
 
 ``u`` runs across the body (0 = midline, -1 / +1 = inner chest wall; the patient's
 right lung lies at ``u < 0``, as on every film), ``v`` runs down it (0 = lung apex,

@@ -1,4 +1,4 @@
-"""Pneumonia on a synthetic chest film: how much air it replaces, and where.
+"""Draws pneumonia on a synthetic chest film: how much air it replaces, and where.
 
 Focal is one consolidated lobe, diffuse an interstitial pattern about both hila.
 """

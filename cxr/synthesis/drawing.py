@@ -1,4 +1,4 @@
-"""How one synthetic chest film is drawn: anatomy, disease, exposure, markers.
+"""Draws one synthetic chest film: anatomy, disease, exposure, markers.
 
 A film is a sum of attenuations. Everything smooth is drawn on a grid of fixed height
 and enlarged; grain and print come after.

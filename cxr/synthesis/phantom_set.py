@@ -1,4 +1,4 @@
-"""The embedded data set: synthetic films, drawn and converted on the spot."""
+"""Makes the phantom data set: films drawn and converted on the spot."""
 
 import os
 import pathlib

@@ -1,4 +1,4 @@
-"""Synthetic chest X-ray sets: who is in them, what the files are called, writing.
+"""Plans and writes folders of synthetic chest films with the reference set's names.
 
 The folders, names, modes and imbalance follow the reference set (Kermany et al.,
 2018): ``train``, ``val`` and ``test`` with ``NORMAL`` and ``PNEUMONIA``,

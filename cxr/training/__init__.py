@@ -1,1 +1,1 @@
-"""From batches to a finished run folder."""
+"""Trains a network on a converted set and publishes the run folder."""

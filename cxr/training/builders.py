@@ -1,4 +1,4 @@
-"""From a configuration to what it trains: network, loss, optimizer, stages.
+"""Builds network, loss, optimizer and stages from the flags.
 
 Training and the benchmark build from here, so that they cannot drift apart.
 """

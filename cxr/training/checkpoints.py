@@ -1,7 +1,7 @@
-"""Training state on disk: a checkpoint is a directory that is whole or ignored.
+"""Saves and loads training state: a checkpoint directory is whole or ignored.
 
 Layout of `checkpoints/step-00000120-epoch-0003/`: `arrays.npz` (every variable),
-`state.json` (step, history, flags) and, written last, `commit.json` with the
+`state.json` (stage, step, history) and, written last, `commit.json` with the
 SHA-256 of both. The directory is written under a temporary name, its files are
 fsynced, then it is renamed. Imports no TensorFlow.
 """

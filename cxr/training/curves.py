@@ -1,4 +1,4 @@
-"""curves.png: loss, accuracy and learning rate over the epochs of history.csv."""
+"""Draws curves.png: loss, accuracy and learning rate over the epochs."""
 
 import os
 from collections.abc import Mapping, Sequence

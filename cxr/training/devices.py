@@ -1,4 +1,4 @@
-"""What the run computes on: strategy, precision, determinism, and a banner line."""
+"""Chooses strategy, precision and determinism for this machine's devices."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""Frozen means once: a backbone's output for K augmented views, kept on disk.
+"""Caches a frozen backbone's features of K augmented views on disk.
 
 While the backbone is frozen its output for a film depends on the view alone, so
 the head trains on stored features at memory speed. Chunks are published one by

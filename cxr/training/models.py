@@ -1,4 +1,4 @@
-"""Networks, their normalisation, and which layers train.
+"""Builds the networks, their normalisation, and chooses which layers train.
 
 Every network takes float32 [B, S, S, 1] films with values 0..255 (uint8 inputs
 would silently truncate augmented films) and ends in float32 probabilities

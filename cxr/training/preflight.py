@@ -1,4 +1,4 @@
-"""What can be refused before TensorFlow is imported, and is, within a second."""
+"""Refuses what cannot work before TensorFlow is imported, within a second."""
 
 import pathlib
 

@@ -1,4 +1,4 @@
-"""Pretrained VGG16 weights: found, checked, copied into a backbone."""
+"""Finds, checks and loads pretrained VGG16 weights."""
 
 import os
 import pathlib

@@ -1,4 +1,4 @@
-"""What a person sees while training: banner, progress, one line an epoch, plots."""
+"""Shows training to a person: progress bar, a line an epoch, TensorBoard."""
 
 import pathlib
 import time

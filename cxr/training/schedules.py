@@ -1,4 +1,4 @@
-"""Decisions over time, as pure functions: rates of a stage, when to stop, which best.
+"""Learning rates, early stopping and the best epoch, as pure functions.
 
 They see only numbers (steps, history rows), so they need no model to be tested,
 and a resumed run decides exactly as the uninterrupted one.

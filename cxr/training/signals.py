@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a question that long work asks at safe moments."""
+"""Catches SIGINT and SIGTERM so that training stops at a safe moment."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""One stage of training under way: its network, compiled step, batches, validation."""
+"""Runs one stage of training: network, compiled step, batches, validation."""
 
 import time
 

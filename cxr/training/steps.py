@@ -1,9 +1,9 @@
-"""One training step and one evaluation pass, explicit, under any strategy.
+"""The compiled training step and the evaluation pass, under any strategy.
 
-The step has three parts, each once: augmentation on the device (its warp has no
-XLA kernel, so it is never compiled), the core (forward, loss, gradients: compiled
-where `jit_compile` asks), and the update, which happens only when every replica's
-loss and gradients are finite. Nothing in a step is read back by Python.
+The step has three parts, each once: augmentation on the device (a function of its
+own, whose warp XLA compiles in any case), the core (forward, loss, gradients: compiled
+where `jit_compile` asks), and the update, which happens only when every replica's loss
+and gradients are finite. Nothing in a step is read back by Python.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Training from records to a finished run folder, resumable at every step."""
+"""Trains from records to a finished run folder, resumable at every step."""
 
 import pathlib
 from typing import Any
