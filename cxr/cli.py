@@ -240,22 +240,16 @@ def _help_text(usage: str, configs: tuple[type, ...]) -> str:
 
 
 def _describe_type(field: dataclasses.Field) -> str:
-    kind = "|".join(field.metadata.get("choices") or ()) or {
-        int: "INT",
-        float: "FLOAT",
-        bool: "BOOL",
-        str: "TEXT",
-    }.get(field.type, "A,B,...")
+    kinds: dict[Any, str] = {int: "INT", float: "FLOAT", bool: "BOOL", str: "TEXT"}
+    choices = "|".join(field.metadata.get("choices") or ())
+    kind = choices or kinds.get(field.type, "A,B,...")
     if field.default is dataclasses.MISSING:
         return f"={kind} (required)"
     default = field.default
     if isinstance(default, tuple):
         default = ",".join(default)
-    return (
-        f"={kind} (default {default!r})"
-        if default == ""
-        else (f"={kind} (default {default})")
-    )
+    shown = repr(default) if default == "" else default
+    return f"={kind} (default {shown})"
 
 
 def _explain(error: flags.Error, configs: tuple[type, ...]) -> str:

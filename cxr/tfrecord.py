@@ -4,6 +4,7 @@ import os
 import pathlib
 import struct
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -199,7 +200,7 @@ message_type { name: "Example"
 """
 
 
-def _example_class() -> type:
+def _example_class() -> Any:
     """Returns tf.train.Example, made without TensorFlow or a generated file."""
     proto = text_format.Parse(_SCHEMA, descriptor_pb2.FileDescriptorProto())
     # A pool of its own: TensorFlow registers the same names in the default one.

@@ -174,7 +174,7 @@ class Measured:
             memory_mib=self.source.nbytes / 2**20,
             memory_fits=self.source.nbytes < _memory_bytes() / 2,
             encoding=self.manifest.encoding,
-            mfu=mfu and mfu["value"],
+            mfu=mfu["value"] if mfu else None,
         )
 
 

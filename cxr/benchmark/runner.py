@@ -194,9 +194,12 @@ class Bench:
 
     def _measure_sweep(self, sizes: list[int]) -> list[dict[str, float]]:
         """Returns step and training rates by batch size, measured in turn."""
-        cases = []
+        if not sizes:
+            return []
+        assert self._network is not None  # sizes come of windows that it made
+        network, cases = self._network.network, []
         for size in sizes:
-            network, drawn = self._network.network, self._drawn(size)
+            drawn = self._drawn(size)
             pair = (
                 self._workshop.step_case(network, size),
                 self._workshop.training_case("train", network, drawn, size),

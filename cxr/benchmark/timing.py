@@ -12,6 +12,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypedDict
 
 import numpy as np
 
@@ -160,8 +161,17 @@ def interleave(
     return found
 
 
-def rates(windows: Sequence[Window]) -> dict[str, float | list[float]]:
-    """Returns median, min and max of the windows' items/s, and all of them in order."""
+class Rates(TypedDict):
+    """Median, min and max of windows' items/s, and all of them in order."""
+
+    median: float
+    min: float
+    max: float
+    repeats: list[float]
+
+
+def rates(windows: Sequence[Window]) -> Rates:
+    """Returns the rates of windows, ready for JSON."""
     values = [window.per_sec for window in windows]
     return {
         "median": statistics.median(values),

@@ -164,8 +164,10 @@ def grid(
     ]
     heights = [2.1 + (0.35 if heading else 0.0) for heading, _ in blocks]
     figure = Figure(figsize=(10, max(1.0, sum(heights))), layout="constrained")
-    parts = figure.subfigures(max(1, len(blocks)), 1, height_ratios=heights or [1])
-    for part, (heading, films) in zip(np.atleast_1d(parts), blocks, strict=False):
+    parts = figure.subfigures(
+        max(1, len(blocks)), 1, height_ratios=heights or [1], squeeze=False
+    )
+    for part, (heading, films) in zip(parts[:, 0], blocks, strict=False):
         if heading:
             part.suptitle(heading, x=0.01, ha="left", fontsize=13, fontweight="bold")
         row = part.subplots(1, _COLUMNS)

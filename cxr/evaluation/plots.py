@@ -287,7 +287,7 @@ def forest(
       title: what the values are.
       reference: a dashed vertical line, such as the value of the whole split.
     """
-    lines = []
+    lines: list[tuple[str, Mapping[str, Any] | None]] = []
     for heading, rows in groups.items():
         lines.append((heading, None))
         lines += [(row["label"], row) for row in rows]
@@ -311,7 +311,7 @@ def forest(
     plotting.save(figure, path)
 
 
-def _styles(series: Mapping[str, Any]) -> list:
+def _styles(series: Mapping[str, Any]) -> list[tuple[tuple[str, Any], str, str]]:
     """((label, content), colour, line style) for each, told apart without colour."""
     return [
         (item, plotting.CYCLE[i % len(plotting.CYCLE)], _LINES[i % len(_LINES)])

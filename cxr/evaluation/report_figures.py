@@ -58,9 +58,8 @@ def _draw_ranking(
 ) -> Pictures:
     """Draws ROC, precision-recall and predictive values of the classes that occur."""
     scored, names = evaluation.scored, evaluation.class_names
-    shown = range(len(names)) if scored.positive is None else [scored.positive]
-    truth = {c: scored.labels == c for c in shown}
-    present = [c for c in shown if 0 < truth[c].sum() < len(scored.labels)]
+    truth = {c: scored.labels == c for c in scored.classes}
+    present = [c for c in truth if 0 < truth[c].sum() < len(scored.labels)]
     if not present:
         return {}
     curves = {

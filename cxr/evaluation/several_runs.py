@@ -81,12 +81,12 @@ def compare_runs(
     first: OpenedRun, second: OpenedRun, config: EvaluateConfig
 ) -> dict[str, Any]:
     """Compares two runs; publishes comparison.json, a picture and a page."""
-    evaluations = [
+    before, after = (
         evaluator.ask(run, _table(run, record_set, config), config)
         for run, record_set in (first, second)
-    ]
+    )
     short, other = _short_names([first[0].workdir, second[0].workdir])
-    result = comparison.compare(*evaluations, (short, other))
+    result = comparison.compare(before, after, (short, other))
     own_folder = f"comparison-{config.split}-with-{_slug(short)}"
     folder = pathlib.Path(config.output_dir or second[0].workdir / own_folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -38,7 +38,7 @@ ENCODINGS = ("jpeg", "png", "raw")
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
 
 _ORIENTATION = 0x0112  # EXIF tag
-_TRANSPOSE = {
+_TRANSPOSE: dict[int | None, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,

@@ -20,10 +20,7 @@ def measure(here: Evaluation, reference: Evaluation | None) -> dict[str, Any]:
       reference: validation, on which the temperature is fitted; None for none.
     """
     scored, resamples = here.scored, here.resamples
-    classes = (
-        range(scored.num_classes) if scored.positive is None else [scored.positive]
-    )
-    columns = {c: scored.probabilities[:, c] for c in classes}
+    columns = {c: scored.probabilities[:, c] for c in scored.classes}
     return {
         "bins": {
             c: reliability(scored.labels == c, score, resamples)
@@ -139,8 +136,9 @@ def temperature_report(here: Evaluation, reference: Evaluation) -> dict[str, Any
     )
     before, after = classification.point(raw), classification.point(scaled)
     weights = resamples.weights().astype(np.float64)
-    draws = [_mean_loss_draws(scored, weights) for scored in (raw, scaled)]
-    change = intervals.difference(*draws, resamples)
+    change = intervals.difference(
+        _mean_loss_draws(raw, weights), _mean_loss_draws(scaled, weights), resamples
+    )
     names = ("ece", "log_loss", "brier")
     return {
         "temperature": temperature,

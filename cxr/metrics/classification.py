@@ -54,6 +54,13 @@ class Scored:
         return self.probabilities.shape[1]
 
     @property
+    def classes(self) -> list[int]:
+        """The classes that metrics speak of: the positive one of two, else all."""
+        if self.positive is None:
+            return list(range(self.num_classes))
+        return [self.positive]
+
+    @property
     def score(self) -> np.ndarray:
         """The positive class' probability, float64 [n] (two classes only)."""
         return self.probabilities[:, self.positive]
@@ -274,11 +281,10 @@ def _measure_block(predictions: Scored, weights: np.ndarray) -> dict[str, np.nda
             weights.sum(axis=1),
         ),
     }
+    classes = predictions.classes
     if predictions.positive is None:
-        classes = range(predictions.num_classes)
         result["accuracy_at_0.5"] = np.full(len(weights), np.nan)
     else:
-        classes = [predictions.positive]
         half = predict_binary(predictions.score, 0.5, positive=predictions.positive)
         result["accuracy_at_0.5"] = ratio(
             weights @ (half == predictions.labels), weights.sum(axis=1)
@@ -342,11 +348,9 @@ def _score_metrics(
 
 def losses(predictions: Scored) -> dict[str, np.ndarray]:
     """The metrics that are means of a loss, film by film: float64 [n] each."""
-    classes = [predictions.positive]
-    if predictions.positive is None:
-        classes = range(predictions.num_classes)
     gaps = [
-        (predictions.labels == c) - predictions.probabilities[:, c] for c in classes
+        (predictions.labels == c) - predictions.probabilities[:, c]
+        for c in predictions.classes
     ]
     return {
         "brier": np.mean(np.square(gaps), axis=0),

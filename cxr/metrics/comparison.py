@@ -29,7 +29,8 @@ def compare(
     draws = [classification.measure(e.scored, weights) for e in (first, second)]
     differences = {
         name: _entry(
-            *(np.concatenate([values[i][name], draws[i][name]]) for i in (0, 1)),
+            np.concatenate([values[0][name], draws[0][name]]),
+            np.concatenate([values[1][name], draws[1][name]]),
             resamples,
         )
         for name in classification.DEFINITIONS

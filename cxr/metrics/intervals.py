@@ -234,7 +234,8 @@ def _area_interval(
     return _logistic(_logit(value) - reach), _logistic(_logit(value) + reach)
 
 
-def _logit(x: np.ndarray | float) -> np.ndarray | float:
+def _logit(x: Any) -> Any:
+    """Of a number or of an array."""
     return np.log(x / (1 - x))
 
 

@@ -6,6 +6,7 @@ pyplot, so that no global state is touched and any thread may draw.
 """
 
 import os
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -16,7 +17,7 @@ from cxr import files
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, GREY, INK = "#CC79A7", "#56B4E9", "#8A8F98", "#22272E"
 CYCLE = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY)
-STYLE = {"linewidth": 2.0, "solid_capstyle": "round"}
+STYLE: dict[str, Any] = {"linewidth": 2.0, "solid_capstyle": "round"}
 _DPI = 144
 
 

@@ -92,7 +92,9 @@ def plan(
         raise ValueError(f"num_patients={num_patients}: at least 1")
     if patterns not in MIXES:
         raise ValueError(f"patterns={patterns!r}: one of {', '.join(MIXES)}")
-    films, seen, numbered = [], collections.Counter(), collections.Counter()
+    films: list[PlannedFilm] = []
+    seen: collections.Counter[str] = collections.Counter()
+    numbered: collections.Counter[str] = collections.Counter()
     for index in range(num_patients):
         kind = _KINDS[index % len(_KINDS)]
         rng = np.random.default_rng([seed, index])
@@ -204,10 +206,14 @@ def read_boxes(
         raise cli.DataError(f"{path}: missing, so the phantom set is not complete")
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    return {
-        row["path"]: tuple(map(int, row["box"].split(";"))) if row["box"] else None
-        for row in rows
-    }
+    return {row["path"]: _parse_box(row["box"]) for row in rows}
+
+
+def _parse_box(text: str) -> tuple[int, int, int, int] | None:
+    if not text:
+        return None
+    left, top, right, bottom = map(int, text.split(";"))
+    return left, top, right, bottom
 
 
 def _num_films(rng: np.random.Generator, kind: str) -> int:

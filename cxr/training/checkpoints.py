@@ -80,7 +80,7 @@ def load_newest(root: pathlib.Path, kind: str) -> tuple[Checkpoint | None, list[
       The checkpoint, None where there is no valid one, and a line for each
       damaged one that was passed over.
     """
-    passed = []
+    passed: list[str] = []
     for path in reversed(_find(root, kind)):
         try:
             return load(path), passed

@@ -59,7 +59,8 @@ class EpochProgress:
             leave=False,
         )
         self._batch_size, self._steps = batch_size, 0
-        self._begin, self._waited = time.perf_counter(), 0.0
+        self._begin = time.perf_counter()
+        self._waited: float | None = 0.0
 
     def advance(self, steps: int, waited: float | None) -> None:
         """Counts steps; `waited` is the seconds spent on input, None if unknown."""

@@ -1,6 +1,7 @@
 """Runs one stage of training: network, compiled step, batches, validation."""
 
 import time
+from collections.abc import Iterator
 
 import keras
 import tensorflow as tf
@@ -88,7 +89,7 @@ class StageRun:
         batches = train.training(
             self._config.batch_size, self._config.seed, start_step=start_step
         )
-        self._iterator = devices.iterate(
+        self._iterator: Iterator | None = devices.iterate(
             train,
             batches,
             strategy=self._strategy,
@@ -104,6 +105,7 @@ class StageRun:
         if count > 1:
             self.step.run_many(self._iterator, tf.constant(count))
             return None
+        assert self._iterator is not None  # opened, not closed
         begin = time.perf_counter()
         batch = next(self._iterator)
         waited = time.perf_counter() - begin

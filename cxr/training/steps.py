@@ -120,7 +120,8 @@ class TrainingStep:
             optimizer.build(network.trainable_variables)
             self._make_variables(step)
         self._function = tf.function(self._run, reduce_retracing=True)
-        self._single, self._shape = None, None
+        self._single: Callable | None = None
+        self._shape: tf.TensorShape | None = None
         self.run_many = tf.function(self._run_many)
 
     def _make_variables(self, step: int) -> None:
@@ -163,6 +164,7 @@ class TrainingStep:
         if batch[0].shape != self._shape:
             self._single = self._function.get_concrete_function(batch)
             self._shape = batch[0].shape
+        assert self._single is not None
         self._single(batch)
 
     # --- the graph

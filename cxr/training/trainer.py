@@ -233,6 +233,7 @@ class Trainer:
     def _run_stage(self, run: StageRun) -> None:
         if self._stage_is_done(run.stage):
             return
+        sources: tuple[feature_cache.AnySource, feature_cache.AnySource]
         if run.on_features:
             sources = feature_cache.cache_backbone(
                 self._config,
