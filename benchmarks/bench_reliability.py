@@ -1,6 +1,6 @@
 """Asks the benchmark what is known: planted bottlenecks, equal builds, planted losses.
 
-  python -m tests.bench_trials --verdicts=10 --pairs=10
+  python -m benchmarks.bench_reliability --verdicts=10 --pairs=10
 
 A verdict trial trains a network of no cost on streamed films with a delay in one
 part of the pipeline, drawn at random, that makes its rung twice as slow as the

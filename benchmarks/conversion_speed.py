@@ -1,6 +1,6 @@
 """Measures the converter against a bare Pillow loop, and its memory.
 
-  python -m tests.conversion_speed --input_dir=FOLDER --films=3840 --repeats=5
+  python -m benchmarks.conversion_speed --input_dir=FOLDER --films=3840 --repeats=5
 
 FOLDER holds class folders of films, repeated by symbolic links until there are
 enough. In turn: our converter, with and without the start of its workers; a Pillow

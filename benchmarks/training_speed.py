@@ -1,6 +1,6 @@
 """Measures what training costs beside its arithmetic, and what its stages save.
 
-  python -m tests.training_speed
+  python -m benchmarks.training_speed
 
 The host's time of the loop: an epoch of steps that do nothing but count, everything
 else as in training (input, progress, TensorBoard, signals, logs every 50 steps).

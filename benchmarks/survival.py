@@ -1,6 +1,6 @@
 """Kills training over and over, and checks that repeating the command heals it.
 
-  python -m tests.survival --kills=20 --signals=10
+  python -m benchmarks.survival --kills=20 --signals=10
 
 Each trial starts a run, ends it (SIGKILL at a random moment or inside a save,
 SIGTERM, SIGINT), repeats the command until it finishes, and compares
