@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks import loader_report, loader_speed
+from benchmarks.loader_peers import LOADERS
+from benchmarks.loader_speed import CompareConfig
 from cxr import cli
-from tools import compare_loaders, loader_report
-from tools.compare_loaders import CompareConfig
-from tools.loader_peers import LOADERS
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_ours_and_a_bound_on_real_films_and_a_peer_that_is_missing(films, tmp_pa
         repeats=1,
         epochs=2,
     )
-    report = compare_loaders.compare(config)
+    report = loader_speed.compare(config)
     run = report["runs"]["8"]
     assert set(run) == {"cxr resident raw", "numpy copy"}
     for loader in run.values():
