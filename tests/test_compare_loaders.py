@@ -10,6 +10,7 @@ from benchmarks import loader_report, loader_speed
 from benchmarks.loader_peers import LOADERS
 from benchmarks.loader_speed import CompareConfig
 from cxr import cli
+from tools import compare_loaders
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +127,12 @@ def test_wrong_flags_are_refused(flag):
     argv = ["compare_loaders", "--input_dir=x", "--output_dir=y", flag]
     with pytest.raises(cli.UsageError, match=flag.split("=")[0]):
         cli.parse(argv, CompareConfig, usage="")
+
+
+def test_without_a_checkout_it_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(compare_loaders, "_CHECKOUT", tmp_path)
+    with pytest.raises(cli.UnavailableError, match="needs a checkout"):
+        compare_loaders.main(["compare_loaders", "--help"])
 
 
 def test_every_question_is_about_known_loaders():
