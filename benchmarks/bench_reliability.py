@@ -22,6 +22,8 @@ import threading
 import time
 from unittest import mock
 
+from benchmarks import noise_set
+
 ROOT = pathlib.Path(__file__).parents[1]
 PLANTED = ("read", "parse", "decode", "batch", "augment", "step")
 LOSS = 0.3
@@ -163,11 +165,7 @@ def seconds_of_rungs(films, delay: tuple[str, float] | None = None) -> tuple:
 
 def try_verdicts(count: int, chance: random.Random, folder: pathlib.Path) -> None:
     """Prints how often the verdict named the planted rung."""
-    from tests.conftest import write_records
-
-    films = write_records(
-        folder, {"train": 512, "validation": 32}, image_size=64, encoding="jpeg"
-    )
+    films = noise_set.make(folder, 544, image_size=64, encoding="jpeg", held_out=32)
     plain, _ = seconds_of_rungs(films)
     named = 0
     for _ in range(count):

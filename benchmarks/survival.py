@@ -21,11 +21,11 @@ import sys
 import tempfile
 import time
 
-from cxr import runs
+from benchmarks import noise_set
+from cxr import records, runs
 
 ROOT = pathlib.Path(__file__).parents[1]
 FLAGS = (
-    "--dataset=tiny",
     "--model=small_cnn",
     "--image_size=32",
     "--batch_size=8",
@@ -73,13 +73,14 @@ class Trials:
 
     Args:
       root: scratch folder.
-      data_dir: holds the set `tiny`.
+      films: the set.
       flags: of the training command, without data and run folder.
     """
 
-    def __init__(self, root: pathlib.Path, data_dir: pathlib.Path, flags=FLAGS):
-        self._root, self._flags = root, (f"--data_dir={data_dir}", *flags)
-        self._expected = None
+    def __init__(self, root: pathlib.Path, films: records.RecordSet, flags=FLAGS):
+        data_dir, dataset = films.path.parents[1], films.manifest.name
+        self._flags = (f"--data_dir={data_dir}", f"--dataset={dataset}", *flags)
+        self._root, self._expected = root, None
 
     def reference(self):
         """Returns the result of the uninterrupted run, made at the first call."""
@@ -155,8 +156,6 @@ def result(workdir):
 
 def main():
     """Runs all trials and prints a line for each kind."""
-    from tests.conftest import write_records
-
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--signals", type=int, default=10)
@@ -165,9 +164,8 @@ def main():
     chance = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as scratch:
         root = pathlib.Path(scratch)
-        counts = {"train": 120, "validation": 24, "test": 8}
-        write_records(root / "data", counts, image_size=32)
-        trials = Trials(root, root / "data")
+        films = noise_set.make(root / "data", 144, image_size=32, held_out=24)
+        trials = Trials(root, films)
         begin = time.monotonic()
         trials.reference()
         span = (time.monotonic() - begin) / 3  # about the training without start-up

@@ -19,7 +19,9 @@ from unittest import mock
 
 import numpy as np
 
-from tests.conftest import write_records
+from benchmarks import noise_set
+
+_LOOP_FILMS, _LOOP_BATCH = 16_000, 8  # 2,000 steps an epoch, long enough to time
 
 
 def ratio(found: dict, first: str, second: str) -> float:
@@ -33,16 +35,15 @@ def loop_us(folder: pathlib.Path) -> list[float]:
     from cxr import config, runs
     from cxr.training import steps, trainer
 
-    films = write_records(
-        folder, {"train": 16_000, "validation": 32}, image_size=32, name="loop"
-    )
+    films = noise_set.make(folder, _LOOP_FILMS, image_size=32)
+    steps_an_epoch = films.split("train").num_examples // _LOOP_BATCH
     settings = config.TrainConfig(
         data_dir=str(folder),
-        dataset="loop",
+        dataset=films.manifest.name,
         workdir=str(folder / "run"),
         model="small_cnn",
         image_size=32,
-        batch_size=8,
+        batch_size=_LOOP_BATCH,
         epochs=6,
         augmentation="none",
         early_stopping_patience=0,
@@ -55,7 +56,7 @@ def loop_us(folder: pathlib.Path) -> list[float]:
         trainer.train(settings, films)
     with open(folder / "run" / runs.HISTORY, newline="") as file:
         seconds = [float(row["seconds"]) for row in csv.DictReader(file)]
-    return [1e6 * epoch / (16_000 // 8) for epoch in seconds[1:]]
+    return [1e6 * epoch / steps_an_epoch for epoch in seconds[1:]]
 
 
 def measured(folder: pathlib.Path, repeats: int, **options) -> tuple:
@@ -66,9 +67,12 @@ def measured(folder: pathlib.Path, repeats: int, **options) -> tuple:
     from cxr.training import devices
 
     size = options["image_size"]
-    films = write_records(folder, {"train": 512, "validation": 8}, image_size=size)
+    films = noise_set.make(folder, 520, image_size=size)
     settings = config.TrainConfig(
-        data_dir=str(folder), dataset="tiny", augmentation="none", **options
+        data_dir=str(folder),
+        dataset=films.manifest.name,
+        augmentation="none",
+        **options,
     )
     shop = compute_cases.Workshop(settings, films, devices.setup(settings))
     source = pipeline.open_split(films, "train", image_size=size, progress=False)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import survival
-from cxr import cli, runs, train
+from cxr import cli, records, runs, train
 from cxr.config import TrainConfig
 from cxr.input import pipeline
 from cxr.prediction.predictor import load_predictor
@@ -198,7 +198,8 @@ def test_interrupted_validation_is_done_again(config, tmp_path, monkeypatch):
 def test_a_kill_inside_a_save_heals(data, tmp_path):
     """One real SIGKILL; `python -m benchmarks.survival` strikes at every phase."""
     flags = [flag for flag in survival.FLAGS if not flag.startswith("--epochs")]
-    trials = survival.Trials(tmp_path, data, (*flags, "--epochs=2"))
+    films = records.find(data, "tiny")
+    trials = survival.Trials(tmp_path, films, (*flags, "--epochs=2"))
     assert trials.kill_inside_save(survival.SAVE_PHASES[5])
 
 
