@@ -8,8 +8,8 @@ SIGTERM, SIGINT), repeats the command until it finishes, and compares
 an uninterrupted run. The suite runs a few of these trials; this command all.
 """
 
-import argparse
 import csv
+import dataclasses
 import json
 import os
 import pathlib
@@ -22,7 +22,7 @@ import tempfile
 import time
 
 from benchmarks import noise_set
-from cxr import records, runs
+from cxr import cli, records, runs
 
 ROOT = pathlib.Path(__file__).parents[1]
 FLAGS = (
@@ -66,6 +66,17 @@ def strike(*args, **kwargs):
 setattr(holder, name, strike)
 cli.run(train.main)
 """
+
+
+@dataclasses.dataclass(frozen=True)
+class SurvivalConfig:
+    """How often a run is ended."""
+
+    kills: int = cli.option(20, "SIGKILLs at random moments", lower=1)
+    signals: int = cli.option(
+        10, "SIGTERMs at random moments, and as many SIGINTs", lower=1
+    )
+    seed: int = cli.option(0, "seed of the moments", lower=0)
 
 
 class Trials:
@@ -154,14 +165,11 @@ def result(workdir):
     return info["final_weights_sha256"], rows
 
 
-def main():
+def main(argv: list[str]) -> int:
     """Runs all trials and prints a line for each kind."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--signals", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    chance = random.Random(options.seed)
+    config, positional = cli.parse(argv, SurvivalConfig, usage=__doc__)
+    cli.reject_positional(positional)
+    chance = random.Random(config.seed)
     with tempfile.TemporaryDirectory() as scratch:
         root = pathlib.Path(scratch)
         films = noise_set.make(root / "data", 144, image_size=32, held_out=24)
@@ -172,9 +180,9 @@ def main():
         saves = [trials.kill_inside_save(phase) for phase in SAVE_PHASES]
         print(f"SIGKILL inside a save: {sum(saves)} of {len(saves)} healed", flush=True)
         for number, count in (
-            (signal.SIGKILL, options.kills),
-            (signal.SIGTERM, options.signals),
-            (signal.SIGINT, options.signals),
+            (signal.SIGKILL, config.kills),
+            (signal.SIGTERM, config.signals),
+            (signal.SIGINT, config.signals),
         ):
             found = []
             for index in range(count):
@@ -188,7 +196,8 @@ def main():
                 f"{slowest:.1f} s to end",
                 flush=True,
             )
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

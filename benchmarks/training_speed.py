@@ -9,7 +9,6 @@ steps of block 5, of the head alone, and of the head on stored features. All in 
 medians; prints figures, judges nothing.
 """
 
-import argparse
 import csv
 import dataclasses
 import pathlib
@@ -20,8 +19,18 @@ from unittest import mock
 import numpy as np
 
 from benchmarks import noise_set
+from cxr import cli
 
 _LOOP_FILMS, _LOOP_BATCH = 16_000, 8  # 2,000 steps an epoch, long enough to time
+
+
+@dataclasses.dataclass(frozen=True)
+class SpeedConfig:
+    """How thoroughly."""
+
+    repeats: int = cli.option(
+        9, "interleaved windows; of VGG16, whose steps are long, half as many", lower=1
+    )
 
 
 def ratio(found: dict, first: str, second: str) -> float:
@@ -142,11 +151,10 @@ def show_vgg16(folder: pathlib.Path, repeats: int) -> None:
     print(f"head on features / frozen: {ratio(found, rungs[-1].name, 'frozen'):,.0f}")
 
 
-def main() -> None:
+def main(argv: list[str]) -> int:
     """Prints all figures."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=9)
-    options = parser.parse_args()
+    config, positional = cli.parse(argv, SpeedConfig, usage=__doc__)
+    cli.reject_positional(positional)
     with tempfile.TemporaryDirectory() as scratch:
         root = pathlib.Path(scratch)
         epochs = loop_us(root / "loop")
@@ -155,9 +163,10 @@ def main() -> None:
             f"({min(epochs):.0f} - {max(epochs):.0f})",
             flush=True,
         )
-        show_data_fed(root / "small", options.repeats)
-        show_vgg16(root / "vgg16", max(5, options.repeats // 2))
+        show_data_fed(root / "small", config.repeats)
+        show_vgg16(root / "vgg16", max(5, config.repeats // 2))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)
