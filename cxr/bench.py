@@ -19,7 +19,6 @@ configs/quickstart.flags come first. Writes bench.json, bench.md and bench.png.
   python -m cxr.bench --flagfile=configs/vgg16.flags --data_dir=data
   python -m cxr.bench --quick --baseline=bench/bench.json --output_dir=bench_new
 """
-_QUICKSTART = pathlib.Path(__file__).parents[1] / "configs" / "quickstart.flags"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +97,7 @@ def bench(train_config: TrainConfig, options: BenchConfig) -> dict[str, Any]:
 def main(argv: list[str]) -> int:
     """Runs the command line; 1 where a case became slower than the baseline's."""
     if not any(arg.lstrip("-").startswith("flagfile") for arg in argv[1:]):
-        argv = [argv[0], f"--flagfile={_QUICKSTART}", *argv[1:]]
+        argv = [argv[0], f"--flagfile={cli.CONFIGS / 'quickstart.flags'}", *argv[1:]]
     train_config, options, positional = cli.parse(
         argv, TrainConfig, BenchConfig, usage=_USAGE
     )

@@ -9,6 +9,7 @@ registers a flag and the same dataclass serves several commands.
 import dataclasses
 import difflib
 import os
+import pathlib
 import re
 import signal
 import sys
@@ -23,6 +24,8 @@ EXIT_USAGE = 2
 EXIT_DATA = 65  # sysexits.h EX_DATAERR
 EXIT_UNAVAILABLE = 69  # EX_UNAVAILABLE
 EXIT_STORAGE = 74  # EX_IOERR
+# The flagfiles that come with the package; in a checkout a link to the recipes.
+CONFIGS = pathlib.Path(__file__).parent / "configs"
 _MAX_ERROR_LINES = 6
 
 
@@ -86,7 +89,8 @@ def parse(argv: list[str], *configs: type, usage: str) -> tuple:
     """Parses a command line into one instance of each configuration class.
 
     Args:
-      argv: the command line, the program's name first.
+      argv: the command line, the program's name first. A `--flagfile` that does not
+        exist here but names one of `CONFIGS` means that one.
       *configs: frozen dataclasses made of `option` and `required` fields; names
         may not repeat among them.
       usage: what the command does and how it is called, shown by `--help`.
@@ -106,7 +110,7 @@ def parse(argv: list[str], *configs: type, usage: str) -> tuple:
     if _asks_help(argv):
         print(_help_text(usage, configs))
         raise SystemExit(0)
-    positional = _parse(argv, values, configs)
+    positional = _parse(_find_flagfiles(argv), values, configs)
     instances = [_build(config, values) for config in configs]
     return (*instances, positional)
 
@@ -194,6 +198,30 @@ def _asks_help(argv: list[str]) -> bool:
     return any(arg in ("--help", "-h", "-help", "--helpfull") for arg in argv[1:ends])
 
 
+def _find_flagfiles(argv: list[str]) -> list[str]:
+    """Puts the packaged flagfiles in the place of those that only name them."""
+    found = list(argv)
+    for index, arg in enumerate(argv):
+        if arg == "--":
+            break
+        if arg in ("--flagfile", "-flagfile") and index + 1 < len(argv):
+            found[index + 1] = _find_flagfile(argv[index + 1])
+        elif match := re.fullmatch(r"(--?flagfile=)(.+)", arg):
+            found[index] = match[1] + _find_flagfile(match[2])
+    return found
+
+
+def _find_flagfile(name: str) -> str:
+    """Returns the file that `vgg16`, `vgg16.flags` or `configs/vgg16.flags` means."""
+    path = pathlib.Path(name)
+    packaged = CONFIGS / f"{path.stem}.flags"
+    names_it = str(path) in (path.stem, packaged.name, f"configs/{packaged.name}")
+    if path.is_file() or not (names_it and packaged.is_file()):
+        return name
+    print(f"--flagfile={name}: no such file here; taking {packaged}", file=sys.stderr)
+    return str(packaged)
+
+
 def _parse(
     argv: list[str], values: flags.FlagValues, configs: tuple[type, ...]
 ) -> list[str]:
@@ -205,7 +233,10 @@ def _parse(
         raise UsageError(f"unknown flag --{error.flagname}; {hint}") from error
     except flags.CantOpenFlagFileError as error:
         reason = _one_line(str(error)).partition("flagfile: ")[2]
-        raise UsageError(f"--flagfile: {reason}; expected a file of flags") from error
+        raise UsageError(
+            f"--flagfile: {reason}; expected a file of flags, or one of "
+            f"{_packaged_names()}"
+        ) from error
     except flags.Error as error:
         raise UsageError(_explain(error, configs)) from error
 
@@ -234,9 +265,14 @@ def _help_text(usage: str, configs: tuple[type, ...]) -> str:
                 initial_indent=" " * 6,
                 subsequent_indent=" " * 6,
             )
-    lines.append("  --flagfile=PATH\n      read flags from a file, one a line")
+    lines.append("  --flagfile=PATH\n      read flags from a file, one a line, or from")
+    lines.append(f"      one that comes with cxr: {_packaged_names()}")
     lines.append("  --debug\n      show the traceback of an error")
     return "\n".join(lines)
+
+
+def _packaged_names() -> str:
+    return ", ".join(sorted(path.stem for path in CONFIGS.glob("*.flags")))
 
 
 def _describe_type(field: dataclasses.Field) -> str:

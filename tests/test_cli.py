@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from cxr import cli
+from cxr import bench, cli, train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,10 @@ def test_defaults_and_values():
         ("--kind=c", ["--kind=c", "a|b"]),
         ("--fast=maybe", ["--fast=maybe", "BOOL"]),
         ("--cuont=1", ["--cuont", "did you mean --count"]),
-        ("--flagfile=/no/such.flags", ["--flagfile", "/no/such.flags"]),
+        ("--flagfile=/no/such.flags", ["--flagfile", "/no/such.flags", "quickstart"]),
+        ("--flagfile=/no/vgg16.flags", ["--flagfile", "/no/vgg16.flags"]),
+        ("--flagfile=other/vgg16", ["--flagfile", "other/vgg16"]),
+        ("--flagfile", ["--flagfile"]),
     ],
 )
 def test_refusals_name_flag_value_and_remedy(arg, words):
@@ -64,6 +67,57 @@ def test_flagfile_round_trip(tmp_path):
     (tmp_path / "run.flags").write_text("# comment\n" + cli.to_flags(config))
     assert parse(f"--flagfile={tmp_path / 'run.flags'}")[0] == config
     assert parse(f"--flagfile={tmp_path / 'run.flags'}", "--count=2")[0].count == 2
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """A folder without recipes, to which the tests go."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--flagfile=configs/vgg16.flags"],
+        ["--flagfile=vgg16.flags"],
+        ["-flagfile=vgg16"],
+        ["--flagfile", "vgg16"],
+    ],
+    ids=" ".join,
+)
+def test_a_packaged_flagfile_is_found_by_its_name(elsewhere, args, monkeypatch, capsys):
+    trained = []
+    monkeypatch.setattr(train, "train", trained.append)
+    assert train.main(["train", "--flagfile=quickstart", *args]) == 0
+    (config,) = trained
+    assert (config.model, config.workdir) == ("vgg16", "runs/vgg16")
+    shown = capsys.readouterr().err.splitlines()
+    assert len(shown) == 2
+    assert shown[1].endswith(str(cli.CONFIGS / "vgg16.flags"))
+
+
+def test_a_flagfile_of_ones_own_comes_before_the_packaged(elsewhere, capsys):
+    (elsewhere / "vgg16").mkdir()  # a folder is no flagfile
+    (elsewhere / "vgg16.flags").write_text("--text=own\n")
+    assert parse("--flagfile=vgg16.flags")[0].text == "own"
+    assert parse("--", "--flagfile=vgg16") == (Config(), ["--flagfile=vgg16"])
+    assert capsys.readouterr().err == ""
+    with pytest.raises(cli.UsageError, match="--model"):  # of the packaged one
+        parse("--flagfile=vgg16")
+
+
+def test_the_benchmark_runs_the_quickstart_anywhere(elsewhere, monkeypatch):
+    measured = []
+
+    def measure(config, options):
+        measured.append(config)
+        return {"changes": []}
+
+    monkeypatch.setattr(bench, "bench", measure)
+    assert bench.main(["bench"]) == 0
+    assert bench.main(["bench", "--flagfile=small_cnn"]) == 0
+    assert [config.dataset for config in measured] == ["phantom", "chest_xray"]
 
 
 def test_help_shows_own_flags_and_exits_0(capsys):

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks import loader_report, loader_speed
+from benchmarks.loader_peers import LOADERS
+from benchmarks.loader_speed import CompareConfig
 from cxr import cli
-from tools import compare_loaders, loader_report
-from tools.compare_loaders import CompareConfig
-from tools.loader_peers import LOADERS
+from tools import compare_loaders
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def test_ours_and_a_bound_on_real_films_and_a_peer_that_is_missing(films, tmp_pa
         repeats=1,
         epochs=2,
     )
-    report = compare_loaders.compare(config)
+    report = loader_speed.compare(config)
     run = report["runs"]["8"]
     assert set(run) == {"cxr resident raw", "numpy copy"}
     for loader in run.values():
@@ -126,6 +127,12 @@ def test_wrong_flags_are_refused(flag):
     argv = ["compare_loaders", "--input_dir=x", "--output_dir=y", flag]
     with pytest.raises(cli.UsageError, match=flag.split("=")[0]):
         cli.parse(argv, CompareConfig, usage="")
+
+
+def test_without_a_checkout_it_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(compare_loaders, "_CHECKOUT", tmp_path)
+    with pytest.raises(cli.UnavailableError, match="needs a checkout"):
+        compare_loaders.main(["compare_loaders", "--help"])
 
 
 def test_every_question_is_about_known_loaders():

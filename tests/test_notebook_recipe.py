@@ -5,8 +5,8 @@ import json
 import numpy as np
 from PIL import Image
 
+from benchmarks import notebook_recipe
 from cxr.conversion import converter
-from tools import notebook_recipe
 
 
 def test_the_recipe_trains_on_the_split_of_a_set(tmp_path, monkeypatch):

@@ -70,6 +70,10 @@ def imports(path, *, top_level=False):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def packages(path, **options):
+    return {name.split(".")[0] for name in imports(path, **options)}
+
+
 def ours(path, **options):
     return {name for name in imports(path, **options) if name in MODULES}
 
@@ -122,23 +126,28 @@ def test_light_modules_import_nothing_heavy_even_indirectly(name):
             continue
         seen.add(module)
         path = MODULES[module]
-        heavy = {other.split(".")[0] for other in imports(path, top_level=True)}
-        assert not heavy & HEAVY, f"{name} -> {module}"
+        assert not packages(path, top_level=True) & HEAVY, f"{name} -> {module}"
         waiting += ours(path, top_level=True)
 
 
+def test_what_is_installed_needs_no_measurement_and_those_need_no_test():
+    """But for the one command that says so, where benchmarks/ is missing."""
+    entry = ROOT / "tools" / "compare_loaders.py"
+    installed = {*MODULES.values(), *(ROOT / "tools").glob("*.py")} - {entry}
+    for path in installed:
+        assert not {"benchmarks", "tests"} & packages(path), path
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        assert not {"tests", "pytest", "argparse"} & packages(path), path
+
+
 def test_keras_cv_has_one_room():
-    importers = {
-        name
-        for name, path in MODULES.items()
-        if any(other.split(".")[0] == "keras_cv" for other in imports(path))
-    }
+    importers = {name for name, path in MODULES.items() if "keras_cv" in packages(path)}
     assert importers == {"cxr.input.keras_cv_layers"}
 
 
 def test_the_pipeline_knows_no_keras():
     for name in ("pipeline", "reader", "resident", "augmentation"):
-        found = {other.split(".")[0] for other in imports(MODULES[f"cxr.input.{name}"])}
+        found = packages(MODULES[f"cxr.input.{name}"])
         assert not found & {"keras", "keras_cv"}, name
 
 
@@ -155,6 +164,12 @@ def test_the_pipeline_knows_no_keras():
         ["tools.verify_tfrecords", "--data_dir=/no/where"],
         ["tools.make_phantoms", "--num_patients=0", "--output_dir=x"],
         ["tools.compare_loaders", "--input_dir=/no/where", "--output_dir=x"],
+        ["benchmarks.survival", "--kills=none"],
+        ["benchmarks.conversion_speed", "--input_dir=/no/where"],
+        ["benchmarks.training_speed", "--repeats=0"],
+        ["benchmarks.augmentation_speed", "--data_dir=/no", "--output_dir=x"],
+        ["benchmarks.bench_reliability", "--verdict=3"],
+        ["benchmarks.notebook_recipe", "--input_dir=/no/where", "--output_dir=x"],
     ],
     ids=" ".join,
 )

@@ -11,14 +11,14 @@ import keras
 import numpy as np
 import pytest
 
-from cxr import cli, runs, train
+from benchmarks import survival
+from cxr import cli, records, runs, train
 from cxr.config import TrainConfig
 from cxr.input import pipeline
 from cxr.metrics import predictions, thresholds
 from cxr.prediction.predictor import load_predictor
 from cxr.training import preflight, signals, steps, trainer
 from cxr.training.stage_run import StageRun
-from tests import survival
 from tests.conftest import write_records
 
 SIZE = 32
@@ -238,9 +238,10 @@ def test_interrupted_validation_is_done_again(config, tmp_path, monkeypatch):
 
 
 def test_a_kill_inside_a_save_heals(data, tmp_path):
-    """One real SIGKILL; `python -m tests.survival` strikes at every phase."""
+    """One real SIGKILL; `python -m benchmarks.survival` strikes at every phase."""
     flags = [flag for flag in survival.FLAGS if not flag.startswith("--epochs")]
-    trials = survival.Trials(tmp_path, data, (*flags, "--epochs=2"))
+    films = records.find(data, "tiny")
+    trials = survival.Trials(tmp_path, films, (*flags, "--epochs=2"))
     assert trials.kill_inside_save(survival.SAVE_PHASES[5])
 
 

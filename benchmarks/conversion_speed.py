@@ -1,6 +1,6 @@
 """Measures the converter against a bare Pillow loop, and its memory.
 
-  python -m tests.conversion_speed --input_dir=FOLDER --films=3840 --repeats=5
+  python -m benchmarks.conversion_speed --input_dir=FOLDER --films=3840 --repeats=5
 
 FOLDER holds class folders of films, repeated by symbolic links until there are
 enough. In turn: our converter, with and without the start of its workers; a Pillow
@@ -9,9 +9,9 @@ one thread of the fastest libraries at hand on bytes in memory. Then the memory 
 whole process tree at 2,000 and 20,000 films. Prints figures, judges nothing.
 """
 
-import argparse
 import concurrent.futures
 import contextlib
+import dataclasses
 import io
 import itertools
 import multiprocessing
@@ -26,12 +26,36 @@ import time
 import simplejpeg
 from PIL import Image
 
+from cxr import cli
 from cxr.conversion import converter, workers
 
 SIZE, QUALITY = 224, 95
 CHUNK = 64  # films a task, as the converter's
 BARE_FILMS = 240
 SAMPLE_S = 0.02  # between two looks at the memory
+
+
+@dataclasses.dataclass(frozen=True)
+class SpeedConfig:
+    """Which films are converted, how many, how often."""
+
+    input_dir: str = cli.required("class folders of films")
+    films: int = cli.option(3840, "films of each conversion", lower=1)
+    repeats: int = cli.option(5, "conversions, in turn; 0 = memory alone", lower=0)
+    memory: tuple[str, ...] = cli.option(
+        ("2000", "20000"), "numbers of films at which memory is measured; '' = none"
+    )
+
+    def validate(self) -> None:
+        """Raises UsageError for a folder without films or a wrong number of films."""
+        if not any(pathlib.Path(self.input_dir).glob("*/*")):
+            raise cli.UsageError(
+                f"--input_dir={self.input_dir}: expected class folders of films"
+            )
+        if not all(count.isdigit() and int(count) for count in self.memory):
+            raise cli.UsageError(
+                f"--memory={','.join(self.memory)}: expected numbers such as 2000,20000"
+            )
 
 
 def repeat(source: pathlib.Path, target: pathlib.Path, count: int) -> list[str]:
@@ -149,22 +173,20 @@ def peak_mib(source: pathlib.Path, scratch: pathlib.Path, count: int) -> float:
     return peak
 
 
-def main() -> None:
+def main(argv: list[str]) -> int:
     """Prints all figures."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--input_dir", type=pathlib.Path, required=True)
-    parser.add_argument("--films", type=int, default=3840)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--memory", type=int, nargs="*", default=[2000, 20_000])
-    options = parser.parse_args()
+    config, positional = cli.parse(argv, SpeedConfig, usage=__doc__)
+    cli.reject_positional(positional)
+    source, counts = pathlib.Path(config.input_dir), [int(n) for n in config.memory]
     with tempfile.TemporaryDirectory() as folder:
         scratch = pathlib.Path(folder)
-        if options.repeats:
-            compare(options.input_dir, scratch, options.films, options.repeats)
-        peaks = [peak_mib(options.input_dir, scratch, n) for n in options.memory]
-        for count, peak in zip(options.memory, peaks, strict=True):
+        if config.repeats:
+            compare(source, scratch, config.films, config.repeats)
+        peaks = [peak_mib(source, scratch, count) for count in counts]
+        for count, peak in zip(counts, peaks, strict=True):
             print(f"{count:,} films: {peak:.0f} MiB at most, {peak / peaks[0]:.2f}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -1,6 +1,6 @@
 """Asks the benchmark what is known: planted bottlenecks, equal builds, planted losses.
 
-  python -m tests.bench_trials --verdicts=10 --pairs=10
+  python -m benchmarks.bench_reliability --verdicts=10 --pairs=10
 
 A verdict trial trains a network of no cost on streamed films with a delay in one
 part of the pipeline, drawn at random, that makes its case twice as slow as the
@@ -9,7 +9,6 @@ each case of which must agree within the noise that they state, and a third one 
 case, drawn at random, that loses 30 %; it must be flagged and exit with 1.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import json
@@ -21,6 +20,9 @@ import tempfile
 import threading
 import time
 from unittest import mock
+
+from benchmarks import noise_set
+from cxr import cli
 
 ROOT = pathlib.Path(__file__).parents[1]
 PLANTED = ("read", "parse", "decode", "batch", "augment", "step")
@@ -51,6 +53,17 @@ def paced(case, **options):
 timing.measure = paced
 cli.run(bench.main)
 """
+
+
+@dataclasses.dataclass(frozen=True)
+class TrialsConfig:
+    """How many trials of each kind."""
+
+    verdicts: int = cli.option(10, "planted bottlenecks; 0 = none", lower=0)
+    pairs: int = cli.option(
+        10, "pairs of runs, each with a planted loss; 0 = none", lower=0
+    )
+    seed: int = cli.option(0, "seed of what is planted where", lower=0)
 
 
 # --- verdicts
@@ -163,11 +176,7 @@ def seconds_of_cases(films, delay: tuple[str, float] | None = None) -> tuple:
 
 def try_verdicts(count: int, chance: random.Random, folder: pathlib.Path) -> None:
     """Prints how often the verdict named the planted case."""
-    from tests.conftest import write_records
-
-    films = write_records(
-        folder, {"train": 512, "validation": 32}, image_size=64, encoding="jpeg"
-    )
+    films = noise_set.make(folder, 544, image_size=64, encoding="jpeg", held_out=32)
     plain, _ = seconds_of_cases(films)
     named = 0
     for _ in range(count):
@@ -228,20 +237,18 @@ def try_pairs(count: int, chance: random.Random, folder: pathlib.Path) -> None:
     print(f"pairs: {agreed} of {count} agree; {flagged} of {count} losses flagged")
 
 
-def main() -> None:
+def main(argv: list[str]) -> int:
     """Runs all trials."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--verdicts", type=int, default=10)
-    parser.add_argument("--pairs", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    chance = random.Random(options.seed)
+    config, positional = cli.parse(argv, TrialsConfig, usage=__doc__)
+    cli.reject_positional(positional)
+    chance = random.Random(config.seed)
     with tempfile.TemporaryDirectory() as scratch:
-        if options.verdicts:
-            try_verdicts(options.verdicts, chance, pathlib.Path(scratch, "verdicts"))
-        if options.pairs:
-            try_pairs(options.pairs, chance, pathlib.Path(scratch))
+        if config.verdicts:
+            try_verdicts(config.verdicts, chance, pathlib.Path(scratch, "verdicts"))
+        if config.pairs:
+            try_pairs(config.pairs, chance, pathlib.Path(scratch))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -1,6 +1,6 @@
 """Measures what training costs beside its arithmetic, and what its stages save.
 
-  python -m tests.training_speed
+  python -m benchmarks.training_speed
 
 The host's time of the loop: an epoch of steps that do nothing but count, everything
 else as in training (input, progress, TensorBoard, signals, logs every 50 steps).
@@ -9,7 +9,6 @@ steps of block 5, of the head alone, and of the head on stored features. All in 
 medians; prints figures, judges nothing.
 """
 
-import argparse
 import csv
 import dataclasses
 import pathlib
@@ -19,7 +18,19 @@ from unittest import mock
 
 import numpy as np
 
-from tests.conftest import write_records
+from benchmarks import noise_set
+from cxr import cli
+
+_LOOP_FILMS, _LOOP_BATCH = 16_000, 8  # 2,000 steps an epoch, long enough to time
+
+
+@dataclasses.dataclass(frozen=True)
+class SpeedConfig:
+    """How thoroughly."""
+
+    repeats: int = cli.option(
+        9, "interleaved windows; of VGG16, whose steps are long, half as many", lower=1
+    )
 
 
 def ratio(found: dict, first: str, second: str) -> float:
@@ -33,16 +44,15 @@ def loop_us(folder: pathlib.Path) -> list[float]:
     from cxr import config, runs
     from cxr.training import steps, trainer
 
-    films = write_records(
-        folder, {"train": 16_000, "validation": 32}, image_size=32, name="loop"
-    )
+    films = noise_set.make(folder, _LOOP_FILMS, image_size=32)
+    steps_an_epoch = films.split("train").num_examples // _LOOP_BATCH
     settings = config.TrainConfig(
         data_dir=str(folder),
-        dataset="loop",
+        dataset=films.manifest.name,
         workdir=str(folder / "run"),
         model="small_cnn",
         image_size=32,
-        batch_size=8,
+        batch_size=_LOOP_BATCH,
         epochs=6,
         augmentation="none",
         early_stopping_patience=0,
@@ -55,7 +65,7 @@ def loop_us(folder: pathlib.Path) -> list[float]:
         trainer.train(settings, films)
     with open(folder / "run" / runs.HISTORY, newline="") as file:
         seconds = [float(row["seconds"]) for row in csv.DictReader(file)]
-    return [1e6 * epoch / (16_000 // 8) for epoch in seconds[1:]]
+    return [1e6 * epoch / steps_an_epoch for epoch in seconds[1:]]
 
 
 def measured(folder: pathlib.Path, repeats: int, **options) -> tuple:
@@ -66,9 +76,12 @@ def measured(folder: pathlib.Path, repeats: int, **options) -> tuple:
     from cxr.training import devices
 
     size = options["image_size"]
-    films = write_records(folder, {"train": 512, "validation": 8}, image_size=size)
+    films = noise_set.make(folder, 520, image_size=size)
     settings = config.TrainConfig(
-        data_dir=str(folder), dataset="tiny", augmentation="none", **options
+        data_dir=str(folder),
+        dataset=films.manifest.name,
+        augmentation="none",
+        **options,
     )
     shop = compute_cases.Workshop(settings, films, devices.setup(settings))
     source = pipeline.open_split(films, "train", image_size=size, progress=False)
@@ -138,11 +151,10 @@ def show_vgg16(folder: pathlib.Path, repeats: int) -> None:
     print(f"head on features / frozen: {ratio(found, cases[-1].name, 'frozen'):,.0f}")
 
 
-def main() -> None:
+def main(argv: list[str]) -> int:
     """Prints all figures."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=9)
-    options = parser.parse_args()
+    config, positional = cli.parse(argv, SpeedConfig, usage=__doc__)
+    cli.reject_positional(positional)
     with tempfile.TemporaryDirectory() as scratch:
         root = pathlib.Path(scratch)
         epochs = loop_us(root / "loop")
@@ -151,9 +163,10 @@ def main() -> None:
             f"({min(epochs):.0f} - {max(epochs):.0f})",
             flush=True,
         )
-        show_data_fed(root / "small", options.repeats)
-        show_vgg16(root / "vgg16", max(5, options.repeats // 2))
+        show_data_fed(root / "small", config.repeats)
+        show_vgg16(root / "vgg16", max(5, config.repeats // 2))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

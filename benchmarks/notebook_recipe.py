@@ -1,6 +1,6 @@
 """The widely copied notebook's recipe, written out: the peer for time to quality.
 
-  python -m tools.notebook_recipe --input_dir=FOLDER --data_dir=data --output_dir=OUT
+  python -m benchmarks.notebook_recipe --input_dir=FOLDER --output_dir=OUT
 
 Keras' ImageDataGenerator decodes, resizes and augments the original files, and
 `Model.fit` trains the five-block CNN at 500 x 500, batch 40, on the split of a

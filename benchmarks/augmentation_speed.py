@@ -11,7 +11,7 @@ from cxr import cli, files, records
 USAGE = """
 Draws films of a converted set beside their augmented versions, a row a policy:
 
-  python -m tools.show_augmentations --data_dir=data --output_dir=augmentations
+  python -m benchmarks.augmentation_speed --data_dir=data --output_dir=augmentations
 
 Writes augmentations.png and augmentations.json (milliseconds a film of each
 policy, and of keras_cv's geometry fused into one warp, measured in turn).

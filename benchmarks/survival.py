@@ -1,6 +1,6 @@
 """Kills training over and over, and checks that repeating the command heals it.
 
-  python -m tests.survival --kills=20 --signals=10
+  python -m benchmarks.survival --kills=20 --signals=10
 
 Each trial starts a run, ends it (SIGKILL at a random moment or inside a save,
 SIGTERM, SIGINT), repeats the command until it finishes, and compares
@@ -8,8 +8,8 @@ SIGTERM, SIGINT), repeats the command until it finishes, and compares
 an uninterrupted run. The suite runs a few of these trials; this command all.
 """
 
-import argparse
 import csv
+import dataclasses
 import json
 import os
 import pathlib
@@ -21,11 +21,11 @@ import sys
 import tempfile
 import time
 
-from cxr import runs
+from benchmarks import noise_set
+from cxr import cli, records, runs
 
 ROOT = pathlib.Path(__file__).parents[1]
 FLAGS = (
-    "--dataset=tiny",
     "--model=small_cnn",
     "--image_size=32",
     "--batch_size=8",
@@ -68,18 +68,30 @@ cli.run(train.main)
 """
 
 
+@dataclasses.dataclass(frozen=True)
+class SurvivalConfig:
+    """How often a run is ended."""
+
+    kills: int = cli.option(20, "SIGKILLs at random moments", lower=1)
+    signals: int = cli.option(
+        10, "SIGTERMs at random moments, and as many SIGINTs", lower=1
+    )
+    seed: int = cli.option(0, "seed of the moments", lower=0)
+
+
 class Trials:
     """Runs over one tiny data set, compared with one uninterrupted run.
 
     Args:
       root: scratch folder.
-      data_dir: holds the set `tiny`.
+      films: the set.
       flags: of the training command, without data and run folder.
     """
 
-    def __init__(self, root: pathlib.Path, data_dir: pathlib.Path, flags=FLAGS):
-        self._root, self._flags = root, (f"--data_dir={data_dir}", *flags)
-        self._expected = None
+    def __init__(self, root: pathlib.Path, films: records.RecordSet, flags=FLAGS):
+        data_dir, dataset = films.path.parents[1], films.manifest.name
+        self._flags = (f"--data_dir={data_dir}", f"--dataset={dataset}", *flags)
+        self._root, self._expected = root, None
 
     def reference(self):
         """Returns the result of the uninterrupted run, made at the first call."""
@@ -153,30 +165,24 @@ def result(workdir):
     return info["final_weights_sha256"], rows
 
 
-def main():
+def main(argv: list[str]) -> int:
     """Runs all trials and prints a line for each kind."""
-    from tests.conftest import write_records
-
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--signals", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    chance = random.Random(options.seed)
+    config, positional = cli.parse(argv, SurvivalConfig, usage=__doc__)
+    cli.reject_positional(positional)
+    chance = random.Random(config.seed)
     with tempfile.TemporaryDirectory() as scratch:
         root = pathlib.Path(scratch)
-        counts = {"train": 120, "validation": 24, "test": 8}
-        write_records(root / "data", counts, image_size=32)
-        trials = Trials(root, root / "data")
+        films = noise_set.make(root / "data", 144, image_size=32, held_out=24)
+        trials = Trials(root, films)
         begin = time.monotonic()
         trials.reference()
         span = (time.monotonic() - begin) / 3  # about the training without start-up
         saves = [trials.kill_inside_save(phase) for phase in SAVE_PHASES]
         print(f"SIGKILL inside a save: {sum(saves)} of {len(saves)} healed", flush=True)
         for number, count in (
-            (signal.SIGKILL, options.kills),
-            (signal.SIGTERM, options.signals),
-            (signal.SIGINT, options.signals),
+            (signal.SIGKILL, config.kills),
+            (signal.SIGTERM, config.signals),
+            (signal.SIGINT, config.signals),
         ):
             found = []
             for index in range(count):
@@ -190,7 +196,8 @@ def main():
                 f"{slowest:.1f} s to end",
                 flush=True,
             )
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

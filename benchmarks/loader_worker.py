@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tools.loader_peers import LOADERS, Task
+from benchmarks.loader_peers import LOADERS, Task
 
 # Seconds of a turn at least. An epoch from memory takes 10 ms, in which waking up
 # after the others' turns would be measured, not loading.

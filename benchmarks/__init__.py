@@ -1,0 +1,1 @@
+"""What is measured or tried by hand: it takes minutes, or a quiet machine."""
