@@ -1,13 +1,126 @@
-"""Predictions and runs made up for tests, with known properties."""
+"""Record sets, predictions and runs made up for tests, with known properties."""
 
+import csv
+import io
 import pathlib
 
 import numpy as np
+from PIL import Image
 
 from cxr import cli, files, records, runs
 from cxr.config import TrainConfig
 from cxr.metrics import classification
 from cxr.metrics.predictions import Predictions
+
+
+def encode(pixels: np.ndarray, encoding: str) -> bytes:
+    """Encodes one grey uint8 [S, S] image as jpeg, png or raw bytes."""
+    if encoding == "raw":
+        return pixels.tobytes()
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, encoding.upper())
+    return buffer.getvalue()
+
+
+def write_records(
+    root: pathlib.Path,
+    counts: dict[str, int],
+    *,
+    image_size: int = 16,
+    encoding: str = "raw",
+    class_names: tuple[str, ...] = ("NORMAL", "PNEUMONIA"),
+    num_shards: int = 2,
+    name: str = "tiny",
+) -> records.RecordSet:
+    """Writes a complete set below `root/name/1.0.0` and returns it.
+
+    Image i of all has label i % classes, a patient of its own, and random pixels
+    whose mean tells the label, so that a small network can learn it.
+    """
+    path = root / name / "1.0.0"
+    path.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    rows, splits = [], {}
+    for split, count in counts.items():
+        shards = []
+        for index, members in enumerate(np.array_split(np.arange(count), num_shards)):
+            file, payload = records.shard_name(name, split, index, num_shards), b""
+            for record, member in enumerate(members):
+                label = int(member) % len(class_names)
+                low = 60 + 80 * label
+                size = (image_size,) * 2
+                pixels = random.integers(low, min(low + 100, 256), size, np.uint8)
+                row = _example_row(split, int(member), class_names[label], pixels)
+                rows.append(row | {"shard": file, "record": record})
+                payload += _record(row, label, encode(pixels, encoding), encoding)
+            (path / file).write_bytes(payload)
+            sha256 = files.sha256_bytes(payload)
+            shards.append(records.Shard(file, len(members), len(payload), sha256))
+        labels = [row["label"] for row in rows if row["split"] == split]
+        splits[split] = records.Split(
+            name=split,
+            num_examples=count,
+            num_bytes=sum(shard.bytes for shard in shards),
+            num_patients=count,
+            class_counts={c: labels.count(c) for c in class_names},
+            shards=tuple(shards),
+        )
+    _write_examples(path, rows)
+    manifest = records.Manifest(
+        name=name,
+        version="1.0.0",
+        class_names=class_names,
+        image_size=image_size,
+        encoding=encoding,
+        splits=splits,
+        files={records.EXAMPLES: _described(path / records.EXAMPLES)},
+        flags={"split_policy": "grouped"},
+        versions={},
+    )
+    (path / records.MANIFEST).write_text(manifest.to_json())
+    return records.RecordSet(path, manifest)
+
+
+def _example_row(split: str, member: int, label: str, pixels: np.ndarray) -> dict:
+    return {
+        "filename": f"{label}/{split}-{member}.png",
+        "split": split,
+        "label": label,
+        "patient_id": f"{split}-{member}",
+        "subtype": "",
+        "source_width": len(pixels),
+        "source_height": len(pixels),
+        "source_mode": "L",
+        "source_sha256": files.sha256_bytes(pixels.tobytes()),
+        "duplicate_of": "",
+    }
+
+
+def _record(row: dict, label: int, encoded: bytes, encoding: str) -> bytes:
+    example = {
+        "image/encoded": encoded,
+        "image/format": encoding,
+        "image/height": row["source_height"],
+        "image/width": row["source_width"],
+        "image/filename": row["filename"],
+        "image/key/sha256": files.sha256_bytes(encoded),
+        "image/class/label": label,
+        "image/class/text": row["label"],
+        "image/patient_id": row["patient_id"],
+        "image/subtype": "",
+    }
+    return records.frame(records.encode_example(example))
+
+
+def _write_examples(path: pathlib.Path, rows: list[dict]) -> None:
+    with open(path / records.EXAMPLES, "w", newline="") as file:
+        writer = csv.DictWriter(file, records.EXAMPLE_COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _described(path: pathlib.Path) -> dict:
+    return {"bytes": path.stat().st_size, "sha256": files.sha256_file(path)}
 
 
 def clustered(
@@ -68,7 +181,7 @@ def write_run(
 ) -> runs.Run:
     """A finished run whose linear model is right more often than not.
 
-    The weights tell classes by brightness, which differs in `conftest.write_records`,
+    The weights tell classes by brightness, which differs in `write_records`,
     drowned in noise that differs by `seed`.
     """
     import keras

@@ -10,7 +10,7 @@ import pytest
 from cxr import cli, evaluate, runs
 from cxr.evaluation import opening
 from cxr.metrics import predictions, thresholds
-from tests import conftest, fabricated
+from tests import fabricated
 
 COUNTS = {"train": 6, "validation": 30, "test": 41}
 
@@ -19,7 +19,7 @@ COUNTS = {"train": 6, "validation": 30, "test": 41}
 def home(tmp_path_factory):
     """A data set and two runs on it, left unchanged by the tests."""
     root = tmp_path_factory.mktemp("home")
-    record_set = conftest.write_records(root / "data", COUNTS)
+    record_set = fabricated.write_records(root / "data", COUNTS)
     for seed in (0, 1):
         fabricated.write_run(root / "runs" / f"seed-{seed}", record_set, seed=seed)
     return root
@@ -175,7 +175,7 @@ def test_two_runs_are_compared_film_by_film(home, tmp_path, capsys):
 
 def test_three_classes_have_no_threshold(tmp_path):
     names = ("BACTERIA", "NORMAL", "VIRUS")
-    record_set = conftest.write_records(
+    record_set = fabricated.write_records(
         tmp_path / "data", {"train": 3, "validation": 21, "test": 30}, class_names=names
     )
     fabricated.write_run(tmp_path / "run", record_set)
@@ -188,10 +188,10 @@ def test_three_classes_have_no_threshold(tmp_path):
 
 
 def test_another_data_set_is_judged_at_the_same_threshold(run, tmp_path):
-    other = conftest.write_records(
+    other = fabricated.write_records(
         tmp_path / "other", {"train": 2, "validation": 4, "test": 12}, image_size=8
     )
-    small = conftest.write_records(
+    small = fabricated.write_records(
         tmp_path / "small", {"train": 2, "validation": 4, "test": 12}, image_size=16
     )
     small_dir = str(small.path.parent.parent)
@@ -234,7 +234,7 @@ def test_a_changed_model_is_refused(run):
 
 
 def test_other_classes_are_refused_by_name(run, tmp_path):
-    conftest.write_records(
+    fabricated.write_records(
         tmp_path / "data", COUNTS, class_names=("CAT", "DOG"), name="pets"
     )
     with pytest.raises(cli.DataError, match="CAT, DOG"):
@@ -252,7 +252,7 @@ def test_a_damaged_record_is_named(home, run, tmp_path):
 
 
 def test_runs_on_different_films_are_not_averaged(run, tmp_path):
-    other = conftest.write_records(
+    other = fabricated.write_records(
         tmp_path / "data", {"train": 2, "validation": 4, "test": 12}
     )
     fabricated.write_run(tmp_path / "second", other)

@@ -197,7 +197,7 @@ def test_replicas_share_each_batch_without_loss():
         import pathlib, sys, tempfile
         import tensorflow as tf
         from cxr.input import pipeline
-        from tests.conftest import write_records
+        from tests.fabricated import write_records
 
         cpu = tf.config.list_physical_devices("CPU")[0]
         two = [tf.config.LogicalDeviceConfiguration()] * 2

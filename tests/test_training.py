@@ -19,7 +19,7 @@ from cxr.metrics import predictions, thresholds
 from cxr.prediction.predictor import load_predictor
 from cxr.training import preflight, signals, steps, trainer
 from cxr.training.stage_run import StageRun
-from tests.conftest import write_records
+from tests.fabricated import write_records
 
 SIZE = 32
 

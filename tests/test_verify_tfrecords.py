@@ -12,7 +12,7 @@ import pytest
 
 from cxr import cli, records, tfrecord
 from cxr.conversion import verification, workers
-from tests.conftest import write_records
+from tests.fabricated import write_records
 from tools import verify_tfrecords
 
 COUNTS = {"train": 12, "validation": 4, "test": 4}
