@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from cxr.input import augmenters
 from cxr.training import devices, models, steps
 
 BATCH = 8
@@ -18,9 +19,9 @@ def two_devices():
     return devices.mirrored_cpus(("CPU:0", "CPU:1"))
 
 
-def dense_network(dropout=0.0, norm=False, units=2):
+def dense_network(dropout=0.0, norm=False, units=2, size=4):
     """A small net `[image, key] -> logits` whose parts can be switched."""
-    image, key = keras.Input((4, 4, 1)), keras.Input((2,), dtype="int64")
+    image, key = keras.Input((size, size, 1)), keras.Input((2,), dtype="int64")
     x = keras.layers.Conv2D(4, 3)(keras.layers.Rescaling(1 / 255)(image))
     if norm:
         x = keras.layers.BatchNormalization(synchronized=True)(x)
@@ -45,9 +46,10 @@ def make_step(
     return net, step
 
 
-def batches(count=20, poison=None, value=np.nan):
+def batches(count=20, poison=None, value=np.nan, size=4):
     random = np.random.default_rng(0)
-    images = random.integers(0, 256, (count * BATCH, 4, 4, 1)).astype(np.float32)
+    shape = (count * BATCH, size, size, 1)
+    images = random.integers(0, 256, shape).astype(np.float32)
     labels = random.integers(0, 2, count * BATCH).astype(np.int32)
     if poison is not None:
         images[poison] = value
@@ -101,6 +103,28 @@ def test_two_replicas_equal_one_device(options):
     assert mirrored.read_totals()["loss"] == pytest.approx(
         step.read_totals()["loss"], abs=1e-6
     )
+
+
+@pytest.mark.parametrize("policy", ["mild", "strong"])
+def test_two_replicas_augment_like_one_device(policy):
+    def network():
+        return dense_network(size=20)
+
+    def trained(strategy=None):
+        augment = augmenters.build(policy, seed=5)
+        # Small steps: what is compared is the images, not how rounding grows.
+        rates = np.full(100, 0.01)
+        net, step = make_step(strategy, network=network, augment=augment, rates=rates)
+        run(step, batches(6, size=20), strategy)
+        return net.get_weights(), step.read_totals()
+
+    one, totals = trained()
+    two, mirrored_totals = trained(two_devices())
+    assert largest_difference(one, two) <= 1e-6
+    assert mirrored_totals["loss"] == pytest.approx(totals["loss"], abs=1e-6)
+    plain, step = make_step(network=network, rates=np.full(100, 0.01))
+    run(step, batches(6, size=20))
+    assert largest_difference(one, plain.get_weights()) > 1e-4  # it did augment
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
