@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxr.training import schedules
+from cxr import schedules
 
 
 def rows(*losses):

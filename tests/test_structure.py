@@ -42,7 +42,7 @@ LIGHT = {
     "cxr.synthesis.phantom_set",
     "cxr.training.checkpoints",
     "cxr.training.preflight",
-    "cxr.training.schedules",
+    "cxr.schedules",
 }
 
 

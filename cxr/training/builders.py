@@ -8,9 +8,9 @@ import dataclasses
 import keras
 import numpy as np
 
-from cxr import records
+from cxr import records, schedules
 from cxr.config import TrainConfig
-from cxr.training import models, schedules, steps
+from cxr.training import models, steps
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,8 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from cxr import cli, files, runs
-from cxr.training import schedules
+from cxr import cli, files, runs, schedules
 
 _ARRAYS, _STATE, _COMMIT = "arrays.npz", "state.json", "commit.json"
 _TEMPORARY_PREFIX = ".tmp-"

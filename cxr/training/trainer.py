@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from cxr import cli, records, runs
+from cxr import cli, records, runs, schedules
 from cxr.config import TrainConfig
 from cxr.input import augmenters, pipeline
 from cxr.training import (
@@ -18,7 +18,6 @@ from cxr.training import (
     pretrained,
     progress,
     publishing,
-    schedules,
     signals,
     steps,
 )
