@@ -4,6 +4,8 @@ import dataclasses
 
 from cxr import cli
 from cxr.metrics import thresholds
+from cxr.optimizers import OPTIMIZERS
+from cxr.schedules import SCHEDULES
 
 MODELS = ("vgg16", "cnn", "small_cnn")
 POLICIES = ("none", "mild", "strong", "seed", "keras_cv")
@@ -81,14 +83,13 @@ class TrainConfig:
     learning_rate: float = cli.option(
         1e-3, "peak learning rate of the first stage", lower=0
     )
-    optimizer: str = cli.option("adam", "optimizer", choices=("adam", "adamw", "sgd"))
+    optimizer: str = cli.option("adam", "optimizer", choices=tuple(OPTIMIZERS))
     weight_decay: float = cli.option(0.0, "decoupled weight decay (adamw)", lower=0)
     schedule: str = cli.option(
         "plateau",
-        "learning rate over time: 'plateau' multiplies by 0.2 after "
-        "--reduce_lr_patience epochs without a better validation loss; 'cosine' "
-        "falls to zero over the stage; 'constant'",
-        choices=("plateau", "cosine", "constant"),
+        "learning rate over time: "
+        + "; ".join(f"'{name}' {s.words}" for name, s in SCHEDULES.items()),
+        choices=tuple(SCHEDULES),
     )
     warmup_steps: int = cli.option(
         0, "steps of linear warm-up at the start of each stage", lower=0
@@ -188,8 +189,8 @@ class TrainConfig:
     )
     threshold_rule: str = cli.option(
         "youden",
-        "how the decision threshold is chosen on validation: youden, f1, half, "
-        "sensitivity:0.98, specificity:0.95",
+        f"how the decision threshold is chosen on validation: "
+        f"{', '.join(thresholds.RULES)}; such as sensitivity:0.98",
     )
 
     def validate(self) -> None:

@@ -5,7 +5,8 @@ and a resumed run decides exactly as the uninterrupted one.
 """
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,15 +17,40 @@ _HIGHER_IS_BETTER = {"val_loss": False, "val_accuracy": True, "val_roc_auc": Tru
 Rows = list[dict[str, Any]]
 
 
+class Schedule(NamedTuple):
+    """How the learning rate moves over a stage.
+
+    Attributes:
+      factor: float64 [steps] in 0..1, the share of the stage done since the warm-up,
+        to what multiplies the peak rate.
+      words: the same for `--help`.
+    """
+
+    factor: Callable[[np.ndarray], np.ndarray]
+    words: str
+
+
+SCHEDULES = {
+    "plateau": Schedule(
+        np.ones_like,
+        f"multiplies by {PLATEAU_FACTOR:g} after --reduce_lr_patience epochs without a "
+        "better validation loss",
+    ),
+    # Loshchilov and Hutter 2017, one cycle.
+    "cosine": Schedule(
+        lambda done: (1 + np.cos(math.pi * done)) / 2, "falls to zero over the stage"
+    ),
+    "constant": Schedule(np.ones_like, "stays"),
+}
+
+
 def stage_rates(
     schedule: str, peak: float, *, num_steps: int, warmup_steps: int = 0
 ) -> np.ndarray:
     """Returns the learning rate of every step of a stage, before plateau cuts.
 
     Args:
-      schedule: `cosine` falls from the peak to 0 after the warm-up as
-        peak * (1 + cos(pi t)) / 2 (Loshchilov and Hutter 2017, one cycle);
-        `constant` and `plateau` stay at the peak.
+      schedule: one of `SCHEDULES`.
       peak: highest learning rate, reached at the end of the warm-up.
       num_steps: steps of the stage when it is not stopped early.
       warmup_steps: steps of linear growth from peak / warmup_steps.
@@ -33,11 +59,9 @@ def stage_rates(
       float32 [num_steps].
     """
     steps = np.arange(num_steps, dtype=np.float64)
-    rates = np.full(num_steps, peak)
-    if schedule == "cosine":
-        span = max(num_steps - warmup_steps, 1)
-        progress = np.clip((steps - warmup_steps) / span, 0, 1)
-        rates = peak * (1 + np.cos(math.pi * progress)) / 2
+    span = max(num_steps - warmup_steps, 1)
+    done = np.clip((steps - warmup_steps) / span, 0, 1)
+    rates = peak * SCHEDULES[schedule].factor(done)
     if warmup_steps:
         rates = np.where(steps < warmup_steps, peak * (steps + 1) / warmup_steps, rates)
     return rates.astype(np.float32)

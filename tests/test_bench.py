@@ -383,7 +383,3 @@ def test_a_slower_rung_exits_with_one(monkeypatch):
     change = regression.Change("step", 0.6, 0.1).to_json()
     monkeypatch.setattr(bench, "bench", lambda *found: {"changes": [change]})
     assert bench.main(["bench"]) == 1
-
-
-def test_the_quickstart_is_where_the_command_looks():
-    assert pathlib.Path(bench._QUICKSTART).is_file()

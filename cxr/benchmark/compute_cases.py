@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cxr import cli, records
+from cxr import cli, optimizers, records
 from cxr.benchmark import flops
 from cxr.benchmark.input_cases import Drawn
 from cxr.benchmark.timing import Case
@@ -95,7 +95,9 @@ class Workshop:
     def step(self, network: keras.Model, *, augmented: bool) -> steps.TrainingStep:
         """Returns a new training step of a network, with or without augmentation."""
         with self.strategy.scope():
-            optimizer = builders.make_optimizer(self.config)
+            optimizer = optimizers.make(
+                self.config.optimizer, weight_decay=self.config.weight_decay
+            )
         return steps.TrainingStep(
             network,
             optimizer,

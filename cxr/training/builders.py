@@ -68,18 +68,6 @@ def objective(config: TrainConfig, manifest: records.Manifest) -> steps.Objectiv
     )
 
 
-def make_optimizer(config: TrainConfig) -> keras.optimizers.Optimizer:
-    """Returns a new optimizer; the step sets its learning rate every step."""
-    if config.optimizer == "adamw":
-        optimizer = keras.optimizers.AdamW(weight_decay=config.weight_decay)
-        # Decay pulls weights, not offsets and scales, towards zero.
-        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-        return optimizer
-    if config.optimizer == "sgd":
-        return keras.optimizers.SGD(momentum=0.9, nesterov=True)
-    return keras.optimizers.Adam()
-
-
 def rates(config: TrainConfig, stage: Stage, steps_per_epoch: int) -> np.ndarray:
     """Returns the learning rate of every step of a stage, float32 [steps]."""
     return schedules.stage_rates(

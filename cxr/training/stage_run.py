@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import keras
 import tensorflow as tf
 
-from cxr import records
+from cxr import optimizers, records
 from cxr.config import TrainConfig
 from cxr.input import augmenters
 from cxr.metrics import classification
@@ -53,7 +53,9 @@ class StageRun:
         cut = models.head_model if self.on_features else models.logits_model
         with self._strategy.scope():
             network = cut(model)
-            optimizer = builders.make_optimizer(config)
+            optimizer = optimizers.make(
+                config.optimizer, weight_decay=config.weight_decay
+            )
         self.step = steps.TrainingStep(
             network,
             optimizer,
