@@ -20,6 +20,8 @@ from typing import Any, get_args, get_origin
 
 from absl import flags
 
+# No error for the user ends with 1: that is Python's code, with a traceback, where the
+# fault is ours, and cxr.bench's answer where something became slower.
 EXIT_USAGE = 2
 EXIT_DATA = 65  # sysexits.h EX_DATAERR
 EXIT_UNAVAILABLE = 69  # EX_UNAVAILABLE
@@ -30,9 +32,12 @@ _MAX_ERROR_LINES = 6
 
 
 class CommandError(Exception):
-    """An error for the user: its message is shown without a traceback."""
+    """An error for the user: its message is shown without a traceback.
 
-    exit_code = 1
+    Raised as one of the kinds below, or as one that sets its own code.
+    """
+
+    exit_code: int
 
 
 class UsageError(CommandError):

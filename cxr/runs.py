@@ -14,6 +14,7 @@ import pathlib
 import platform
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from typing import Any
 
@@ -241,15 +242,24 @@ def publish_settings(
 
 
 def _git_commit() -> str | None:
-    """Returns the commit of the code's own checkout, None where it is none."""
-    folder = pathlib.Path(__file__).parent
+    """Returns the commit of our own checkout, None where this code is not from one.
+
+    Whatever holds an installed package may be in a repository of somebody else's. Ours
+    begins in the folder beside the package, has this file and calls its project cxr.
+    """
+    file = pathlib.Path(__file__)
+    root = file.parents[1]
+    tracked = f"HEAD:./{file.relative_to(root).as_posix()}"
+    command = ["git", "-C", str(root), "rev-parse", "--show-prefix", "HEAD", tracked]
     try:
-        found = subprocess.run(
-            ["git", "-C", folder, "rev-parse", "HEAD"], capture_output=True, text=True
-        )
-    except OSError:  # no git
+        project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+        found = subprocess.run(command, capture_output=True, text=True)
+    except (OSError, ValueError, KeyError):  # no project, no git
         return None
-    return found.stdout.strip() or None
+    if found.returncode or project.get("name") != "cxr":
+        return None
+    prefix, commit, _ = found.stdout.splitlines()
+    return None if prefix else commit
 
 
 def finished(workdir: pathlib.Path, config: TrainConfig) -> Run | None:

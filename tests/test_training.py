@@ -295,7 +295,7 @@ def test_a_bad_number_stops_the_run_and_names_the_films(config, monkeypatch):
         train.train(config)
     message = str(caught.value)
     assert "step 6:" in message
-    assert caught.value.exit_code not in (0, 143, 130)
+    assert caught.value.exit_code == 65
     record_set = preflight.open_data(config)
     source = pipeline.open_split(record_set, "train", image_size=SIZE, progress=False)
     _, _, indices = next(iter(source.training(8, config.seed, start_step=6)))

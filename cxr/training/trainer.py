@@ -24,8 +24,12 @@ from cxr.training import (
 from cxr.training.stage_run import StageRun
 
 
-class Diverged(cli.CommandError):
-    """A loss or gradient that is not finite; the weights from before are kept."""
+class Diverged(cli.DataError):
+    """A loss or gradient that is not finite; the weights from before are kept.
+
+    No usage error: those are refused before anything begins, and this run, which its
+    films and its flags let diverge together, has begun and left its checkpoints.
+    """
 
 
 def train(config: TrainConfig, record_set: records.RecordSet) -> runs.Run:
