@@ -11,16 +11,11 @@ import math
 import re
 from collections.abc import Callable, Sequence
 
-from cxr import cli, records
+from cxr import cli, records, reference_set
 from cxr.conversion import splitting
 from cxr.conversion.splitting import Film, Placed
 from cxr.reasons import Rejected
 
-# The reference set's names, which number bacteria and virus patients apart.
-PATIENT_PATTERNS = (
-    r"^person(?P<patient>\d+)_(?P<subtype>bacteria|virus)_\d+(?:_\d+)?\.\w+$",
-    r"^(?P<patient>(?:NORMAL2-)?IM-\d+)-\d+(?:-\d+)?\.\w+$",
-)
 SHARD_BYTES = 64 << 20  # 64 MiB: few files, and eight readers still find work
 _SHARD_EXAMPLES = 256  # below 64 MiB: one shard for so many examples, up to ...
 _MIN_SHARDS = 8
@@ -133,12 +128,13 @@ def patient_parser(pattern: str) -> Callable[[str], tuple[str, str]]:
     Args:
       pattern: `--patient_pattern`; empty for the reference set's two.
     """
-    patterns = [_compile(p) for p in ([pattern] if pattern else PATIENT_PATTERNS)]
+    patterns = [pattern] if pattern else reference_set.PATIENT_PATTERNS
+    compiled = [_compile(pattern) for pattern in patterns]
 
     def parse(path: str) -> tuple[str, str]:
         name = path.rpartition("/")[2]
-        for compiled in patterns:
-            if match := compiled.search(name):
+        for expression in compiled:
+            if match := expression.search(name):
                 groups = match.groupdict()
                 return groups.get("subtype") or "", groups["patient"] or ""
         return "", ""

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from cxr import reference_set
 from cxr.metrics import (
     calibration,
     classification,
@@ -257,7 +258,7 @@ def collapsed(
     The threshold is Youden's on validation, 0.5 without validation. None where no
     class is called normal.
     """
-    normal = [n for n in table.class_names if n.upper() == "NORMAL"]
+    normal = [n for n in table.class_names if reference_set.is_normal(n)]
     if not normal:
         return None
     binary = collapse(table, normal[0])

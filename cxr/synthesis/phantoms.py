@@ -17,13 +17,12 @@ import io
 import math
 import os
 import pathlib
-from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from cxr import cli, files
+from cxr import cli, files, reference_set
 from cxr.synthesis import drawing
 
 CSV_NAME = "phantoms.csv"
@@ -99,9 +98,9 @@ def plan(
         count = _num_films(rng, kind)
         pattern = _pattern(rng, kind, patterns)
         folder = _TURNS.get(seen[kind] % 20, "train")
-        names = _names(kind, seen[kind], count, numbered[kind])
+        names = reference_set.file_names(kind, seen[kind], count, numbered[kind])
         for film, (patient, name) in enumerate(names):
-            label = "NORMAL" if kind == "normal" else "PNEUMONIA"
+            label = reference_set.CLASS_OF_KIND[kind]
             path = f"{folder}/{label}/{name}"
             films.append(PlannedFilm(path, label, patient, pattern, index, film))
         seen[kind] += 1
@@ -223,22 +222,6 @@ def _pattern(rng: np.random.Generator, kind: str, patterns: str) -> str:
     if patterns != "mixed":
         return patterns
     return "focal" if focal else "diffuse"
-
-
-def _names(
-    kind: str, number: int, count: int, before: int
-) -> Iterator[tuple[str, str]]:
-    """Yields (patient key, file name) of one patient's films."""
-    if kind != "normal":
-        patient = f"person{number + 1}_{kind}"
-        for film in range(count):
-            yield patient, f"{patient}_{before + film + 1}.jpeg"
-        return
-    series = "NORMAL2-IM" if number % 2 else "IM"
-    patient = f"{series}-{115 + number // 2:04d}"
-    for film in range(count):
-        visit = f"-{film + 1:04d}" if count > 1 else ""
-        yield patient, f"{patient}-0001{visit}.jpeg"
 
 
 def _prepare(root: pathlib.Path, planned: set[str]) -> None:
