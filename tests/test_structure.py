@@ -28,6 +28,7 @@ LIGHT = {
     "cxr.cli",
     "cxr.config",
     "cxr.files",
+    "cxr.folders",
     "cxr.images",
     "cxr.prediction.inputs",
     "cxr.reporting.html",

@@ -1,0 +1,121 @@
+"""Walks folders that others made: every file in them, or why it cannot be one.
+
+What lies in a foreign folder may be a link in a circle, a FIFO that never answers or
+a name that no table can hold. Nothing here raises for it, opens it or passes it over
+in silence, except what operating systems and archives leave behind on their own.
+"""
+
+import errno
+import os
+import stat
+import unicodedata
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from cxr.reasons import Rejected
+
+
+class Entry(NamedTuple):
+    """What `walk` found.
+
+    Attributes:
+      file: its path as the operating system takes it.
+      path: its POSIX path, beginning with what `walk` was given.
+      is_folder: a folder that cannot be entered; always rejected.
+      rejected: why it cannot be read, None for a regular file.
+    """
+
+    file: str
+    path: str
+    is_folder: bool
+    rejected: Rejected | None
+
+
+def walk(folder: str | os.PathLike, path: str) -> Iterator[Entry]:
+    """Yields the files below a folder: each folder's own by name, then its folders'.
+
+    Links are followed, unless they lead back to a folder they lie in. Paths are joined
+    as text: a `pathlib` object a file would cost a large tree more time and memory
+    than all the rest of the walk.
+
+    Args:
+      folder: to be walked.
+      path: the POSIX path that the entries' paths begin with.
+    """
+    waiting = [(os.fspath(folder), path, (os.path.realpath(folder),))]
+    while waiting:
+        folder, path, ancestors = waiting.pop()
+        try:
+            listed = entries(folder)
+        except OSError as error:
+            reason = Rejected(path, "unreadable", error.strerror or str(error))
+            yield Entry(folder, path, True, reason)
+            continue
+        inner_folders = []
+        for name, is_folder in listed:
+            file, inner = os.path.join(folder, name), f"{path}/{name}"
+            if not is_folder:
+                yield Entry(file, inner, False, _judge(file, inner))
+                continue
+            link = os.path.islink(file)
+            target = os.path.realpath(file) if link else f"{ancestors[-1]}/{name}"
+            if target in ancestors:
+                reason = Rejected(inner, "link_loop", f"leads back to {target}")
+                yield Entry(file, inner, True, reason)
+            else:
+                inner_folders.append((file, inner, (*ancestors, target)))
+        waiting += reversed(inner_folders)
+
+
+def entries(folder: str | os.PathLike) -> list[tuple[str, bool]]:
+    """Returns (name, is a folder) of each entry by name, litter left out.
+
+    Raises:
+      OSError: the folder cannot be listed.
+    """
+    with os.scandir(folder) as listed:
+        return sorted(
+            (entry.name, _is_folder(entry))
+            for entry in listed
+            if not is_litter(entry.name)
+        )
+
+
+def is_litter(name: str) -> bool:
+    """Whether systems and archives leave an entry of this name on their own."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _judge(file: str, path: str) -> Rejected | None:
+    """Returns why an entry that is no folder cannot be read, None when it can."""
+    if any(unicodedata.category(char) in ("Cc", "Cs") for char in path):
+        detail = f"control characters or broken UTF-8: {path!a}"
+        readable = os.fsencode(path).decode("utf-8", "backslashreplace")
+        return Rejected(readable, "bad_name", detail)
+    try:
+        mode = os.stat(file).st_mode
+    except OSError as error:
+        reason = {errno.ENOENT: "dangling_link", errno.ELOOP: "link_loop"}
+        return Rejected(
+            path, reason.get(error.errno, "unreadable"), error.strerror or str(error)
+        )
+    if not stat.S_ISREG(mode):
+        return Rejected(path, "special_file", _kind(mode))
+    return None
+
+
+def _kind(mode: int) -> str:
+    tests = {
+        "FIFO": stat.S_ISFIFO,
+        "socket": stat.S_ISSOCK,
+        "character device": stat.S_ISCHR,
+        "block device": stat.S_ISBLK,
+    }
+    return next((name for name, test in tests.items() if test(mode)), oct(mode))
