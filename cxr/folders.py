@@ -14,6 +14,12 @@ from typing import NamedTuple
 
 from cxr.reasons import Rejected
 
+# Case-folded. Of macOS archives, Windows Explorer, Windows volumes, Synology.
+_LITTER = frozenset(
+    ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini")
+    + ("$recycle.bin", "system volume information", "@eadir")
+)
+
 
 class Entry(NamedTuple):
     """What `walk` found.
@@ -83,7 +89,7 @@ def entries(folder: str | os.PathLike) -> list[tuple[str, bool]]:
 
 def is_litter(name: str) -> bool:
     """Whether systems and archives leave an entry of this name on their own."""
-    return name.startswith(".") or name == "__MACOSX"
+    return name.startswith(".") or name.casefold() in _LITTER
 
 
 def _is_folder(entry: os.DirEntry) -> bool:

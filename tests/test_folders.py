@@ -35,6 +35,8 @@ def test_files_come_by_name_each_folder_s_own_before_its_folders(tmp_path):
 
 def test_what_systems_leave_behind_is_passed_over(tmp_path):
     touch(tmp_path, "1.png", "._1.png", ".DS_Store", ".git/x", "a/__MACOSX/1.png")
+    touch(tmp_path, "Thumbs.db", "a/ehthumbs.db", "Desktop.ini", "@eaDir/1.png/M.jpg")
+    touch(tmp_path, "$RECYCLE.BIN/1.png", "System Volume Information/x")
     assert walked(tmp_path) == {"top/1.png": ""}
 
 

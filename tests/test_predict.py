@@ -281,9 +281,10 @@ def test_colour_is_told_from_grey_stored_as_rgb(call, tmp_path):
 
 
 def test_folders_and_globs_are_searched_in_order_without_repeats(tmp_path, capsys):
-    for name in ("b/2.png", "b/1.JPG", "a.jpeg", "b/__MACOSX/x.png", ".hidden.png"):
+    for name in ("b/2.png", "b/1.JPG", "a.jpeg", "b/__MACOSX/x.png", ".h.png"):
         save(tmp_path / "in" / name, grey(100), format="PNG")
     (tmp_path / "in" / "phantoms.csv").write_text("path")
+    (tmp_path / "in" / "Thumbs.db").write_text("Windows' own")
     top = str(tmp_path / "in")
     expected = [f"{top}/a.jpeg", f"{top}/b/1.JPG", f"{top}/b/2.png"]
     assert inputs.find([top]) == expected
@@ -296,6 +297,16 @@ def test_folders_and_globs_are_searched_in_order_without_repeats(tmp_path, capsy
 def test_a_folder_that_cannot_be_listed_is_told(capsys):
     assert list(inputs._walk("/gone/folder")) == []
     assert "/gone/folder: left out: No such file" in capsys.readouterr().err
+
+
+def test_linked_folders_are_searched_and_circles_told(tmp_path, capsys):
+    film = save(tmp_path / "elsewhere" / "film.png", grey(100))
+    top = tmp_path / "in"
+    top.mkdir()
+    (top / "linked").symlink_to(film.parent)
+    (top / "up").symlink_to(top)
+    assert inputs.find([str(top)]) == [f"{top}/linked/film.png"]
+    assert f"{top}/up: left out: leads back to {top}" in capsys.readouterr().err
 
 
 def test_a_name_with_glob_characters_is_taken_literally(tmp_path):

@@ -3,7 +3,7 @@
 Two layouts: class folders, or any of `train/ val/ test/` holding them. What is
 not a regular file is listed with a reason instead of being opened; what lies
 outside the layout is named in the notes. Nothing is skipped in silence except
-dot-files and `__MACOSX`, which archives add on their own.
+dot-files and other litter of operating systems (`folders`).
 """
 
 import collections

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from PIL import Image
 
-from cxr import cli, images
+from cxr import cli, folders, images
 from cxr.reasons import BadImage
 
 # Files that a folder is searched for; what is named on the command line may be
@@ -24,7 +24,6 @@ _FILM_SUFFIXES = frozenset(
     ("", ".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
     + (".dcm", ".dicom")
 )
-_LITTER = frozenset(("__MACOSX", "Thumbs.db", "desktop.ini"))
 _EXTREME_ASPECT = 2.5  # long side / short side
 _COLOUR_SPREAD = 24  # grey levels between channels; leaves room for a tint
 _FLAT = 4.0  # standard deviation in grey levels; 1,500 real films had 20-81
@@ -48,9 +47,10 @@ class Film:
 def find(paths: Sequence[str]) -> list[str]:
     """Lists the films that files, folders and globs name, each once, in order.
 
-    A folder gives its image files, sorted, to the bottom; hidden files and what
-    operating systems leave behind are passed over. A path that does not exist stays
-    in the list, to become a row of its own, as long as any other exists.
+    A folder gives its image files, sorted, to the bottom and through links; hidden
+    files and what operating systems leave behind are passed over. A path that does
+    not exist stays in the list, to become a row of its own, as long as any other
+    exists.
 
     Raises:
       UsageError: no path given, nothing exists, or a folder holds no image file.
@@ -135,27 +135,19 @@ def _glob(pattern: str) -> list[str]:
 
 
 def _walk(folder: str) -> Iterator[str]:
+    """Yields what is named like an image; says what is not read."""
     passed_over = 0
-    for root, names, entries in os.walk(folder, onerror=_report):
-        names[:] = sorted(name for name in names if not _is_litter(name))
-        for entry in sorted(entries):
-            if _is_litter(entry):
-                continue
-            if os.path.splitext(entry)[1].lower() in _FILM_SUFFIXES:
-                yield os.path.join(root, entry)
-            else:
-                passed_over += 1
+    for entry in folders.walk(folder, folder):
+        if entry.is_folder:
+            detail = entry.rejected.detail
+            print(f"{entry.file}: left out: {detail}", file=sys.stderr)
+        elif os.path.splitext(entry.file)[1].lower() in _FILM_SUFFIXES:
+            yield entry.file  # also what cannot be read: its row says why
+        else:
+            passed_over += 1
     if passed_over:
         print(
             f"{folder}: left out what is not named like an image ({passed_over} in "
             "all); name a file on the command line to try it",
             file=sys.stderr,
         )
-
-
-def _report(error: OSError) -> None:
-    print(f"{error.filename}: left out: {error.strerror}", file=sys.stderr)
-
-
-def _is_litter(name: str) -> bool:
-    return name.startswith(".") or name in _LITTER
