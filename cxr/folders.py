@@ -1,8 +1,9 @@
-"""Walks folders that others made: every file in them, or why it cannot be one.
+"""Walks folders that others made and reads their files, safely.
 
 What lies in a foreign folder may be a link in a circle, a FIFO that never answers or
-a name that no table can hold. Nothing here raises for it, opens it or passes it over
-in silence, except what operating systems and archives leave behind on their own.
+a name that no table can hold. The walk raises for none of it, opens none of it and
+passes nothing over in silence, except what operating systems and archives leave
+behind on their own. The read never blocks and never takes more than it may.
 """
 
 import errno
@@ -12,7 +13,7 @@ import unicodedata
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from cxr.reasons import Rejected
+from cxr.reasons import BadImage, Rejected
 
 # Case-folded. Of macOS archives, Windows Explorer, Windows volumes, Synology.
 _LITTER = frozenset(
@@ -87,6 +88,34 @@ def entries(folder: str | os.PathLike) -> list[tuple[str, bool]]:
         )
 
 
+def read_file(
+    path: str | os.PathLike, max_bytes: int, *, special: str = "special_file"
+) -> bytes:
+    """Returns the bytes of a regular file.
+
+    Args:
+      path: of the file; links are followed.
+      max_bytes: a larger file is refused unread.
+      special: the reason code of what is no regular file.
+
+    Raises:
+      BadImage: no regular file, or more than `max_bytes`.
+      OSError: missing or unreadable.
+    """
+    _check_regular(os.stat(path), special)  # opening a device may do something
+    # Non-blocking and looked at again: the path may have come to name a FIFO since.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    with open(os.open(path, flags), "rb") as file:
+        status = os.fstat(file.fileno())
+        _check_regular(status, special)
+        _check_size(status.st_size, max_bytes)
+        data = file.read(status.st_size + 1)
+        if len(data) > status.st_size:  # it grew, or its system does not tell sizes
+            data += file.read(max_bytes)
+            _check_size(len(data), max_bytes)
+        return data
+
+
 def is_litter(name: str) -> bool:
     """Whether systems and archives leave an entry of this name on their own."""
     return name.startswith(".") or name.casefold() in _LITTER
@@ -117,8 +146,19 @@ def _judge(file: str, path: str) -> Rejected | None:
     return None
 
 
+def _check_regular(status: os.stat_result, special: str) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise BadImage(special, f"{_kind(status.st_mode)}, not a regular file")
+
+
+def _check_size(size: int, max_bytes: int) -> None:
+    if size > max_bytes:
+        raise BadImage("too_many_bytes", f"{size} bytes, the limit is {max_bytes}")
+
+
 def _kind(mode: int) -> str:
     tests = {
+        "folder": stat.S_ISDIR,
         "FIFO": stat.S_ISFIFO,
         "socket": stat.S_ISSOCK,
         "character device": stat.S_ISCHR,

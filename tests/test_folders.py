@@ -3,9 +3,13 @@
 import inspect
 import os
 import socket
+import stat
 import sys
 
+import pytest
+
 from cxr import folders
+from cxr.reasons import BadImage
 
 
 def touch(root, *paths):
@@ -113,3 +117,63 @@ def test_a_tree_deeper_than_python_s_stack_is_walked(tmp_path):
     finally:
         sys.setrecursionlimit(limit)
     assert found == {f"top/{'d/' * 150}1.png": ""}
+
+
+# --- reading
+
+
+def test_a_file_up_to_the_limit_is_read_whole(tmp_path):
+    path = tmp_path / "film"
+    path.write_bytes(b"12345")
+    (tmp_path / "link").symlink_to(path)
+    assert folders.read_file(path, 5) == b"12345"
+    assert folders.read_file(tmp_path / "link", 6) == b"12345"
+    with pytest.raises(BadImage, match="too_many_bytes: 5 bytes, the limit is 4"):
+        folders.read_file(path, 4)
+
+
+def test_a_larger_file_is_refused_unread(tmp_path):
+    with open(tmp_path / "film", "wb") as file:
+        file.truncate(1 << 36)  # a hole: no memory could take it
+    with pytest.raises(BadImage, match=f"{1 << 36} bytes, the limit is 10"):
+        folders.read_file(tmp_path / "film", 10)
+
+
+@pytest.mark.parametrize("told", [0, 3])
+def test_a_file_that_is_longer_than_it_says_is_read_to_the_limit(
+    tmp_path, monkeypatch, told
+):
+    """As one that grows, or one of a file system that tells no size."""
+    (tmp_path / "film").write_bytes(b"0123456789")
+    truth = os.fstat
+
+    def fstat(descriptor):
+        status = list(truth(descriptor))
+        status[stat.ST_SIZE] = told
+        return os.stat_result(status)
+
+    monkeypatch.setattr(os, "fstat", fstat)
+    assert folders.read_file(tmp_path / "film", 10) == b"0123456789"
+    with pytest.raises(BadImage, match="too_many_bytes"):
+        folders.read_file(tmp_path / "film", 9)
+
+
+def test_what_is_no_file_is_refused_without_waiting(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket"))
+        for path, kind in (("fifo", "FIFO"), ("socket", "socket"), (".", "folder")):
+            with pytest.raises(BadImage, match=f"special_file: {kind}, not a regular"):
+                folders.read_file(tmp_path / path, 10)
+    with pytest.raises(BadImage, match="not_a_file: character device"):
+        folders.read_file("/dev/zero", 10, special="not_a_file")
+    with pytest.raises(FileNotFoundError):
+        folders.read_file(tmp_path / "gone", 10)
+
+
+def test_a_file_that_turns_into_a_fifo_does_not_hang(tmp_path, monkeypatch):
+    (tmp_path / "film").write_bytes(b"12345")
+    os.mkfifo(tmp_path / "fifo")
+    monkeypatch.setattr(os, "stat", lambda path: os.lstat(tmp_path / "film"))
+    with pytest.raises(BadImage, match="special_file: FIFO"):
+        folders.read_file(tmp_path / "fifo", 10)

@@ -14,7 +14,6 @@ import json
 import os
 import pathlib
 import shutil
-import stat
 import sys
 from typing import NamedTuple
 
@@ -23,7 +22,7 @@ import PIL
 import simplejpeg
 from PIL import features
 
-from cxr import cli, files, images
+from cxr import cli, files, folders, images
 from cxr.conversion import near_duplicates
 from cxr.conversion.sources import Source
 from cxr.reasons import BadImage
@@ -198,7 +197,7 @@ def read_stored(path: pathlib.Path, offset: int, length: int) -> bytes:
 def identify(root: pathlib.Path, path: str) -> str:
     """Returns a source's SHA-256, or the reason why it cannot be read."""
     try:
-        return hashlib.sha256(_read_file(root / path)).hexdigest()
+        return hashlib.sha256(_read(root / path)).hexdigest()
     except BadImage as bad:
         return bad.reason
     except OSError:
@@ -237,13 +236,17 @@ def _key(chunk: Chunk) -> str:
     return files.sha256_bytes(json.dumps(seen).encode())
 
 
+def _read(path: pathlib.Path) -> bytes:
+    return folders.read_file(path, images.MAX_BYTES)
+
+
 def _convert_one(
     root: pathlib.Path, source: Source, encoding: Encoding
 ) -> tuple[Film, bytes, int]:
     """Returns what became of one source, its stored image and difference hash."""
     film = Film(source)
     try:
-        data = _read_file(root / source.path)
+        data = _read(root / source.path)
         film = film._replace(
             source_bytes=len(data), digest=hashlib.sha256(data).digest()
         )
@@ -262,18 +265,3 @@ def _convert_one(
         length=len(stored),
     )
     return film, stored, near_duplicates.difference_hash(decoded.grey)
-
-
-def _read_file(path: pathlib.Path) -> bytes:
-    # Non-blocking, because a file may have turned into a FIFO since it was listed.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise BadImage("special_file", "not a regular file")
-        if status.st_size > images.MAX_BYTES:
-            raise BadImage(
-                "too_many_bytes",
-                f"{status.st_size} bytes, the limit is {images.MAX_BYTES}",
-            )
-        return file.read()

@@ -8,7 +8,6 @@ import dataclasses
 import glob
 import io
 import os
-import stat
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -82,7 +81,7 @@ def read(path: str, stored_size: int, model_size: int) -> Film:
       model_size: what the model sees; a smaller film earns a warning.
     """
     try:
-        data = _read_bytes(path)
+        data = folders.read_file(path, images.MAX_BYTES, special="not_a_file")
         decoded = images.read(data, stored_size)
         warnings = list(_warnings(data, decoded, model_size))
     except BadImage as error:
@@ -95,15 +94,6 @@ def read(path: str, stored_size: int, model_size: int) -> Film:
         return Film(path, None, "error: out_of_memory: the film does not fit")
     status = f"warning: {'; '.join(warnings)}" if warnings else "ok"
     return Film(path, decoded.grey, status)
-
-
-def _read_bytes(path: str) -> bytes:
-    """Reads at most one byte more than a film may have; a pipe would block."""
-    mode = os.stat(path).st_mode
-    if not stat.S_ISREG(mode):
-        raise BadImage("not_a_file", "a folder, device, socket or pipe")
-    with open(path, "rb") as file:
-        return file.read(images.MAX_BYTES + 1)
 
 
 def _warnings(data: bytes, film: images.Decoded, size: int) -> Iterator[str]:
