@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from cxr import cli, files, images, runs
 from cxr.prediction import inputs
+from cxr.reasons import error_status
 
 USAGE = """
 Predicts new films with a trained run:
@@ -176,7 +177,10 @@ def _rows(
         if film.grey is not None:
             values = [float(value) for value in next(rows)]
             if not all(map(math.isfinite, values)):
-                status, values = "error: not_finite: the model gave no number", None
+                status, values = (
+                    error_status("not_finite", "the model gave no number"),
+                    None,
+                )
         yield _row(film.path, values, status, run)
 
 

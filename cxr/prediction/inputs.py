@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from cxr import cli, folders, images
-from cxr.reasons import BadImage
+from cxr.reasons import BadImage, error_status
 
 # Files that a folder is searched for; what is named on the command line may be
 # called anything. DICOM files are reported, not lost, until they can be read.
@@ -85,15 +85,17 @@ def read(path: str, stored_size: int, model_size: int) -> Film:
         decoded = images.read(data, stored_size)
         warnings = list(_warnings(data, decoded, model_size))
     except BadImage as error:
-        return Film(path, None, f"error: {error}")
+        status = error_status(error.reason, error.detail)
     except FileNotFoundError:
-        return Film(path, None, "error: not_found: no such file")
+        status = error_status("not_found", "no such file")
     except OSError as error:
-        return Film(path, None, f"error: unreadable: {error.strerror or error}")
+        status = error_status("unreadable", error.strerror or str(error))
     except MemoryError:
-        return Film(path, None, "error: out_of_memory: the film does not fit")
-    status = f"warning: {'; '.join(warnings)}" if warnings else "ok"
-    return Film(path, decoded.grey, status)
+        status = error_status("out_of_memory", "the film does not fit")
+    else:
+        status = f"warning: {'; '.join(warnings)}" if warnings else "ok"
+        return Film(path, decoded.grey, status)
+    return Film(path, None, status)
 
 
 def _warnings(data: bytes, film: images.Decoded, size: int) -> Iterator[str]:
