@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cxr import cli, files, images, runs
+from cxr.metrics import classification
 from cxr.prediction import inputs
 from cxr.reasons import error_status
 
@@ -186,19 +187,16 @@ def _rows(
 
 def _row(path: str, values: list[float] | None, status: str, run: runs.Run) -> dict:
     threshold = (run.info["threshold"] or {}).get("value")
-    name = None if values is None else run.class_names[_decide(values, threshold, run)]
+    name = None
+    if values is not None:
+        decided = classification.decide(
+            np.array([values]), run.positive_index, threshold
+        )
+        name = run.class_names[decided[0]]
     row: dict[str, Any] = {"path": path, "prediction": name}
     for index, class_name in enumerate(run.class_names):
         row[f"probability_{class_name}"] = None if values is None else values[index]
     return {**row, "threshold": threshold, "status": status}
-
-
-def _decide(values: list[float], threshold: float | None, run: runs.Run) -> int:
-    """Two classes: positive when p >= threshold; more: the most probable."""
-    positive = run.positive_index
-    if threshold is None or len(values) != 2:
-        return int(np.argmax(values))
-    return positive if values[positive] >= threshold else 1 - positive
 
 
 def _read_batches(
