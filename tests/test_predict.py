@@ -15,7 +15,7 @@ from PIL import Image
 
 from cxr import cli, files, images, predict, runs
 from cxr.config import TrainConfig
-from cxr.prediction import inputs
+from cxr.prediction import inputs, predict_files, rows
 
 STORED, SEEN = 32, 16
 
@@ -66,7 +66,7 @@ def write_run(
 
 @pytest.fixture
 def predictor(monkeypatch):
-    """Puts the stand-in where cxr.predict imports the real one from."""
+    """Puts the stand-in where predict_files imports the real one from."""
     made = BrightnessPredictor()
     module = types.SimpleNamespace(load_predictor=lambda run: made)
     monkeypatch.setitem(sys.modules, "cxr.prediction.predictor", module)
@@ -139,7 +139,8 @@ def test_the_decision_is_the_threshold_on_the_positive_class(
 ):
     folder = tmp_path / "run"
     write_run(folder, threshold=threshold, positive=positive)
-    row = predict._row("film", [0.5, 0.5], "ok", runs.open_run(folder))
+    half = np.array([0.5, 0.5], np.float32)
+    row = rows.row("film", half, "ok", runs.open_run(folder))
     assert row["prediction"] == expected
 
 
@@ -147,9 +148,9 @@ def test_more_than_two_classes_take_the_most_probable(tmp_path, predictor, capsy
     predictor.columns = 3
     write_run(tmp_path / "run", classes=("A", "B", "C"), threshold=None)
     film = save(tmp_path / "film.png", grey(200))
-    config = predict.PredictConfig(str(tmp_path / "run"), str(tmp_path / "out.csv"))
-    summary = predict.predict(config, [str(film)])
-    assert summary.counts == {"A": 0, "B": 0, "C": 1}
+    run = runs.open_run(tmp_path / "run")
+    counts = predict_files.predict_files(run, [str(film)], str(tmp_path / "out.csv"))
+    assert counts.classes == {"A": 0, "B": 0, "C": 1}
     row = next(csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text())))
     assert (row["prediction"], row["threshold"]) == ("C", "")
     assert "probability_B" in row
@@ -331,10 +332,9 @@ def test_films_are_read_only_one_batch_ahead(monkeypatch):
     read = []
     film = inputs.Film("", np.zeros((STORED, STORED), np.uint8), "ok")
     monkeypatch.setattr(inputs, "read", lambda path, *_: (read.append(path), film)[1])
-    config = predict.PredictConfig("run", "out.csv", batch_size=3, threads=1)
     paths = [str(i) for i in range(30)]
     for taken, films in enumerate(
-        predict._read_batches(paths, BrightnessPredictor(), config), start=1
+        predict_files._read_batches(paths, (STORED, SEEN), 3, 1), start=1
     ):
         assert len(films) == 3
         assert len(read) <= 3 * (taken + 1)
@@ -413,18 +413,18 @@ def test_a_real_model_sees_what_training_saw(tmp_path, head):
     tables = []
     for batch_size in (32, 2):
         output = tmp_path / f"{batch_size}.json"
-        config = predict.PredictConfig(str(folder), str(output), batch_size=batch_size)
-        predict.predict(config, [str(tmp_path / "films")])
+        paths, run = [str(tmp_path / "films")], runs.open_run(folder)
+        predict_files.predict_files(run, paths, str(output), batch_size=batch_size)
         tables.append(json.loads(output.read_text()))
-    for rows in zip(*tables, strict=True):
-        if rows[0]["prediction"] is None:
-            assert rows[0]["path"].endswith("2.jpeg")
+    for pair in zip(*tables, strict=True):
+        if pair[0]["prediction"] is None:
+            assert pair[0]["path"].endswith("2.jpeg")
             continue
-        with open(rows[0]["path"], "rb") as file:
+        with open(pair[0]["path"], "rb") as file:
             stored = images.to_grey(file.read(), 48)
         seen = images.area_resize(stored, 32)[None, :, :, None].astype(np.float32)
         expected = np.asarray(model([seen], training=False))[0, -1]
-        for row in rows:
+        for row in pair:
             assert row["probability_PNEUMONIA"] == pytest.approx(expected, abs=1e-6)
             total = row["probability_PNEUMONIA"] + row["probability_NORMAL"]
             assert total == pytest.approx(1, abs=1e-6)

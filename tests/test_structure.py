@@ -31,6 +31,7 @@ LIGHT = {
     "cxr.folders",
     "cxr.images",
     "cxr.prediction.inputs",
+    "cxr.prediction.predict_files",
     "cxr.reporting.html",
     "cxr.records",
     "cxr.runs",
