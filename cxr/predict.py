@@ -4,7 +4,7 @@ import dataclasses
 import os
 import pathlib
 
-from cxr import cli, runs
+from cxr import cli, reasons, runs
 from cxr.prediction import predict_files, rows
 
 USAGE = """
@@ -55,12 +55,15 @@ def main(argv: list[str]) -> int:
         threads=config.threads,
         progress=config.progress,
     )
+    num_errors = sum(counts.errors.values())
     said = ", ".join(f"{count} {name}" for name, count in counts.classes.items())
     print(
         f"{counts.images} films: {said}; {counts.warnings} warnings, "
-        f"{counts.errors} errors; table in {config.output}"
+        f"{num_errors} errors; table in {config.output}"
     )
-    if counts.errors == counts.images:
+    for code, count in counts.errors.items():
+        print(f"  {count} {code}: {reasons.MEANINGS[code]}")
+    if num_errors == counts.images:
         raise cli.DataError(
             f"none of the {counts.images} films could be predicted; the column "
             f"'status' in {config.output} says why"

@@ -28,6 +28,7 @@ def test_the_report_stands_alone_and_says_the_same_in_json(source):
     assert "<script" not in page
     assert page.count("data:image/jpeg;base64,") == 2
     assert "NORMAL/&lt;b&gt;.jpeg" in page
+    assert "the bytes begin like no image format" in page
     assert content["quarantine"] == {"not_an_image": 1}
     assert content["films"] == 24
     assert content["patients_on_two_sides"] == 0

@@ -201,7 +201,7 @@ def huge_png() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*parts) for parts in chunks)
 
 
-def test_bad_files_are_rows(call, predictor, tmp_path):
+def test_bad_files_are_rows(call, predictor, tmp_path, capsys):
     good = save(tmp_path / "films" / "good.png", grey(100))
     folder = good.parent
     whole = save(tmp_path / "whole.jpeg", grey(100)).read_bytes()
@@ -226,6 +226,9 @@ def test_bad_files_are_rows(call, predictor, tmp_path):
     for row in rows.values():
         assert row["prediction"] == row["probability_PNEUMONIA"] == ""
     assert predictor.batches == [1]
+    said = capsys.readouterr().out
+    assert "8 films: 1 NORMAL, 0 PNEUMONIA; 0 warnings, 7 errors; table in" in said
+    assert "\n  1 truncated: the image ends too early\n" in said
 
 
 def test_json_of_a_bad_film_holds_null(call, tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cxr import images, records
+from cxr import images, reasons, records
 from cxr.conversion import near_duplicates, spool
 from cxr.conversion.metadata import Outcome
 from cxr.conversion.planning import Placed
@@ -122,7 +122,10 @@ def to_html(content: dict[str, Any], outcome: Outcome, sheets: dict[str, bytes])
         ),
         _section(
             "Kept out",
-            [{"reason": r, "files": n} for r, n in content["quarantine"].items()],
+            [
+                {"reason": code, "files": count, "meaning": reasons.MEANINGS[code]}
+                for code, count in content["quarantine"].items()
+            ],
         ),
         _section(
             f"Files kept out (at most {_MAX_ROWS})",

@@ -21,13 +21,13 @@ class Counts:
     Attributes:
       images: rows of the table.
       warnings: predicted with a warning.
-      errors: not predicted.
+      errors: reason code to images not predicted for it.
       classes: class name to images predicted as it.
     """
 
     images: int
     warnings: int
-    errors: int
+    errors: dict[str, int]
     classes: dict[str, int]
 
 
@@ -64,7 +64,7 @@ def predict_files(
     # Batches are padded to one size: no larger than what there is to predict.
     batch_size = min(batch_size, len(image_paths))
     sizes = predictor.stored_image_size, predictor.image_size
-    tally: collections.Counter[str] = collections.Counter()
+    kinds, errors, classes = (collections.Counter() for _ in range(3))
     with (
         files.publishing(output) as temporary,
         open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file,
@@ -76,12 +76,18 @@ def predict_files(
         for batch in _read_batches(image_paths, sizes, batch_size, threads):
             for row in _predict(batch, predictor, run, batch_size):
                 table.add(row)
-                tally[row["status"].partition(":")[0]] += 1
-                tally[f"class {row['prediction']}"] += 1
+                kind, _, said = row["status"].partition(": ")
+                kinds[kind] += 1
+                errors.update([said.partition(":")[0]] if kind == "error" else [])
+                classes[row["prediction"]] += 1
             bar.update(len(batch))
         table.close()
-    classes = {name: tally[f"class {name}"] for name in run.class_names}
-    return Counts(len(image_paths), tally["warning"], tally["error"], classes)
+    return Counts(
+        images=len(image_paths),
+        warnings=kinds["warning"],
+        errors=dict(sorted(errors.items())),
+        classes={name: classes[name] for name in run.class_names},
+    )
 
 
 def _predict(
