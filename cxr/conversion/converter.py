@@ -35,6 +35,13 @@ REPORT = "report.html"
 REPORT_JSON = "report.json"  # the same numbers; neither is in the manifest, for time
 # Where films lie, where the set goes and how many work shapes no byte of it.
 _SHAPELESS = frozenset({"input_dir", "output_dir", "workers", "max_bad_fraction"})
+# Flags that every manifest lists. Those that came later are listed only where they
+# are not their default, so that a set's manifest does not change with the program.
+_ALWAYS_LISTED = frozenset(
+    ("dataset", "encoding", "image_size", "labels", "num_shards", "patient_pattern")
+    + ("quality", "seed", "split_policy", "test_fraction", "validation_fraction")
+    + ("version",)
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,8 +99,17 @@ class ConversionConfig(planning.PlanConfig, _SetConfig):
     @property
     def shaping_flags(self) -> dict[str, Any]:
         """The flags that shape the set's bytes, for the manifest."""
-        flags = dataclasses.asdict(self)
-        return {name: flags[name] for name in sorted(flags.keys() - _SHAPELESS)}
+        return {
+            name: _as_json(getattr(self, name))
+            for name, default in sorted(self.default_flags.items())
+            if name in _ALWAYS_LISTED or _as_json(getattr(self, name)) != default
+        }
+
+    @property
+    def default_flags(self) -> dict[str, Any]:
+        """The value of every flag that is left out, as a manifest would hold it."""
+        fields = (f for f in dataclasses.fields(self) if f.name not in _SHAPELESS)
+        return {field.name: _as_json(field.default) for field in fields}
 
 
 def convert(
@@ -115,7 +131,10 @@ def convert(
     tree = find_sources(config)
     for note in tree.notes:
         log(note)
-    if existing := existing_set.find(config.folder, config.shaping_flags, tree, log):
+    existing = existing_set.find(
+        config.folder, config.shaping_flags, tree, log, defaults=config.default_flags
+    )
+    if existing:
         return existing
     with _work_folder(config.folder) as work:
         (config.folder / records.MANIFEST).unlink(missing_ok=True)
@@ -141,6 +160,11 @@ def convert(
         shutil.rmtree(work)
     _summarise(manifest, outcome, config.folder, time.monotonic() - began, log)
     return records.RecordSet(config.folder, manifest)
+
+
+def _as_json(value: Any) -> Any:
+    """Returns a flag's value as it comes back from a manifest."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def find_sources(config: ConversionConfig) -> sources.Tree:
