@@ -73,6 +73,8 @@ def test_a_later_flag_s_value_is_listed_and_known_again(source):
     assert "uncertain" not in flags
     converter.convert(config, log=lines.append)
     assert any("complete already" in line for line in lines)
+    with pytest.raises(cli.UsageError, match=r"--exclude=\[\] \(there: \['a', 'b'\]\)"):
+        converter.convert(later(source), log=lines.append)
     with pytest.raises(cli.UsageError, match=r"--exclude=None \(there: \['a', 'b'\]\)"):
         convert(source)  # by the version that does not know the flag
     assert records.load(config.folder).manifest.flags == flags
