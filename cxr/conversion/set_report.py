@@ -12,6 +12,7 @@ from cxr import images, reasons, records
 from cxr.conversion import near_duplicates, spool
 from cxr.conversion.metadata import Outcome
 from cxr.conversion.planning import Placed
+from cxr.metrics import classification
 from cxr.reporting import html
 
 _SHEET_FILMS = 24  # a class
@@ -197,7 +198,9 @@ def _shortcuts(
     class_names: tuple[str, ...],
 ) -> list[dict[str, Any]]:
     properties = _properties(films)
-    properties["colour"] = np.array([f.mode not in ("L", "I;16", "1") for f in films])
+    properties["colour"] = np.array(
+        [f.mode not in ("L", "I;16", "1") for f in films], float
+    )
     labels = np.array([one.label for _, one in placed])
     return [
         {"class": label}
@@ -210,15 +213,9 @@ def _shortcuts(
 
 
 def _auc(values: np.ndarray, positive: np.ndarray) -> float:
-    """Area under the ROC curve by mean ranks; 0.5 where a side is empty."""
-    count = int(positive.sum())
-    rest = len(values) - count
-    if not count or not rest:
-        return 0.5
-    _, inverse, sizes = np.unique(values, return_inverse=True, return_counts=True)
-    mean_rank = np.cumsum(sizes) - (sizes - 1) / 2
-    ranks = mean_rank[inverse][positive].sum()
-    return float((ranks - count * (count + 1) / 2) / (count * rest))
+    """Area under the ROC curve; 0.5 where a side is empty."""
+    areas, _ = classification.ranking_areas(positive, values, np.ones((1, len(values))))
+    return 0.5 if np.isnan(areas[0]) else float(areas[0])
 
 
 def _on_two_sides(placed: list[tuple[str, Placed]]) -> int:
