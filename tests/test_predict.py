@@ -333,7 +333,7 @@ def test_batches_cover_every_film_once_in_order(call, predictor, tmp_path, count
 def test_films_are_read_only_one_batch_ahead(monkeypatch):
     """Memory is bounded: at most two batches are decoded and not yet predicted."""
     read = []
-    film = inputs.Film("", np.zeros((STORED, STORED), np.uint8), "ok")
+    film = inputs.ReadImage("", np.zeros((STORED, STORED), np.uint8), "ok")
     monkeypatch.setattr(inputs, "read", lambda path, *_: (read.append(path), film)[1])
     paths = [str(i) for i in range(30)]
     for taken, films in enumerate(

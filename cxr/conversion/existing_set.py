@@ -67,10 +67,10 @@ def find(
 
 def identify(tree: sources.Tree) -> dict[str, str]:
     """Returns the SHA-256 of every source, or why it cannot be read, by path."""
-    found = {row.path: row.reason for row in tree.rejected}
+    identities = {row.path: row.reason for row in tree.rejected}
     for source in tree.sources:
-        found[source.path] = spool.identify(tree.root, source.path)
-    return found
+        identities[source.path] = spool.identify(tree.root, source.path)
+    return identities
 
 
 def sources_digest(identities: dict[str, str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which files of an input folder are offered as films, and under which class.
+"""Which files of an input folder are offered as images, and under which class.
 
 Two layouts: class folders, or any of `train/ val/ test/` holding them. What is
 not a regular file is listed with a reason instead of being opened; what lies
@@ -20,7 +20,7 @@ SIDES = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 
 
 class Source(NamedTuple):
-    """One file offered as a film.
+    """One file offered as an image.
 
     Attributes:
       path: POSIX path relative to the input folder.

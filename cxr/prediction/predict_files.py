@@ -91,7 +91,7 @@ def predict_files(
 
 
 def _predict(
-    batch: list[inputs.Film], predictor: Any, run: runs.Run, batch_size: int
+    batch: list[inputs.ReadImage], predictor: Any, run: runs.Run, batch_size: int
 ) -> Iterator[dict[str, Any]]:
     """Yields a row an image, in order, from one forward pass."""
     readable = [image.grey for image in batch if image.grey is not None]
@@ -105,7 +105,7 @@ def _predict(
 
 def _read_batches(
     paths: list[str], sizes: tuple[int, int], batch_size: int, threads: int
-) -> Iterator[list[inputs.Film]]:
+) -> Iterator[list[inputs.ReadImage]]:
     """Yields batches in order; while one is predicted, the next is being read."""
     threads = threads or len(os.sched_getaffinity(0))
     pending: collections.deque[list[concurrent.futures.Future]] = collections.deque()

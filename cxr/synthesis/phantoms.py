@@ -42,7 +42,7 @@ _ANATOMY, _FILM = 1, 2  # salts that keep the random streams apart
 
 
 @dataclasses.dataclass(frozen=True)
-class PlannedFilm:
+class PlannedImage:
     """One film to draw.
 
     Attributes:
@@ -51,7 +51,7 @@ class PlannedFilm:
         patient: the name's patient key, such as ``person12_bacteria``.
         pattern: ``none``, ``focal`` or ``diffuse``.
         patient_index: counts patients from 0.
-        film_index: counts the patient's films from 0.
+        image_index: counts the patient's films from 0.
     """
 
     path: str
@@ -59,7 +59,7 @@ class PlannedFilm:
     patient: str
     pattern: str
     patient_index: int
-    film_index: int
+    image_index: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Summary:
 
 def plan(
     num_patients: int, *, seed: int = 0, patterns: str = "mixed"
-) -> list[PlannedFilm]:
+) -> list[PlannedImage]:
     """Lists the films of a set.
 
     Args:
@@ -102,14 +102,14 @@ def plan(
         for film, (patient, name) in enumerate(names):
             label = reference_set.CLASS_OF_KIND[kind]
             path = f"{folder}/{label}/{name}"
-            films.append(PlannedFilm(path, label, patient, pattern, index, film))
+            films.append(PlannedImage(path, label, patient, pattern, index, film))
         seen[kind] += 1
         numbered[kind] += count
     return films
 
 
 def render(
-    film: PlannedFilm, *, seed: int = 0, difficulty: float = 0.5, film_width: int = 288
+    film: PlannedImage, *, seed: int = 0, difficulty: float = 0.5, film_width: int = 288
 ) -> tuple[bytes, tuple[int, int, int, int] | None]:
     """Draws and encodes one planned film.
 
@@ -125,7 +125,7 @@ def render(
         None on a normal film.
     """
     patient = np.random.default_rng([seed, film.patient_index, _ANATOMY])
-    rng = np.random.default_rng([seed, film.patient_index, _FILM, film.film_index])
+    rng = np.random.default_rng([seed, film.patient_index, _FILM, film.image_index])
     width = round(film_width * float(np.clip(rng.lognormal(0, 0.18), 0.6, 1.7)))
     aspect = float(np.clip(rng.normal(1.32, 0.13), 1.0, 1.7))
     rgb, quality = rng.random() < 0.05, int(rng.integers(88, 96))
