@@ -24,9 +24,9 @@ class PredictConfig:
 
     workdir: str = cli.required("run folder of a finished training")
     output: str = cli.required("table to write: .csv or .json")
-    batch_size: int = cli.option(32, "films a forward pass", lower=1, upper=4096)
+    batch_size: int = cli.option(32, "images a forward pass", lower=1, upper=4096)
     threads: int = cli.option(
-        0, "threads that decode films; 0 = one a core", lower=0, upper=256
+        0, "threads that decode images; 0 = one a core", lower=0, upper=256
     )
     progress: bool = cli.option(True, "show a progress bar when a person watches")
 

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from cxr import cli, files, folders, images, records
-from cxr.conversion import spool
-from tests.films import SIZE, contents, convert, make_source, read_csv
+from cxr.conversion import converter, spool
+from tests.films import SIZE, config_for, contents, convert, make_source, read_csv
 from tools import make_tfrecords
 
 
@@ -277,6 +277,13 @@ def test_an_unreadable_file_is_quarantined(source, monkeypatch):
             "detail": "Permission denied",
         }
     ]
+
+
+def test_progress_and_rate_count_images(source):
+    lines = []
+    converter.convert(config_for(source), log=lines.append)
+    pattern = r"converted 24 images in \d+\.\d s \(\d+ images/s\)"
+    assert any(re.fullmatch(pattern, line) for line in lines)
 
 
 def test_classes_keep_their_share_in_every_split(tmp_path):

@@ -219,14 +219,15 @@ def _fill_spool(
     todo = sum(len(chunk.sources) for chunk in missing)
     total = sum(len(chunk.sources) for chunk in chunks)
     if todo < total:
-        log(f"taking over {total - todo} films from an interrupted conversion")
+        log(f"taking over {total - todo} images from an interrupted conversion")
     began = time.monotonic()
     results = pool.map(spool.convert, missing)
-    for _ in workers.watch(results, total=todo, label="converting", unit="film"):
+    for _ in workers.watch(results, total=todo, label="converting", unit="image"):
         pass
     seconds = time.monotonic() - began
     if todo:
-        log(f"converted {todo} films in {seconds:.1f} s ({todo / seconds:.0f} films/s)")
+        rate = todo / seconds
+        log(f"converted {todo} images in {seconds:.1f} s ({rate:.0f} images/s)")
 
 
 def _read_spool(

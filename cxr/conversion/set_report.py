@@ -102,7 +102,7 @@ def to_html(content: dict[str, Any], outcome: Outcome, sheets: dict[str, bytes])
             "identical film and no known patient stands on two sides. "
             f"{content['bytes_in'] / 1e6:.1f} MB read and "
             f"{content['bytes_out'] / 1e6:.1f} MB written in {content['seconds']} s, "
-            f"{content['films_per_second']} films/s.",
+            f"{content['films_per_second']} images/s.",
             kind="lead",
         ),
         html.notes([("warn", text) for text in _warnings(content)]),

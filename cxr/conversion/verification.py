@@ -117,9 +117,7 @@ def verify(
             jobs.append(_Job(path / shard.file, shard, manifest.class_names, expected))
     results = pool.map(_check_shard, jobs)
     total = sum(split.num_examples for split in manifest.splits.values())
-    for _, shard_faults in watch(
-        results, total=total, label="verifying", unit="image"
-    ):
+    for _, shard_faults in watch(results, total=total, label="verifying", unit="image"):
         faults += shard_faults
     return sorted(faults, key=lambda fault: (fault.file, fault.record or 0))
 

@@ -69,7 +69,7 @@ def predict_files(
         files.publishing(output) as temporary,
         open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file,
         tqdm(
-            total=len(image_paths), unit="film", disable=None if progress else True
+            total=len(image_paths), unit="image", disable=None if progress else True
         ) as bar,
     ):
         table = rows.Writer(file, output, rows.columns(run))

@@ -177,7 +177,7 @@ def write(
     _prepare(root, {film.path for film in films})
     (root / CSV_NAME).unlink(missing_ok=True)
     rows = []
-    shown = tqdm(films, "drawing", unit="film", disable=None if progress else True)
+    shown = tqdm(films, "drawing", unit="image", disable=None if progress else True)
     for film in shown:
         data, box = render(
             film, seed=seed, difficulty=difficulty, film_width=film_width
