@@ -143,9 +143,7 @@ def encode_example(fields: dict[str, bytes | str | int]) -> bytes:
     return example.SerializeToString(deterministic=True)
 
 
-def decode_example(
-    payload: bytes, keys: Iterable[str] | None = None
-) -> dict[str, bytes | int]:
+def decode_example(payload: bytes, keys: Iterable[str] | None = None) -> dict[str, Any]:
     """Parses a flat tf.train.Example with one bytes or int64 value a key.
 
     Args:

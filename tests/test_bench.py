@@ -1,6 +1,5 @@
 import dataclasses
 import json
-import pathlib
 
 import numpy as np
 import pytest

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxr import cli, files, images, records
-from cxr.conversion import spool
-from tests.films import SIZE, contents, convert, make_source, read_csv
+from cxr import cli, files, folders, images, records
+from cxr.conversion import converter, spool
+from tests.films import SIZE, config_for, contents, convert, make_source, read_csv
 from tools import make_tfrecords
 
 
@@ -263,12 +263,12 @@ def test_a_fifo_put_in_place_of_a_film_does_not_hang(source):
 
 
 def test_an_unreadable_file_is_quarantined(source, monkeypatch):
-    def refuse(path):
+    def refuse(path, max_bytes):
         if path.name == "IM-0000-0000.png":
             raise PermissionError(errno.EACCES, "Permission denied")
         return path.read_bytes()
 
-    monkeypatch.setattr(spool, "_read_file", refuse)
+    monkeypatch.setattr(folders, "read_file", refuse)
     record_set = convert(source)
     assert read_csv(record_set.path / "quarantine.csv") == [
         {
@@ -277,6 +277,13 @@ def test_an_unreadable_file_is_quarantined(source, monkeypatch):
             "detail": "Permission denied",
         }
     ]
+
+
+def test_progress_and_rate_count_images(source):
+    lines = []
+    converter.convert(config_for(source), log=lines.append)
+    pattern = r"converted 24 images in \d+\.\d s \(\d+ images/s\)"
+    assert any(re.fullmatch(pattern, line) for line in lines)
 
 
 def test_classes_keep_their_share_in_every_split(tmp_path):

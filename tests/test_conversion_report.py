@@ -4,10 +4,11 @@ import json
 
 import numpy as np
 import pytest
+import sklearn.metrics
 from PIL import Image
 
 from cxr import images
-from cxr.conversion import converter, near_duplicates
+from cxr.conversion import converter, near_duplicates, set_report
 from tests.films import config_for, convert, make_source
 
 
@@ -28,6 +29,7 @@ def test_the_report_stands_alone_and_says_the_same_in_json(source):
     assert "<script" not in page
     assert page.count("data:image/jpeg;base64,") == 2
     assert "NORMAL/&lt;b&gt;.jpeg" in page
+    assert "the bytes begin like no image format" in page
     assert content["quarantine"] == {"not_an_image": 1}
     assert content["films"] == 24
     assert content["patients_on_two_sides"] == 0
@@ -39,6 +41,15 @@ def test_the_report_stands_alone_and_says_the_same_in_json(source):
     width = {row["class"]: row["width"] for row in content["shortcuts"]}
     assert width == {"NORMAL": 0.0, "PNEUMONIA": 1.0}
     assert "The width of the source files alone tells PNEUMONIA" in page
+
+
+def test_a_shortcut_is_measured_as_scikit_learn_does():
+    random = np.random.default_rng(0)
+    values = np.round(random.normal(size=300) * 3)  # with ties
+    positive = random.random(300) < 0.3
+    expected = sklearn.metrics.roc_auc_score(positive, values)
+    assert set_report._auc(values, positive) == pytest.approx(expected, abs=1e-12)
+    assert set_report._auc(values, positive & False) == 0.5
 
 
 def test_names_without_patients_are_said_loudly(source):

@@ -14,7 +14,7 @@ from cxr.conversion.planning import PlanConfig
 
 
 class Film(NamedTuple):
-    """A film as far as a plan sees it: a `splitting.Film`."""
+    """A film as far as a plan sees it: a `splitting.ReadableImage`."""
 
     path: str
     folder: str
@@ -48,14 +48,14 @@ def many(count: int, *, side: str = "", start: int = 1) -> list[Film]:
 def sides(plan: planning.Plan, films: list[Film]) -> dict[str, str]:
     """Path to side."""
     return {
-        films[one.film].path: side
+        films[one.image].path: side
         for side, shards in plan.shards.items()
         for shard in shards
         for one in shard
     }
 
 
-def placed(plan: planning.Plan) -> list[planning.Placed]:
+def placed(plan: planning.Plan) -> list[planning.PlannedExample]:
     return [one for shards in plan.shards.values() for shard in shards for one in shard]
 
 
@@ -134,9 +134,9 @@ def test_every_plan_keeps_its_promises(films, policy, seed, random):
     by_patient, by_content = collections.defaultdict(set), collections.defaultdict(set)
     held = collections.defaultdict(set)
     for one in placed(plan):
-        side = where[films[one.film].path]
+        side = where[films[one.image].path]
         by_patient[one.patient_id].add(side)
-        by_content[films[one.film].digest].add(side)
+        by_content[films[one.image].digest].add(side)
         held[side].add(one.label)
     assert all(len(found) == 1 for found in by_patient.values())
     assert all(len(found) == 1 for found in by_content.values())
@@ -206,7 +206,7 @@ def test_a_group_of_both_labels_goes_by_majority():
     plan = planning.make(films, config)
     where = sides(plan, films)
     assert len({where[f.path] for f in mixed}) == 1
-    labels = {films[one.film].path: one.label for one in placed(plan)}
+    labels = {films[one.image].path: one.label for one in placed(plan)}
     assert labels["A/7_0.png"] == "A"
 
 
@@ -290,7 +290,7 @@ def test_identical_films_are_kept_marked_and_on_one_side():
     plan = planning.make(films, PlanConfig())
     where = sides(plan, films)
     assert where["NORMAL/IM-8000-0001.jpeg"] == where[films[0].path]
-    marks = {films[one.film].path: one.duplicate_of for one in placed(plan)}
+    marks = {films[one.image].path: one.duplicate_of for one in placed(plan)}
     assert marks["NORMAL/IM-8000-0001.jpeg"] == films[0].path
     assert marks[films[0].path] == ""
 

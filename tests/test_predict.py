@@ -15,7 +15,7 @@ from PIL import Image
 
 from cxr import cli, files, images, predict, runs
 from cxr.config import TrainConfig
-from cxr.prediction import inputs
+from cxr.prediction import inputs, predict_files, rows
 
 STORED, SEEN = 32, 16
 
@@ -66,7 +66,7 @@ def write_run(
 
 @pytest.fixture
 def predictor(monkeypatch):
-    """Puts the stand-in where cxr.predict imports the real one from."""
+    """Puts the stand-in where predict_files imports the real one from."""
     made = BrightnessPredictor()
     module = types.SimpleNamespace(load_predictor=lambda run: made)
     monkeypatch.setitem(sys.modules, "cxr.prediction.predictor", module)
@@ -139,7 +139,8 @@ def test_the_decision_is_the_threshold_on_the_positive_class(
 ):
     folder = tmp_path / "run"
     write_run(folder, threshold=threshold, positive=positive)
-    row = predict._row("film", [0.5, 0.5], "ok", runs.open_run(folder))
+    half = np.array([0.5, 0.5], np.float32)
+    row = rows.row("film", half, "ok", runs.open_run(folder))
     assert row["prediction"] == expected
 
 
@@ -147,9 +148,9 @@ def test_more_than_two_classes_take_the_most_probable(tmp_path, predictor, capsy
     predictor.columns = 3
     write_run(tmp_path / "run", classes=("A", "B", "C"), threshold=None)
     film = save(tmp_path / "film.png", grey(200))
-    config = predict.PredictConfig(str(tmp_path / "run"), str(tmp_path / "out.csv"))
-    summary = predict.predict(config, [str(film)])
-    assert summary.counts == {"A": 0, "B": 0, "C": 1}
+    run = runs.open_run(tmp_path / "run")
+    counts = predict_files.predict_files(run, [str(film)], str(tmp_path / "out.csv"))
+    assert counts.classes == {"A": 0, "B": 0, "C": 1}
     row = next(csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text())))
     assert (row["prediction"], row["threshold"]) == ("C", "")
     assert "probability_B" in row
@@ -200,7 +201,7 @@ def huge_png() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*parts) for parts in chunks)
 
 
-def test_bad_files_are_rows(call, predictor, tmp_path):
+def test_bad_files_are_rows(call, predictor, tmp_path, capsys):
     good = save(tmp_path / "films" / "good.png", grey(100))
     folder = good.parent
     whole = save(tmp_path / "whole.jpeg", grey(100)).read_bytes()
@@ -225,6 +226,9 @@ def test_bad_files_are_rows(call, predictor, tmp_path):
     for row in rows.values():
         assert row["prediction"] == row["probability_PNEUMONIA"] == ""
     assert predictor.batches == [1]
+    said = capsys.readouterr().out
+    assert "8 films: 1 NORMAL, 0 PNEUMONIA; 0 warnings, 7 errors; table in" in said
+    assert "\n  1 truncated: the image ends too early\n" in said
 
 
 def test_json_of_a_bad_film_holds_null(call, tmp_path):
@@ -281,9 +285,10 @@ def test_colour_is_told_from_grey_stored_as_rgb(call, tmp_path):
 
 
 def test_folders_and_globs_are_searched_in_order_without_repeats(tmp_path, capsys):
-    for name in ("b/2.png", "b/1.JPG", "a.jpeg", "b/__MACOSX/x.png", ".hidden.png"):
+    for name in ("b/2.png", "b/1.JPG", "a.jpeg", "b/__MACOSX/x.png", ".h.png"):
         save(tmp_path / "in" / name, grey(100), format="PNG")
     (tmp_path / "in" / "phantoms.csv").write_text("path")
+    (tmp_path / "in" / "Thumbs.db").write_text("Windows' own")
     top = str(tmp_path / "in")
     expected = [f"{top}/a.jpeg", f"{top}/b/1.JPG", f"{top}/b/2.png"]
     assert inputs.find([top]) == expected
@@ -296,6 +301,16 @@ def test_folders_and_globs_are_searched_in_order_without_repeats(tmp_path, capsy
 def test_a_folder_that_cannot_be_listed_is_told(capsys):
     assert list(inputs._walk("/gone/folder")) == []
     assert "/gone/folder: left out: No such file" in capsys.readouterr().err
+
+
+def test_linked_folders_are_searched_and_circles_told(tmp_path, capsys):
+    film = save(tmp_path / "elsewhere" / "film.png", grey(100))
+    top = tmp_path / "in"
+    top.mkdir()
+    (top / "linked").symlink_to(film.parent)
+    (top / "up").symlink_to(top)
+    assert inputs.find([str(top)]) == [f"{top}/linked/film.png"]
+    assert f"{top}/up: left out: leads back to {top}" in capsys.readouterr().err
 
 
 def test_a_name_with_glob_characters_is_taken_literally(tmp_path):
@@ -318,12 +333,11 @@ def test_batches_cover_every_film_once_in_order(call, predictor, tmp_path, count
 def test_films_are_read_only_one_batch_ahead(monkeypatch):
     """Memory is bounded: at most two batches are decoded and not yet predicted."""
     read = []
-    film = inputs.Film("", np.zeros((STORED, STORED), np.uint8), "ok")
+    film = inputs.ReadImage("", np.zeros((STORED, STORED), np.uint8), "ok")
     monkeypatch.setattr(inputs, "read", lambda path, *_: (read.append(path), film)[1])
-    config = predict.PredictConfig("run", "out.csv", batch_size=3, threads=1)
     paths = [str(i) for i in range(30)]
     for taken, films in enumerate(
-        predict._read_batches(paths, BrightnessPredictor(), config), start=1
+        predict_files._read_batches(paths, (STORED, SEEN), 3, 1), start=1
     ):
         assert len(films) == 3
         assert len(read) <= 3 * (taken + 1)
@@ -402,18 +416,18 @@ def test_a_real_model_sees_what_training_saw(tmp_path, head):
     tables = []
     for batch_size in (32, 2):
         output = tmp_path / f"{batch_size}.json"
-        config = predict.PredictConfig(str(folder), str(output), batch_size=batch_size)
-        predict.predict(config, [str(tmp_path / "films")])
+        paths, run = [str(tmp_path / "films")], runs.open_run(folder)
+        predict_files.predict_files(run, paths, str(output), batch_size=batch_size)
         tables.append(json.loads(output.read_text()))
-    for rows in zip(*tables, strict=True):
-        if rows[0]["prediction"] is None:
-            assert rows[0]["path"].endswith("2.jpeg")
+    for pair in zip(*tables, strict=True):
+        if pair[0]["prediction"] is None:
+            assert pair[0]["path"].endswith("2.jpeg")
             continue
-        with open(rows[0]["path"], "rb") as file:
+        with open(pair[0]["path"], "rb") as file:
             stored = images.to_grey(file.read(), 48)
         seen = images.area_resize(stored, 32)[None, :, :, None].astype(np.float32)
         expected = np.asarray(model([seen], training=False))[0, -1]
-        for row in rows:
+        for row in pair:
             assert row["probability_PNEUMONIA"] == pytest.approx(expected, abs=1e-6)
             total = row["probability_PNEUMONIA"] + row["probability_NORMAL"]
             assert total == pytest.approx(1, abs=1e-6)

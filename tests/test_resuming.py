@@ -41,7 +41,7 @@ def publications(source: pathlib.Path, monkeypatch, stop_at: int | None) -> int:
 
 
 def test_workers_do_not_change_the_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr(spool, "CHUNK_FILMS", 8)
+    monkeypatch.setattr(spool, "CHUNK_IMAGES", 8)
     source = make_source(tmp_path / "films", 16)
     one = convert(source, num_shards=3)
     three = convert(source, num_shards=3, workers=3, output_dir=str(tmp_path / "three"))
@@ -65,7 +65,7 @@ def test_a_complete_set_is_left_alone(source):
 
 
 def test_an_interruption_at_any_publication_changes_nothing(source, monkeypatch):
-    monkeypatch.setattr(spool, "CHUNK_FILMS", 10)
+    monkeypatch.setattr(spool, "CHUNK_IMAGES", 10)
     total = publications(source, monkeypatch, None)
     folder = source.parent / "data/tiny/1.0.0"
     expected = contents(folder)
@@ -90,7 +90,7 @@ def contents_without_work(folder: pathlib.Path) -> dict[str, str]:
 
 
 def test_a_rerun_does_only_what_is_missing(source, monkeypatch):
-    monkeypatch.setattr(spool, "CHUNK_FILMS", 10)
+    monkeypatch.setattr(spool, "CHUNK_IMAGES", 10)
     last = publications(source, monkeypatch, None) - 1
     (source.parent / "data").rename(source.parent / "old")
     with pytest.raises(Crash):
@@ -124,7 +124,7 @@ def test_kill_9_of_a_real_run_changes_nothing(tmp_path):
 @pytest.fixture
 def unfinished(source, monkeypatch):
     """Sources of which everything is converted and published but the manifest."""
-    monkeypatch.setattr(spool, "CHUNK_FILMS", 10)
+    monkeypatch.setattr(spool, "CHUNK_IMAGES", 10)
     last = publications(source, monkeypatch, None) - 1
     (source.parent / "data").rename(source.parent / "old")
     with pytest.raises(Crash):

@@ -46,8 +46,9 @@ def test_split_folders(tmp_path):
 
 def test_archive_litter_is_ignored(tmp_path):
     touch(tmp_path, "A/1.png", "B/2.png", "A/.DS_Store", "A/._1.png", ".git/x")
-    touch(tmp_path, "__MACOSX/A/._1.png", "A/__MACOSX/y")
+    touch(tmp_path, "__MACOSX/A/._1.png", "A/__MACOSX/y", "A/Thumbs.db", "desktop.ini")
     assert offered(tmp_path) == ["A/1.png", "B/2.png"]
+    assert sources.find(tmp_path).notes == ()
 
 
 def test_the_doubled_tree_counts_once(tmp_path):

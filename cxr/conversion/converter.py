@@ -33,8 +33,15 @@ from cxr.reasons import Rejected
 
 REPORT = "report.html"
 REPORT_JSON = "report.json"  # the same numbers; neither is in the manifest, for time
-# Where films lie, where the set goes and how many work shapes no byte of it.
+# Where images lie, where the set goes and how many work shapes no byte of it.
 _SHAPELESS = frozenset({"input_dir", "output_dir", "workers", "max_bad_fraction"})
+# Flags that every manifest lists. Those that came later are listed only where they
+# are not their default, so that a set's manifest does not change with the program.
+_ALWAYS_LISTED = frozenset(
+    ("dataset", "encoding", "image_size", "labels", "num_shards", "patient_pattern")
+    + ("quality", "seed", "split_policy", "test_fraction", "validation_fraction")
+    + ("version",)
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,14 +99,23 @@ class ConversionConfig(planning.PlanConfig, _SetConfig):
     @property
     def shaping_flags(self) -> dict[str, Any]:
         """The flags that shape the set's bytes, for the manifest."""
-        flags = dataclasses.asdict(self)
-        return {name: flags[name] for name in sorted(flags.keys() - _SHAPELESS)}
+        return {
+            name: _as_json(getattr(self, name))
+            for name, default in sorted(self.default_flags.items())
+            if name in _ALWAYS_LISTED or _as_json(getattr(self, name)) != default
+        }
+
+    @property
+    def default_flags(self) -> dict[str, Any]:
+        """The value of every flag that is left out, as a manifest would hold it."""
+        fields = (f for f in dataclasses.fields(self) if f.name not in _SHAPELESS)
+        return {field.name: _as_json(field.default) for field in fields}
 
 
 def convert(
     config: ConversionConfig, *, log: Callable[[str], None] = print
 ) -> records.RecordSet:
-    """Converts a folder of films, or finishes a conversion that was interrupted.
+    """Converts a folder of images, or finishes a conversion that was interrupted.
 
     Args:
       config: the flags.
@@ -107,7 +123,7 @@ def convert(
 
     Raises:
       UsageError: wrong folders, or the version holds another set.
-      DataError: the films cannot make a set.
+      DataError: the images cannot make a set.
       UnavailableError: a download failed or a worker died.
       StorageError: the disk refused.
     """
@@ -115,32 +131,40 @@ def convert(
     tree = find_sources(config)
     for note in tree.notes:
         log(note)
-    if existing := existing_set.find(config.folder, config.shaping_flags, tree, log):
+    existing = existing_set.find(
+        config.folder, config.shaping_flags, tree, log, defaults=config.default_flags
+    )
+    if existing:
         return existing
     with _work_folder(config.folder) as work:
         (config.folder / records.MANIFEST).unlink(missing_ok=True)
         # A second process would cost a small set more than it brings.
-        few = len(tree.sources) <= spool.CHUNK_FILMS
+        few = len(tree.sources) <= spool.CHUNK_IMAGES
         with workers.started(1 if few else config.workers, preload=__name__) as pool:
             chunks = _chunks(config, tree, work)
             _fill_spool(chunks, pool, log)
-            films, unreadable = _read_spool(chunks)
+            converted, unreadable = _read_spool(chunks)
             rejected = [*tree.rejected, *map(_quarantined, unreadable)]
-            _check_bad_fraction(config, rejected, len(films) + len(rejected), work)
-            plan = planning.make(films, config)
+            _check_bad_fraction(config, rejected, len(converted) + len(rejected), work)
+            plan = planning.make(converted, config)
             _announce(plan, log)
-            written = _write_shards(config, plan, films, chunks, pool)
+            written = _write_shards(config, plan, converted, chunks, pool)
         rejected = tuple(sorted([*rejected, *plan.rejected]))
-        outcome = metadata.Outcome(films, plan, rejected, written)
+        outcome = metadata.Outcome(converted, plan, rejected, written)
         identities = {row.path: row.reason for row in tree.rejected}
-        for film in [*films, *unreadable]:
-            identities[film.path] = film.sha256 or film.reason
+        for image in [*converted, *unreadable]:
+            identities[image.path] = image.sha256 or image.reason
         manifest = _manifest(config, outcome, identities)
         _write_report(config, outcome, chunks, manifest, time.monotonic() - began)
         manifest = metadata.publish(config.folder, outcome, manifest)
         shutil.rmtree(work)
     _summarise(manifest, outcome, config.folder, time.monotonic() - began, log)
     return records.RecordSet(config.folder, manifest)
+
+
+def _as_json(value: Any) -> Any:
+    """Returns a flag's value as it comes back from a manifest."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def find_sources(config: ConversionConfig) -> sources.Tree:
@@ -174,12 +198,12 @@ def _chunks(
     config: ConversionConfig, tree: sources.Tree, work: pathlib.Path
 ) -> list[spool.Chunk]:
     encoding = spool.Encoding(config.image_size, config.encoding, config.quality)
-    starts = range(0, len(tree.sources), spool.CHUNK_FILMS)
+    starts = range(0, len(tree.sources), spool.CHUNK_IMAGES)
     return [
         spool.Chunk(
             index=index,
             root=tree.root,
-            sources=tree.sources[start : start + spool.CHUNK_FILMS],
+            sources=tree.sources[start : start + spool.CHUNK_IMAGES],
             path=work / f"films-{index:06d}",
             encoding=encoding,
         )
@@ -190,34 +214,35 @@ def _chunks(
 def _fill_spool(
     chunks: list[spool.Chunk], pool: workers.Workers, log: Callable[[str], None]
 ) -> None:
-    """Converts the films that the spool does not hold yet."""
+    """Converts the images that the spool does not hold yet."""
     missing = [chunk for chunk in chunks if not spool.is_current(chunk)]
     todo = sum(len(chunk.sources) for chunk in missing)
     total = sum(len(chunk.sources) for chunk in chunks)
     if todo < total:
-        log(f"taking over {total - todo} films from an interrupted conversion")
+        log(f"taking over {total - todo} images from an interrupted conversion")
     began = time.monotonic()
     results = pool.map(spool.convert, missing)
-    for _ in workers.watch(results, total=todo, label="converting", unit="film"):
+    for _ in workers.watch(results, total=todo, label="converting", unit="image"):
         pass
     seconds = time.monotonic() - began
     if todo:
-        log(f"converted {todo} films in {seconds:.1f} s ({todo / seconds:.0f} films/s)")
+        rate = todo / seconds
+        log(f"converted {todo} images in {seconds:.1f} s ({rate:.0f} images/s)")
 
 
 def _read_spool(
     chunks: list[spool.Chunk],
-) -> tuple[list[spool.Film], list[spool.Film]]:
-    """Returns the readable films and the others, each by path."""
+) -> tuple[list[spool.Converted], list[spool.Converted]]:
+    """Returns the readable images and the others, each by path."""
     taken, unreadable = [], []
     for chunk in chunks:
-        for film in spool.read_films(chunk):
-            (unreadable if film.reason else taken).append(film)
+        for image in spool.read_converted(chunk):
+            (unreadable if image.reason else taken).append(image)
     return taken, unreadable
 
 
-def _quarantined(film: spool.Film) -> Rejected:
-    return Rejected(film.path, film.reason, film.detail)
+def _quarantined(image: spool.Converted) -> Rejected:
+    return Rejected(image.path, image.reason, image.detail)
 
 
 def _check_bad_fraction(
@@ -252,7 +277,7 @@ def _announce(plan: planning.Plan, log: Callable[[str], None]) -> None:
 def _write_shards(
     config: ConversionConfig,
     plan: planning.Plan,
-    films: list[spool.Film],
+    converted: list[spool.Converted],
     chunks: list[spool.Chunk],
     pool: workers.Workers,
 ) -> dict[str, tuple[records.Shard, ...]]:
@@ -263,7 +288,7 @@ def _write_shards(
         if old.name not in wanted:  # of an unfinished conversion with other flags
             old.unlink()
     jobs = shards.jobs(
-        plan, films, chunks, folder=config.folder, dataset=config.dataset
+        plan, converted, chunks, folder=config.folder, dataset=config.dataset
     )
     written = {shard.file: shard for shard in pool.map(shards.write, jobs)}
     return {split: tuple(written[name] for name in names[split]) for split in names}

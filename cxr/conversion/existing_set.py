@@ -3,7 +3,7 @@
 import csv
 import hashlib
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cxr import cli, records
@@ -17,14 +17,18 @@ def find(
     flags: dict[str, Any],
     tree: sources.Tree,
     log: Callable[[str], None],
+    *,
+    defaults: Mapping[str, Any],
 ) -> records.RecordSet | None:
     """Returns the set in `folder` when it is just what the flags ask for.
 
     Args:
       folder: of the version.
-      flags: that shape the bytes.
+      flags: that shape the bytes, as the manifest lists them.
       tree: the sources of today.
       log: receives what was found.
+      defaults: of flags; a flag that `flags` or the manifest does not list, because
+        it came later, has its default there.
 
     Raises:
       UsageError: another set, or foreign files, lie there; nothing is mixed in.
@@ -35,12 +39,16 @@ def find(
         return None
     record_set = records.load(folder)
     held = record_set.manifest.flags
+    wanted = {**defaults, **flags}
+    there = {**defaults, **held}
     differing = sorted(
-        name for name in flags.keys() | held.keys() if flags.get(name) != held.get(name)
+        name
+        for name in flags.keys() | held.keys()
+        if wanted.get(name) != there.get(name)
     )
     if differing:
         listed = ", ".join(
-            f"--{name}={flags.get(name)} (there: {held.get(name)})"
+            f"--{name}={wanted.get(name)} (there: {there.get(name)})"
             for name in differing
         )
         raise _refusal(folder, f"made with other flags: {listed}")
@@ -59,10 +67,10 @@ def find(
 
 def identify(tree: sources.Tree) -> dict[str, str]:
     """Returns the SHA-256 of every source, or why it cannot be read, by path."""
-    found = {row.path: row.reason for row in tree.rejected}
+    identities = {row.path: row.reason for row in tree.rejected}
     for source in tree.sources:
-        found[source.path] = spool.identify(tree.root, source.path)
-    return found
+        identities[source.path] = spool.identify(tree.root, source.path)
+    return identities
 
 
 def sources_digest(identities: dict[str, str]) -> dict[str, Any]:

@@ -21,19 +21,19 @@ class Outcome:
     """What a conversion came to.
 
     Attributes:
-      films: readable films, which the plan refers to.
+      converted: readable images, which the plan refers to.
       plan: where they went.
       rejected: rows of quarantine.csv, by path.
       shards: by split, in order.
     """
 
-    films: Sequence[spool.Film]
+    converted: Sequence[spool.Converted]
     plan: planning.Plan
     rejected: tuple[Rejected, ...]
     shards: dict[str, tuple[records.Shard, ...]]
 
-    def placed(self, split: str) -> Iterator[planning.Placed]:
-        """Yields the films of a split in the order of their records."""
+    def examples(self, split: str) -> Iterator[planning.PlannedExample]:
+        """Yields the images of a split in the order of their records."""
         for shard in self.plan.shards[split]:
             yield from shard
 
@@ -49,7 +49,7 @@ def publish(
       manifest: complete but for its `files`.
 
     Raises:
-      DataError: a patient or an identical film stands on two sides.
+      DataError: a patient or an identical image stands on two sides.
       StorageError: the disk refused.
     """
     records.check_disjoint(example_rows(outcome))
@@ -80,39 +80,39 @@ def example_rows(outcome: Outcome) -> Iterator[dict[str, Any]]:
     """Yields the rows of examples.csv: by split, shard and record."""
     for split, shards in outcome.plan.shards.items():
         for shard, members in zip(outcome.shards[split], shards, strict=True):
-            for record, one in enumerate(members):
-                film = outcome.films[one.film]
+            for record, example in enumerate(members):
+                image = outcome.converted[example.image]
                 yield {
-                    "filename": film.path,
+                    "filename": image.path,
                     "split": split,
-                    "label": one.label,
-                    "patient_id": one.patient_id,
-                    "subtype": one.subtype,
-                    "source_width": film.width,
-                    "source_height": film.height,
-                    "source_mode": film.mode,
-                    "source_sha256": film.sha256,
+                    "label": example.label,
+                    "patient_id": example.patient_id,
+                    "subtype": example.subtype,
+                    "source_width": image.width,
+                    "source_height": image.height,
+                    "source_mode": image.mode,
+                    "source_sha256": image.sha256,
                     "shard": shard.file,
                     "record": record,
-                    "duplicate_of": one.duplicate_of,
+                    "duplicate_of": example.duplicate_of,
                 }
 
 
 def splits(outcome: Outcome) -> dict[str, records.Split]:
     """Returns the manifest's splits."""
-    found = {}
+    by_name = {}
     for name, shards in outcome.shards.items():
-        members = list(outcome.placed(name))
-        counts = collections.Counter(one.label for one in members)
-        found[name] = records.Split(
+        members = list(outcome.examples(name))
+        counts = collections.Counter(example.label for example in members)
+        by_name[name] = records.Split(
             name=name,
             num_examples=len(members),
             num_bytes=sum(shard.bytes for shard in shards),
-            num_patients=len({one.patient_id for one in members}),
+            num_patients=len({example.patient_id for example in members}),
             class_counts={label: counts[label] for label in outcome.plan.class_names},
             shards=shards,
         )
-    return found
+    return by_name
 
 
 def _describe_file(path: pathlib.Path) -> dict[str, Any]:

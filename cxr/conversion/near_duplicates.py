@@ -1,9 +1,9 @@
-"""Pairs of films that look alike although their bytes differ.
+"""Pairs of images that look alike although their bytes differ.
 
 Candidates for a person to look at, never a verdict. The 256-bit difference hash
-was chosen on the reference set's 5,216 training films: within 7 bits it finds
+was chosen on the reference set's 5,216 training images: within 7 bits it finds
 the 28 identical pairs and no other, where a 64-bit hash within 3 bits finds
-76,800 pairs, because chest films are framed alike.
+76,800 pairs, because chest images are framed alike.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from PIL import Image
 
 HASH_SIDE = 16  # 16 x 16 differences between neighbouring cells
 MAX_DISTANCE = 7  # bits of 256; less than the 8 bands, one of which then agrees
-_MAX_BUCKET = 200  # films compared that share a band; bounds time and memory
+_MAX_BUCKET = 200  # images compared that share a band; bounds time and memory
 
 
 def difference_hash(grey: np.ndarray) -> int:
@@ -33,10 +33,10 @@ def across(
     """Finds pairs of different sides whose difference hashes are close.
 
     Two hashes within `MAX_DISTANCE` bits agree in at least one band of 32 bits,
-    so only films that share a band are compared.
+    so only images that share a band are compared.
 
     Args:
-      hashes: by `difference_hash`, one a film.
+      hashes: by `difference_hash`, one an image.
       sides: int [N]; pairs on one side are not reported.
       at_most: pairs returned, the closest first.
 

@@ -1,7 +1,7 @@
 """The plan of a conversion: patients, labels, splits and shards.
 
 A pure function of what was found in the sources and of the flags: the same
-films give the same plan on any machine, in any order, with any number of
+images give the same plan on any machine, in any order, with any number of
 workers.
 """
 
@@ -11,16 +11,11 @@ import math
 import re
 from collections.abc import Callable, Sequence
 
-from cxr import cli, records
+from cxr import cli, records, reference_set
 from cxr.conversion import splitting
-from cxr.conversion.splitting import Film, Placed
+from cxr.conversion.splitting import PlannedExample, ReadableImage
 from cxr.reasons import Rejected
 
-# The reference set's names, which number bacteria and virus patients apart.
-PATIENT_PATTERNS = (
-    r"^person(?P<patient>\d+)_(?P<subtype>bacteria|virus)_\d+(?:_\d+)?\.\w+$",
-    r"^(?P<patient>(?:NORMAL2-)?IM-\d+)-\d+(?:-\d+)?\.\w+$",
-)
 SHARD_BYTES = 64 << 20  # 64 MiB: few files, and eight readers still find work
 _SHARD_EXAMPLES = 256  # below 64 MiB: one shard for so many examples, up to ...
 _MIN_SHARDS = 8
@@ -77,53 +72,55 @@ class PlanConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Where every film goes.
+    """Where every image goes.
 
     Attributes:
       policy: the split policy used, `auto` resolved.
       class_names: sorted; label i is `class_names[i]`.
-      shards: split name to its shards in order, each a tuple of films in order.
-      rejected: readable films that are kept out, with the reason.
-      unmatched: number of films whose name told no patient.
+      shards: split name to its shards in order, each a tuple of images in order.
+      rejected: readable images that are kept out, with the reason.
+      unmatched: number of images whose name told no patient.
     """
 
     policy: str
     class_names: tuple[str, ...]
-    shards: dict[str, tuple[tuple[Placed, ...], ...]]
+    shards: dict[str, tuple[tuple[PlannedExample, ...], ...]]
     rejected: tuple[Rejected, ...]
     unmatched: int
 
 
-def make(films: Sequence[Film], config: PlanConfig) -> Plan:
+def make(images: Sequence[ReadableImage], config: PlanConfig) -> Plan:
     """Plans a conversion.
 
     Args:
-      films: in any order.
+      images: in any order.
       config: the flags.
 
     Raises:
       DataError: a class has too few patients for the sides, or the policy does
         not fit the sources.
     """
-    policy = _policy(films, config)
+    policy = _policy(images, config)
     rejected: list[Rejected] = []
-    placed = _identify(films, config, rejected)
-    unmatched = sum(p.patient_id == films[p.film].path for p in placed)
-    placed = _drop_conflicts(films, placed, rejected)
-    sides: dict[str, list[Placed]] = {name: [] for name in records.SPLITS}
+    examples = _identify(images, config, rejected)
+    unmatched = sum(p.patient_id == images[p.image].path for p in examples)
+    examples = _drop_conflicts(images, examples, rejected)
+    sides: dict[str, list[PlannedExample]] = {name: [] for name in records.SPLITS}
     if policy == "official":
-        placed = _drop_leaks(films, placed, rejected)
-        sides["test"] = [p for p in placed if films[p.film].side == "test"]
-        placed = [p for p in placed if films[p.film].side != "test"]
-    class_names = tuple(sorted({p.label for p in placed + sides["test"]}))
+        examples = _drop_leaks(images, examples, rejected)
+        sides["test"] = [p for p in examples if images[p.image].side == "test"]
+        examples = [p for p in examples if images[p.image].side != "test"]
+    class_names = tuple(sorted({p.label for p in examples + sides["test"]}))
     _check_classes(class_names, sides["test"] if policy == "official" else None)
-    for side, members in splitting.cut(films, placed, _shares(policy, config)).items():
+    for side, members in splitting.cut(
+        images, examples, _shares(policy, config)
+    ).items():
         sides[side] += members
-    del placed, members  # large: each side goes as soon as its shards are planned
+    del examples, members  # large: each side goes as soon as its shards are planned
     shards = {}
     for side in records.SPLITS:
-        if members := _mark_duplicates(films, sides.pop(side)):
-            shards[side] = _shards(films, members, config)
+        if members := _mark_duplicates(images, sides.pop(side)):
+            shards[side] = _shards(images, members, config)
     return Plan(policy, class_names, shards, tuple(sorted(rejected)), unmatched)
 
 
@@ -133,12 +130,13 @@ def patient_parser(pattern: str) -> Callable[[str], tuple[str, str]]:
     Args:
       pattern: `--patient_pattern`; empty for the reference set's two.
     """
-    patterns = [_compile(p) for p in ([pattern] if pattern else PATIENT_PATTERNS)]
+    patterns = [pattern] if pattern else reference_set.PATIENT_PATTERNS
+    compiled = [_compile(pattern) for pattern in patterns]
 
     def parse(path: str) -> tuple[str, str]:
         name = path.rpartition("/")[2]
-        for compiled in patterns:
-            if match := compiled.search(name):
+        for expression in compiled:
+            if match := expression.search(name):
                 groups = match.groupdict()
                 return groups.get("subtype") or "", groups["patient"] or ""
         return "", ""
@@ -161,8 +159,8 @@ def _compile(pattern: str) -> re.Pattern:
     return compiled
 
 
-def _policy(films: Sequence[Film], config: PlanConfig) -> str:
-    has_test = any(film.side == "test" for film in films)
+def _policy(images: Sequence[ReadableImage], config: PlanConfig) -> str:
+    has_test = any(image.side == "test" for image in images)
     if config.split_policy == "auto":
         return "official" if has_test else "grouped"
     if config.split_policy == "official" and not has_test:
@@ -184,82 +182,92 @@ def _shares(policy: str, config: PlanConfig) -> splitting.Shares:
 
 
 def _identify(
-    films: Sequence[Film], config: PlanConfig, rejected: list[Rejected]
-) -> list[Placed]:
-    """Gives every film its label and patient, in the order of paths."""
+    images: Sequence[ReadableImage], config: PlanConfig, rejected: list[Rejected]
+) -> list[PlannedExample]:
+    """Gives every image its label and patient, in the order of paths."""
     parse = patient_parser(config.patient_pattern)
     with_subtypes = set()
     if config.labels == "subtype":
-        with_subtypes = {film.folder for film in films if parse(film.path)[0]}
+        with_subtypes = {image.folder for image in images if parse(image.path)[0]}
         if not with_subtypes:
             raise cli.DataError(
                 "--labels=subtype: no file name tells a subtype; use --labels=folder, "
                 "or a --patient_pattern with a group 'subtype'"
             )
-    placed = []
-    for index in sorted(range(len(films)), key=lambda i: films[i].path):
-        film = films[index]
-        subtype, patient = parse(film.path)
-        label = film.folder
+    examples = []
+    for index in sorted(range(len(images)), key=lambda i: images[i].path):
+        image = images[index]
+        subtype, patient = parse(image.path)
+        label = image.folder
         if config.labels == "subtype":
-            if not subtype and film.folder in with_subtypes:
-                detail = f"others in {film.folder!r} have a subtype in their name"
-                rejected.append(Rejected(film.path, "no_subtype", detail))
+            if not subtype and image.folder in with_subtypes:
+                detail = f"others in {image.folder!r} have a subtype in their name"
+                rejected.append(Rejected(image.path, "no_subtype", detail))
                 continue
-            label = subtype.upper() or film.folder
+            label = subtype.upper() or image.folder
         key = f"{subtype}:{patient}" if subtype else patient
-        placed.append(Placed(index, label, key if patient else film.path, subtype, ""))
-    return placed
+        examples.append(
+            PlannedExample(index, label, key if patient else image.path, subtype, "")
+        )
+    return examples
 
 
 def _drop_conflicts(
-    films: Sequence[Film], placed: list[Placed], rejected: list[Rejected]
-) -> list[Placed]:
-    """Removes all copies of films that stand under several labels."""
+    images: Sequence[ReadableImage],
+    examples: list[PlannedExample],
+    rejected: list[Rejected],
+) -> list[PlannedExample]:
+    """Removes all copies of images that stand under several labels."""
     dropped = set()
-    for copies in splitting.identical(films, placed):
-        labels = sorted({one.label for one in copies})
+    for copies in splitting.identical(images, examples):
+        labels = sorted({example.label for example in copies})
         if len(labels) > 1:
-            paths = [films[one.film].path for one in copies]
-            for one, path in zip(copies, paths, strict=True):
-                dropped.add(one.film)
+            paths = [images[example.image].path for example in copies]
+            for example, path in zip(copies, paths, strict=True):
+                dropped.add(example.image)
                 other = next(p for p in paths if p != path)
                 detail = f"identical to {other}; labels {', '.join(labels)}"
                 rejected.append(Rejected(path, "label_conflict", detail))
-    return [one for one in placed if one.film not in dropped]
+    return [example for example in examples if example.image not in dropped]
 
 
 def _drop_leaks(
-    films: Sequence[Film], placed: list[Placed], rejected: list[Rejected]
-) -> list[Placed]:
-    """Removes training films whose bytes or patient the source's test holds too."""
-    test = [one for one in placed if films[one.film].side == "test"]
-    contents = {films[one.film].digest: films[one.film].path for one in test}
-    patients = {one.patient_id: films[one.film].path for one in test}
+    images: Sequence[ReadableImage],
+    examples: list[PlannedExample],
+    rejected: list[Rejected],
+) -> list[PlannedExample]:
+    """Removes training images whose bytes or patient the source's test holds too."""
+    test = [example for example in examples if images[example.image].side == "test"]
+    contents = {
+        images[example.image].digest: images[example.image].path for example in test
+    }
+    patients = {example.patient_id: images[example.image].path for example in test}
     kept = []
-    for one in placed:
-        film = films[one.film]
-        if film.side == "test":
-            kept.append(one)
-        elif film.digest in contents:
-            detail = f"identical to {contents[film.digest]}"
-            rejected.append(Rejected(film.path, "duplicate_in_test", detail))
-        elif one.patient_id in patients:
-            detail = f"patient {one.patient_id}, as {patients[one.patient_id]}"
-            rejected.append(Rejected(film.path, "patient_in_test", detail))
+    for example in examples:
+        image = images[example.image]
+        if image.side == "test":
+            kept.append(example)
+        elif image.digest in contents:
+            detail = f"identical to {contents[image.digest]}"
+            rejected.append(Rejected(image.path, "duplicate_in_test", detail))
+        elif example.patient_id in patients:
+            detail = f"patient {example.patient_id}, as {patients[example.patient_id]}"
+            rejected.append(Rejected(image.path, "patient_in_test", detail))
         else:
-            kept.append(one)
+            kept.append(example)
     return kept
 
 
-def _check_classes(class_names: tuple[str, ...], test: list[Placed] | None) -> None:
+def _check_classes(
+    class_names: tuple[str, ...], test: list[PlannedExample] | None
+) -> None:
     if len(class_names) < 2:
         held = ", ".join(class_names) or "none"
         raise cli.DataError(
             f"classes with readable films: {held}; at least two are needed"
         )
     if test is not None:
-        missing = set(class_names) - {one.label for one in test}
+        missing = set(class_names) - {example.label for example in test}
         if missing:
             raise cli.DataError(
                 f"class {min(missing)!r}: the source's test folder holds none of it; "
@@ -267,25 +275,28 @@ def _check_classes(class_names: tuple[str, ...], test: list[Placed] | None) -> N
             )
 
 
-def _mark_duplicates(films: Sequence[Film], members: list[Placed]) -> list[Placed]:
+def _mark_duplicates(
+    images: Sequence[ReadableImage], members: list[PlannedExample]
+) -> list[PlannedExample]:
     first: dict[str, str] = {}
     marked = []
-    for one in sorted(members, key=lambda one: films[one.film].path):
-        path = films[one.film].path
-        original = first.setdefault(films[one.film].digest, path)
+    for example in sorted(members, key=lambda example: images[example.image].path):
+        path = images[example.image].path
+        original = first.setdefault(images[example.image].digest, path)
         copy = original != path
-        marked.append(one._replace(duplicate_of=original) if copy else one)
+        marked.append(example._replace(duplicate_of=original) if copy else example)
     return marked
 
 
 def _shards(
-    films: Sequence[Film], members: list[Placed], config: PlanConfig
-) -> tuple[tuple[Placed, ...], ...]:
+    images: Sequence[ReadableImage], members: list[PlannedExample], config: PlanConfig
+) -> tuple[tuple[PlannedExample, ...], ...]:
     """Orders a split by salted hash, so that classes mix, and cuts it evenly."""
     order = sorted(
-        members, key=lambda one: splitting.salted(config.seed, films[one.film].path)
+        members,
+        key=lambda example: splitting.salted(config.seed, images[example.image].path),
     )
-    total = sum(films[one.film].length for one in members)
+    total = sum(images[example.image].length for example in members)
     count = min(config.num_shards or _num_shards(total, len(members)), len(members))
     edges = [index * len(order) // count for index in range(count + 1)]
     return tuple(tuple(order[low:high]) for low, high in itertools.pairwise(edges))

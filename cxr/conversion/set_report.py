@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from cxr import images, records
+from cxr import images, reasons, records
 from cxr.conversion import near_duplicates, spool
 from cxr.conversion.metadata import Outcome
-from cxr.conversion.planning import Placed
+from cxr.conversion.planning import PlannedExample
+from cxr.metrics import classification
 from cxr.reporting import html
 
-_SHEET_FILMS = 24  # a class
+_SHEET_IMAGES = 24  # a class
 _SHEET_COLUMNS = 8
 _THUMBNAIL = 112  # pixels
 _MAX_ROWS = 200  # of the quarantine shown in the page; quarantine.csv has all
@@ -32,52 +33,54 @@ def numbers(
     """Returns the report's content, ready for JSON.
 
     Args:
-      outcome: the films and where they went.
+      outcome: the images and where they went.
       chunks: the spool they lie in.
       manifest: with its splits.
       seconds: wall time of the conversion so far.
     """
-    placed = [(s, one) for s in outcome.plan.shards for one in outcome.placed(s)]
-    films = [outcome.films[one.film] for _, one in placed]
+    examples = [
+        (s, example) for s in outcome.plan.shards for example in outcome.examples(s)
+    ]
+    converted = [outcome.converted[example.image] for _, example in examples]
     return {
         "name": manifest.name,
         "version": manifest.version,
         "split_policy": outcome.plan.policy,
-        "films": len(placed),
+        "films": len(examples),
         "splits": [_split(split) for split in manifest.splits.values()],
-        "subtypes": _subtypes(placed),
-        "source": _by_class(placed, films, manifest.class_names),
-        "shortcuts": _shortcuts(placed, films, manifest.class_names),
+        "subtypes": _subtypes(examples),
+        "source": _by_class(examples, converted, manifest.class_names),
+        "shortcuts": _shortcuts(examples, converted, manifest.class_names),
         "files_without_patient": outcome.plan.unmatched,
-        "patients_on_two_sides": _on_two_sides(placed),
-        "duplicates": _duplicates(placed, outcome),
-        "near_duplicates_across_splits": _near(placed, outcome, chunks),
+        "patients_on_two_sides": _on_two_sides(examples),
+        "duplicates": _duplicates(examples, outcome),
+        "near_duplicates_across_splits": _near(examples, outcome, chunks),
         "quarantine": dict(collections.Counter(r.reason for r in outcome.rejected)),
-        "bytes_in": sum(film.source_bytes for film in outcome.films),
+        "bytes_in": sum(image.source_bytes for image in outcome.converted),
         "bytes_out": sum(split.num_bytes for split in manifest.splits.values()),
         "seconds": round(seconds, 2),
-        "films_per_second": round(len(outcome.films) / max(seconds, 1e-9), 1),
+        "films_per_second": round(len(outcome.converted) / max(seconds, 1e-9), 1),
     }
 
 
 def contact_sheets(
     outcome: Outcome, chunks: Sequence[spool.Chunk], manifest: records.Manifest
 ) -> dict[str, bytes]:
-    """Returns a JPEG a class: stored films spread evenly over the class."""
+    """Returns a JPEG a class: stored images spread evenly over the class."""
     members = collections.defaultdict(list)
     for split in outcome.plan.shards:
-        for one in outcome.placed(split):
-            members[one.label].append(one.film)
+        for example in outcome.examples(split):
+            members[example.label].append(example.image)
     sheets = {}
     for label in manifest.class_names:
-        films = sorted(members[label])
-        count = min(len(films), _SHEET_FILMS)
-        chosen = [films[index * len(films) // count] for index in range(count)]
+        indices = sorted(members[label])
+        count = min(len(indices), _SHEET_IMAGES)
+        chosen = [indices[turn * len(indices) // count] for turn in range(count)]
         thumbnails = []
         for index in chosen:
-            film = outcome.films[index]
-            path = chunks[film.chunk].path
-            stored = spool.read_stored(path, film.offset, film.length)
+            image = outcome.converted[index]
+            path = chunks[image.chunk].path
+            stored = spool.read_stored(path, image.offset, image.length)
             thumbnails.append(_thumbnail(stored, manifest))
         sheets[label] = images.encode(_grid(thumbnails), "jpeg", quality=85)
     return sheets
@@ -99,7 +102,7 @@ def to_html(content: dict[str, Any], outcome: Outcome, sheets: dict[str, bytes])
             "identical film and no known patient stands on two sides. "
             f"{content['bytes_in'] / 1e6:.1f} MB read and "
             f"{content['bytes_out'] / 1e6:.1f} MB written in {content['seconds']} s, "
-            f"{content['films_per_second']} films/s.",
+            f"{content['films_per_second']} images/s.",
             kind="lead",
         ),
         html.notes([("warn", text) for text in _warnings(content)]),
@@ -122,7 +125,10 @@ def to_html(content: dict[str, Any], outcome: Outcome, sheets: dict[str, bytes])
         ),
         _section(
             "Kept out",
-            [{"reason": r, "files": n} for r, n in content["quarantine"].items()],
+            [
+                {"reason": code, "files": count, "meaning": reasons.MEANINGS[code]}
+                for code, count in content["quarantine"].items()
+            ],
         ),
         _section(
             f"Files kept out (at most {_MAX_ROWS})",
@@ -144,9 +150,11 @@ def _split(split: records.Split) -> dict[str, Any]:
     }
 
 
-def _subtypes(placed: list[tuple[str, Placed]]) -> list[dict[str, Any]]:
+def _subtypes(examples: list[tuple[str, PlannedExample]]) -> list[dict[str, Any]]:
     counts = collections.Counter(
-        (one.label, one.subtype, split) for split, one in placed if one.subtype
+        (example.label, example.subtype, split)
+        for split, example in examples
+        if example.subtype
     )
     kinds = sorted({(label, subtype) for label, subtype, _ in counts})
     return [
@@ -157,16 +165,18 @@ def _subtypes(placed: list[tuple[str, Placed]]) -> list[dict[str, Any]]:
 
 
 def _by_class(
-    placed: list[tuple[str, Placed]],
-    films: list[spool.Film],
+    examples: list[tuple[str, PlannedExample]],
+    converted: list[spool.Converted],
     class_names: tuple[str, ...],
 ) -> list[dict[str, Any]]:
     rows = []
     for label in class_names:
         mine = [
-            f for f, (_, one) in zip(films, placed, strict=True) if one.label == label
+            image
+            for image, (_, example) in zip(converted, examples, strict=True)
+            if example.label == label
         ]
-        modes = collections.Counter(f"{film.format} {film.mode}" for film in mine)
+        modes = collections.Counter(f"{image.format} {image.mode}" for image in mine)
         kinds = ", ".join(f"{n} {mode}" for mode, n in sorted(modes.items()))
         row: dict[str, Any] = {"class": label, "kinds": kinds, "films": len(mine)}
         for name, values in _properties(mine).items():
@@ -177,25 +187,27 @@ def _by_class(
     return rows
 
 
-def _properties(films: list[spool.Film]) -> dict[str, np.ndarray]:
-    width = np.array([film.width for film in films], float)
-    height = np.array([film.height for film in films], float)
+def _properties(converted: list[spool.Converted]) -> dict[str, np.ndarray]:
+    width = np.array([image.width for image in converted], float)
+    height = np.array([image.height for image in converted], float)
     return {
         "width": width,
         "height": height,
         "aspect": width / height,
-        "file bytes": np.array([film.source_bytes for film in films], float),
+        "file bytes": np.array([image.source_bytes for image in converted], float),
     }
 
 
 def _shortcuts(
-    placed: list[tuple[str, Placed]],
-    films: list[spool.Film],
+    examples: list[tuple[str, PlannedExample]],
+    converted: list[spool.Converted],
     class_names: tuple[str, ...],
 ) -> list[dict[str, Any]]:
-    properties = _properties(films)
-    properties["colour"] = np.array([f.mode not in ("L", "I;16", "1") for f in films])
-    labels = np.array([one.label for _, one in placed])
+    properties = _properties(converted)
+    properties["colour"] = np.array(
+        [image.mode not in ("L", "I;16", "1") for image in converted], float
+    )
+    labels = np.array([example.label for _, example in examples])
     return [
         {"class": label}
         | {
@@ -207,40 +219,40 @@ def _shortcuts(
 
 
 def _auc(values: np.ndarray, positive: np.ndarray) -> float:
-    """Area under the ROC curve by mean ranks; 0.5 where a side is empty."""
-    count = int(positive.sum())
-    rest = len(values) - count
-    if not count or not rest:
-        return 0.5
-    _, inverse, sizes = np.unique(values, return_inverse=True, return_counts=True)
-    mean_rank = np.cumsum(sizes) - (sizes - 1) / 2
-    ranks = mean_rank[inverse][positive].sum()
-    return float((ranks - count * (count + 1) / 2) / (count * rest))
+    """Area under the ROC curve; 0.5 where a side is empty."""
+    areas, _ = classification.ranking_areas(positive, values, np.ones((1, len(values))))
+    return 0.5 if np.isnan(areas[0]) else float(areas[0])
 
 
-def _on_two_sides(placed: list[tuple[str, Placed]]) -> int:
-    sides = {(one.patient_id, split) for split, one in placed}
+def _on_two_sides(examples: list[tuple[str, PlannedExample]]) -> int:
+    sides = {(example.patient_id, split) for split, example in examples}
     return len(sides) - len({patient for patient, _ in sides})
 
 
-def _duplicates(placed: list[tuple[str, Placed]], outcome: Outcome) -> dict[str, int]:
-    originals = [one.duplicate_of for _, one in placed if one.duplicate_of]
+def _duplicates(
+    examples: list[tuple[str, PlannedExample]], outcome: Outcome
+) -> dict[str, int]:
+    originals = [
+        example.duplicate_of for _, example in examples if example.duplicate_of
+    ]
     return {"groups": len(set(originals)), "surplus": len(originals)}
 
 
 def _near(
-    placed: list[tuple[str, Placed]], outcome: Outcome, chunks: Sequence[spool.Chunk]
+    examples: list[tuple[str, PlannedExample]],
+    outcome: Outcome,
+    chunks: Sequence[spool.Chunk],
 ) -> list[dict[str, Any]]:
     stored = [h for chunk in chunks for h in spool.read_hashes(chunk)]
-    hashes = [stored[one.film] for _, one in placed]
-    sides = np.array([records.SPLITS.index(split) for split, _ in placed])
-    paths = [outcome.films[one.film].path for _, one in placed]
+    hashes = [stored[example.image] for _, example in examples]
+    sides = np.array([records.SPLITS.index(split) for split, _ in examples])
+    paths = [outcome.converted[example.image].path for _, example in examples]
     return [
         {
             "film": paths[i],
-            "in": placed[i][0],
+            "in": examples[i][0],
             "other film": paths[j],
-            "other in": placed[j][0],
+            "other in": examples[j][0],
             "bits apart": distance,
         }
         for distance, i, j in near_duplicates.across(hashes, sides)

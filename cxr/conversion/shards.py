@@ -19,11 +19,11 @@ class Member(NamedTuple):
       chunk: the spool file that holds its stored image.
       offset: of the stored image.
       length: its bytes.
-      source: SHA-256 of the film it was made from.
-      filename: the film's path.
+      source: SHA-256 of the image it was made from.
+      filename: the image's path.
       label: index of its class.
       text: name of its class.
-      patient_id: whose film it is.
+      patient_id: whose image it is.
       subtype: may be empty.
     """
 
@@ -68,7 +68,7 @@ def names(plan: planning.Plan, dataset: str) -> dict[str, list[str]]:
 
 def jobs(
     plan: planning.Plan,
-    films: Sequence[spool.Film],
+    converted: Sequence[spool.Converted],
     chunks: Sequence[spool.Chunk],
     *,
     folder: pathlib.Path,
@@ -77,18 +77,18 @@ def jobs(
     """Yields the job of every shard, split by split in order.
 
     Args:
-      plan: refers to readable films by their index in `films`.
-      films: the readable films that the plan was made from.
+      plan: refers to readable images by their index in `converted`.
+      converted: the readable images that the plan was made from.
       chunks: the spool.
       folder: where the shards go.
       dataset: the set's name.
     """
     encoding = chunks[0].encoding
     for split, file_names in names(plan, dataset).items():
-        for file_name, placed in zip(file_names, plan.shards[split], strict=True):
+        for file_name, examples in zip(file_names, plan.shards[split], strict=True):
             members = tuple(
-                _member(one, films[one.film], chunks, plan.class_names)
-                for one in placed
+                _member(example, converted[example.image], chunks, plan.class_names)
+                for example in examples
             )
             receipt = chunks[0].path.parent / f"{file_name}.json"
             yield Job(folder / file_name, receipt, encoding, members)
@@ -120,21 +120,21 @@ def write(job: Job) -> records.Shard:
 
 
 def _member(
-    one: planning.Placed,
-    film: spool.Film,
+    example: planning.PlannedExample,
+    image: spool.Converted,
     chunks: Sequence[spool.Chunk],
     class_names: tuple[str, ...],
 ) -> Member:
     return Member(
-        chunk=chunks[film.chunk].path,
-        offset=film.offset,
-        length=film.length,
-        source=film.digest,
-        filename=film.path,
-        label=class_names.index(one.label),
-        text=one.label,
-        patient_id=one.patient_id,
-        subtype=one.subtype,
+        chunk=chunks[image.chunk].path,
+        offset=image.offset,
+        length=image.length,
+        source=image.digest,
+        filename=image.path,
+        label=class_names.index(example.label),
+        text=example.label,
+        patient_id=example.patient_id,
+        subtype=example.subtype,
     )
 
 

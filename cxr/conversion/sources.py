@@ -1,22 +1,18 @@
-"""Which files of an input folder are offered as films, and under which class.
+"""Which files of an input folder are offered as images, and under which class.
 
 Two layouts: class folders, or any of `train/ val/ test/` holding them. What is
 not a regular file is listed with a reason instead of being opened; what lies
 outside the layout is named in the notes. Nothing is skipped in silence except
-dot-files and `__MACOSX`, which archives add on their own.
+dot-files and other litter of operating systems (`folders`).
 """
 
 import collections
 import dataclasses
-import errno
 import os
 import pathlib
-import stat
-import unicodedata
-from collections.abc import Iterator
 from typing import NamedTuple
 
-from cxr import cli
+from cxr import cli, folders
 from cxr.reasons import Rejected
 
 KAGGLE_PREFIX = "kaggle:"
@@ -24,7 +20,7 @@ SIDES = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 
 
 class Source(NamedTuple):
-    """One file offered as a film.
+    """One file offered as an image.
 
     Attributes:
       path: POSIX path relative to the input folder.
@@ -85,12 +81,12 @@ def find(input_dir: str | os.PathLike) -> Tree:
         for folder in _folders(parent):
             offers[folder.name] += 0
             start = _relative(folder, root)
-            for found in _walk(folder, start, (os.path.realpath(folder),)):
+            for entry in folders.walk(folder, start):
                 offers[folder.name] += 1
-                if isinstance(found, Rejected):
-                    rejected.append(found)
+                if entry.rejected:
+                    rejected.append(entry.rejected)
                 else:
-                    sources.append(Source(found, folder.name, side))
+                    sources.append(Source(entry.path, folder.name, side))
     _check_classes(offers, top)
     return Tree(
         root,
@@ -182,15 +178,15 @@ def _check_siblings(top: pathlib.Path, root: pathlib.Path) -> list[str]:
 def _listing(top: pathlib.Path) -> set[tuple[str, int]]:
     """Returns (path below `top`, size) of every file in its split folders."""
     return {
-        (path, os.stat(top / path).st_size)
+        (entry.path, os.stat(entry.file).st_size)
         for _, side in _side_folders(top)
-        for path in _walk(side, side.name, (os.path.realpath(side),))
-        if isinstance(path, str)
+        for entry in folders.walk(side, side.name)
+        if not entry.rejected
     }
 
 
 def _loose_files(folder: pathlib.Path, root: pathlib.Path) -> list[str]:
-    names = [name for name, is_folder in _entries(folder) if not is_folder]
+    names = [name for name, is_folder in folders.entries(folder) if not is_folder]
     if not names:
         return []
     where = _relative(folder, root)
@@ -216,82 +212,7 @@ def _check_classes(offers: collections.Counter, top: pathlib.Path) -> None:
 
 
 def _folders(folder: pathlib.Path) -> list[pathlib.Path]:
-    return [folder / name for name, is_folder in _entries(folder) if is_folder]
-
-
-def _entries(folder: str | os.PathLike) -> list[tuple[str, bool]]:
-    """Returns (name, is a folder) of each entry by name, archive litter left out."""
-    with os.scandir(folder) as found:
-        return sorted(
-            (entry.name, _is_folder(entry))
-            for entry in found
-            if entry.name[0] != "." and entry.name != "__MACOSX"
-        )
-
-
-def _is_folder(entry: os.DirEntry) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that leads to itself
-        return False
-
-
-def _walk(
-    folder: str | os.PathLike, path: str, ancestors: tuple[str, ...]
-) -> Iterator[str | Rejected]:
-    """Yields each file below `folder`: its path, or its rejection.
-
-    Paths are joined as text: a `pathlib` object a file would cost a large tree
-    more time and memory than all the rest of the walk.
-
-    Args:
-      folder: to be listed.
-      path: its POSIX path relative to the input folder.
-      ancestors: the real paths of the folders it lies in, itself included.
-    """
-    try:
-        entries = _entries(folder)
-    except OSError as error:
-        yield Rejected(path, "unreadable", error.strerror or str(error))
-        return
-    for name, is_folder in entries:
-        file, inner = os.path.join(folder, name), f"{path}/{name}"
-        if not is_folder:
-            yield _judge(file, inner) or inner
-            continue
-        target = os.path.realpath(file)
-        if target in ancestors:
-            yield Rejected(inner, "link_loop", f"leads back to {target}")
-        else:
-            yield from _walk(file, inner, (*ancestors, target))
-
-
-def _judge(file: str | os.PathLike, path: str) -> Rejected | None:
-    """Returns why an entry that is no folder cannot be a film, None when it can."""
-    if any(unicodedata.category(char) in ("Cc", "Cs") for char in path):
-        detail = f"control characters or broken UTF-8: {path!a}"
-        readable = os.fsencode(path).decode("utf-8", "backslashreplace")
-        return Rejected(readable, "bad_name", detail)
-    try:
-        mode = os.stat(file).st_mode
-    except OSError as error:
-        reason = {errno.ENOENT: "dangling_link", errno.ELOOP: "link_loop"}
-        return Rejected(
-            path, reason.get(error.errno, "unreadable"), error.strerror or str(error)
-        )
-    if not stat.S_ISREG(mode):
-        return Rejected(path, "special_file", _kind(mode))
-    return None
-
-
-def _kind(mode: int) -> str:
-    tests = {
-        "FIFO": stat.S_ISFIFO,
-        "socket": stat.S_ISSOCK,
-        "character device": stat.S_ISCHR,
-        "block device": stat.S_ISBLK,
-    }
-    return next((name for name, test in tests.items() if test(mode)), oct(mode))
+    return [folder / name for name, is_folder in folders.entries(folder) if is_folder]
 
 
 def _relative(path: pathlib.Path, root: pathlib.Path) -> str:

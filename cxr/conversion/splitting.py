@@ -1,8 +1,8 @@
-"""How films are divided into train, validation and test by groups of patients.
+"""How images are divided into train, validation and test by groups of patients.
 
-Patients who share a byte-identical film are one group, and a group is never
+Patients who share a byte-identical image are one group, and a group is never
 divided. Each class is cut apart, so the sides keep the classes' proportions; a
-group with several labels goes with the class of most of its films.
+group with several labels goes with the class of most of its images.
 """
 
 import collections
@@ -17,8 +17,8 @@ from typing import NamedTuple, Protocol
 from cxr import cli
 
 
-class Film(Protocol):
-    """What a plan needs to know of a readable film.
+class ReadableImage(Protocol):
+    """What a plan needs to know of a readable image.
 
     Attributes:
       path: POSIX path relative to the input folder.
@@ -35,19 +35,19 @@ class Film(Protocol):
     length: int
 
 
-class Placed(NamedTuple):
-    """One film of the plan.
+class PlannedExample(NamedTuple):
+    """One image of the plan.
 
     Attributes:
-      film: index into the films the plan was made from.
+      image: index into the images the plan was made from.
       label: class name.
-      patient_id: `SUBTYPE:PATIENT`, `PATIENT`, or the path of a film whose name
+      patient_id: `SUBTYPE:PATIENT`, `PATIENT`, or the path of an image whose name
         tells no patient.
       subtype: empty where the name tells none.
-      duplicate_of: path of the first byte-identical film; empty for itself.
+      duplicate_of: path of the first byte-identical image; empty for itself.
     """
 
-    film: int
+    image: int
     label: str
     patient_id: str
     subtype: str
@@ -59,8 +59,8 @@ class Shares:
     """How much each side gets; 0 means that there is no such side.
 
     Attributes:
-      validation: share of each class's films.
-      test: share of each class's films.
+      validation: share of each class's images.
+      test: share of each class's images.
       test_in_blocks: hold out contiguous patient numbers instead of a random cut.
       seed: salt of the order, and number of the block.
     """
@@ -73,38 +73,40 @@ class Shares:
 
 @dataclasses.dataclass(slots=True)
 class _Group:
-    """Patients that must stay together: one, or several sharing a film."""
+    """Patients that must stay together: one, or several sharing an image."""
 
     key: str
     label: str
-    members: tuple[Placed, ...]
+    members: tuple[PlannedExample, ...]
 
 
 def cut(
-    films: Sequence[Film], placed: list[Placed], shares: Shares
-) -> dict[str, list[Placed]]:
+    images: Sequence[ReadableImage], examples: list[PlannedExample], shares: Shares
+) -> dict[str, list[PlannedExample]]:
     """Returns the members of each side.
 
     Raises:
       DataError: naming a class with fewer groups than sides.
     """
     groups = collections.defaultdict(list)
-    for group in _groups(films, placed):
+    for group in _groups(images, examples):
         groups[group.label].append(group)
     sides = collections.defaultdict(list)
-    for label in sorted({one.label for one in placed}):
+    for label in sorted({example.label for example in examples}):
         for side, members in _cut_class(label, groups[label], shares).items():
-            sides[side] += [one for group in members for one in group.members]
+            sides[side] += [example for group in members for example in group.members]
     return sides
 
 
-def identical(films: Sequence[Film], placed: Sequence[Placed]) -> list[list[Placed]]:
-    """Returns the groups of films with the same bytes, each in the order given."""
-    counts = collections.Counter(films[one.film].digest for one in placed)
+def identical(
+    images: Sequence[ReadableImage], examples: Sequence[PlannedExample]
+) -> list[list[PlannedExample]]:
+    """Returns the groups of images with the same bytes, each in the order given."""
+    counts = collections.Counter(images[example.image].digest for example in examples)
     groups = collections.defaultdict(list)
-    for one in placed:
-        if counts[films[one.film].digest] > 1:
-            groups[films[one.film].digest].append(one)
+    for example in examples:
+        if counts[images[example.image].digest] > 1:
+            groups[images[example.image].digest].append(example)
     return list(groups.values())
 
 
@@ -114,8 +116,10 @@ def salted(seed: int, key: str) -> bytes:
     return hashlib.sha256(f"{seed}:{key}".encode()).digest()[:16]
 
 
-def _groups(films: Sequence[Film], placed: list[Placed]) -> list[_Group]:
-    parent: dict[str, str] = {}  # of patients that share films; the others have none
+def _groups(
+    images: Sequence[ReadableImage], examples: list[PlannedExample]
+) -> list[_Group]:
+    parent: dict[str, str] = {}  # of patients that share images; the others have none
 
     def root(key: str) -> str:
         while key in parent:
@@ -123,24 +127,24 @@ def _groups(films: Sequence[Film], placed: list[Placed]) -> list[_Group]:
             key = parent[key]
         return key
 
-    for copies in identical(films, placed):
-        for one in copies[1:]:
-            low, high = sorted((root(copies[0].patient_id), root(one.patient_id)))
+    for copies in identical(images, examples):
+        for example in copies[1:]:
+            low, high = sorted((root(copies[0].patient_id), root(example.patient_id)))
             if low != high:
                 parent[high] = low
 
-    def key(one: Placed) -> str:
-        return root(one.patient_id)
+    def key(example: PlannedExample) -> str:
+        return root(example.patient_id)
 
     # Sorted runs instead of lists in a table: half of the memory of a plan.
-    runs = itertools.groupby(sorted(placed, key=key), key=key)
+    runs = itertools.groupby(sorted(examples, key=key), key=key)
     members = ((name, tuple(run)) for name, run in runs)
     return [_Group(name, _majority(group), group) for name, group in members]
 
 
-def _majority(members: tuple[Placed, ...]) -> str:
+def _majority(members: tuple[PlannedExample, ...]) -> str:
     """Returns the commonest label; among equals the first by name."""
-    counts = collections.Counter(one.label for one in members)
+    counts = collections.Counter(example.label for example in members)
     return min(counts, key=lambda label: (-counts[label], label))
 
 
@@ -171,39 +175,39 @@ def _cut_class(
 
 
 def _count(groups: list[_Group], target: float, at_most: int) -> int:
-    """Returns how many leading groups come nearest to `target` films, at least 1."""
-    best, films = 1, len(groups[0].members)
-    gap = abs(films - target)
+    """Returns how many leading groups come nearest to `target` images, at least 1."""
+    best, images = 1, len(groups[0].members)
+    gap = abs(images - target)
     for count, group in enumerate(groups[1:at_most], start=2):
-        films += len(group.members)
-        if abs(films - target) >= gap:
+        images += len(group.members)
+        if abs(images - target) >= gap:
             break
-        best, gap = count, abs(films - target)
+        best, gap = count, abs(images - target)
     return best
 
 
 def _blocks(groups: list[_Group], share: float, seed: int, at_most: int) -> set[str]:
     """Returns the keys of one contiguous block of numbers out of every series.
 
-    The reference set's own test films are such blocks: the lowest numbers of
+    The reference set's own test images are such blocks: the lowest numbers of
     each series of names, which makes them a slightly different population.
 
     Args:
       groups: of one class.
-      share: of the films that the blocks should hold.
+      share: of the images that the blocks should hold.
       seed: chooses the block; 0 is the one with the lowest numbers.
       at_most: groups that may be held out.
     """
     held: list[str] = []
     for members in _all_series(groups, math.ceil(1 / share)):
-        films = sum(len(group.members) for group in members)
+        images = sum(len(group.members) for group in members)
         blocks = int(1 / share)
-        to_skip = seed % blocks * films / blocks
+        to_skip = seed % blocks * images / blocks
         start = 0
         while to_skip >= 1 and start < len(members) - 1:
             to_skip -= len(members[start].members)
             start += 1
-        count = _count(members[start:], share * films, len(members))
+        count = _count(members[start:], share * images, len(members))
         held += [group.key for group in members[start : start + count]]
     return set(held[:at_most])
 

@@ -1,9 +1,9 @@
-"""Converted films waiting for their shards: the workers' side of a conversion.
+"""Converted images waiting for their shards: the workers' side of a conversion.
 
-Which shard a film belongs to depends on the bytes of all films (duplicates,
-unreadable files), yet each is to be read and decoded only once. So films are
+Which shard an image belongs to depends on the bytes of all images (duplicates,
+unreadable files), yet each is to be read and decoded only once. So images are
 converted in chunks of the sorted sources, each chunk into one spool file that
-is published whole: one line of JSON about its films, then their stored images.
+is published whole: one line of JSON about its images, then their stored images.
 A chunk file carries a key of everything that shaped it, and a later run takes
 it over where the key still fits.
 """
@@ -14,7 +14,6 @@ import json
 import os
 import pathlib
 import shutil
-import stat
 import sys
 from typing import NamedTuple
 
@@ -23,18 +22,18 @@ import PIL
 import simplejpeg
 from PIL import features
 
-from cxr import cli, files, images
+from cxr import cli, files, folders, images
 from cxr.conversion import near_duplicates
 from cxr.conversion.sources import Source
 from cxr.reasons import BadImage
 
 _shared_sides: dict[int, int] = {}  # widths and heights, which repeat
-CHUNK_FILMS = 64  # a worker's turn: about 0.2 s, so that little is lost or waits
+CHUNK_IMAGES = 64  # a worker's turn: about 0.2 s, so that little is lost or waits
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoding:
-    """How films are stored.
+    """How images are stored.
 
     Attributes:
       image_size: height = width in pixels.
@@ -47,7 +46,7 @@ class Encoding:
     quality: int
 
 
-class Film(NamedTuple):
+class Converted(NamedTuple):
     """One source after its conversion.
 
     Attributes:
@@ -67,7 +66,7 @@ class Film(NamedTuple):
 
     source: Source
     source_bytes: int = 0
-    digest: bytes = b""  # not in hexadecimal: all films stand in memory
+    digest: bytes = b""  # not in hexadecimal: all images stand in memory
     reason: str = ""
     detail: str = ""
     width: int = 0
@@ -130,19 +129,21 @@ def is_current(chunk: Chunk) -> bool:
 
 
 def convert(chunk: Chunk) -> int:
-    """Reads, decodes, resizes and encodes a chunk's films, and publishes them.
+    """Reads, decodes, resizes and encodes a chunk's images, and publishes them.
 
     Returns:
-      the number of films taken.
+      the number of images taken.
 
     Raises:
       StorageError: the chunk could not be written.
     """
-    key = _key(chunk)  # before reading: a film that changes now is read again
+    key = _key(chunk)  # before reading: an image that changes now is read again
     rows, hashes, blobs, offset = [], [], [], 0
     for source in chunk.sources:
-        film, stored, difference_hash = _convert_one(chunk.root, source, chunk.encoding)
-        rows.append(film._replace(offset=offset))
+        image, stored, difference_hash = _convert_one(
+            chunk.root, source, chunk.encoding
+        )
+        rows.append(image._replace(offset=offset))
         hashes.append(difference_hash)
         blobs.append(stored)
         offset += len(stored)
@@ -151,8 +152,8 @@ def convert(chunk: Chunk) -> int:
     return sum(not row.reason for row in rows)
 
 
-def read_films(chunk: Chunk) -> list[Film]:
-    """Returns a chunk's films, offsets counted from the start of the file."""
+def read_converted(chunk: Chunk) -> list[Converted]:
+    """Returns a chunk's images, offsets counted from the start of the file."""
     with open(chunk.path, "rb") as file:
         line = file.readline()
     rows = json.loads(line)["films"]
@@ -162,27 +163,27 @@ def read_films(chunk: Chunk) -> list[Film]:
     ]
 
 
-def _to_json(film: Film) -> dict[str, str | int]:
-    fields = film._asdict()
+def _to_json(image: Converted) -> dict[str, str | int]:
+    fields = image._asdict()
     del fields["source"], fields["chunk"]  # known from the chunk
-    return fields | {"digest": film.sha256}
+    return fields | {"digest": image.sha256}
 
 
 def _from_json(
     source: Source, row: dict[str, str | int], chunk: int, start: int
-) -> Film:
-    """Returns a film of a chunk whose images begin at `start`; shares equal values."""
-    for name in ("mode", "format", "reason"):
+) -> Converted:
+    """Returns an image of a chunk whose stored images begin at `start`."""
+    for name in ("mode", "format", "reason"):  # equal values are held once
         row[name] = sys.intern(row[name])
     for name in ("width", "height"):
         row[name] = _shared_sides.setdefault(row[name], row[name])
     row["digest"] = bytes.fromhex(row["digest"])
     row["offset"] += start
-    return Film(source, chunk=chunk, **row)
+    return Converted(source, chunk=chunk, **row)
 
 
 def read_hashes(chunk: Chunk) -> list[int]:
-    """Returns the difference hashes of a chunk's readable films, in order."""
+    """Returns the difference hashes of a chunk's readable images, in order."""
     with open(chunk.path, "rb") as file:
         head = json.loads(file.readline())
     pairs = zip(head["films"], head["hashes"], strict=True)
@@ -198,7 +199,7 @@ def read_stored(path: pathlib.Path, offset: int, length: int) -> bytes:
 def identify(root: pathlib.Path, path: str) -> str:
     """Returns a source's SHA-256, or the reason why it cannot be read."""
     try:
-        return hashlib.sha256(_read_file(root / path)).hexdigest()
+        return hashlib.sha256(_read(root / path)).hexdigest()
     except BadImage as bad:
         return bad.reason
     except OSError:
@@ -237,43 +238,32 @@ def _key(chunk: Chunk) -> str:
     return files.sha256_bytes(json.dumps(seen).encode())
 
 
+def _read(path: pathlib.Path) -> bytes:
+    return folders.read_file(path, images.MAX_BYTES)
+
+
 def _convert_one(
     root: pathlib.Path, source: Source, encoding: Encoding
-) -> tuple[Film, bytes, int]:
+) -> tuple[Converted, bytes, int]:
     """Returns what became of one source, its stored image and difference hash."""
-    film = Film(source)
+    image = Converted(source)
     try:
-        data = _read_file(root / source.path)
-        film = film._replace(
+        data = _read(root / source.path)
+        image = image._replace(
             source_bytes=len(data), digest=hashlib.sha256(data).digest()
         )
         decoded = images.read(data, encoding.image_size)
     except BadImage as bad:
-        return film._replace(reason=bad.reason, detail=bad.detail), b"", 0
+        return image._replace(reason=bad.reason, detail=bad.detail), b"", 0
     except OSError as error:
         detail = error.strerror or str(error)
-        return film._replace(reason="unreadable", detail=detail), b"", 0
+        return image._replace(reason="unreadable", detail=detail), b"", 0
     stored = images.encode(decoded.grey, encoding.encoding, quality=encoding.quality)
-    film = film._replace(
+    image = image._replace(
         width=decoded.width,
         height=decoded.height,
         mode=decoded.mode,
         format=decoded.format,
         length=len(stored),
     )
-    return film, stored, near_duplicates.difference_hash(decoded.grey)
-
-
-def _read_file(path: pathlib.Path) -> bytes:
-    # Non-blocking, because a file may have turned into a FIFO since it was listed.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise BadImage("special_file", "not a regular file")
-        if status.st_size > images.MAX_BYTES:
-            raise BadImage(
-                "too_many_bytes",
-                f"{status.st_size} bytes, the limit is {images.MAX_BYTES}",
-            )
-        return file.read()
+    return image, stored, near_duplicates.difference_hash(decoded.grey)

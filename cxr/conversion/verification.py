@@ -72,13 +72,13 @@ def find_sets(
     if _holds_set(root):
         return [root]
     pattern = f"{dataset or '*'}/{version or '*'}"
-    found = sorted(path for path in root.glob(pattern) if _holds_set(path))
-    if not found:
+    folders = sorted(path for path in root.glob(pattern) if _holds_set(path))
+    if not folders:
         raise cli.DataError(
             f"--data_dir={data_dir}: no converted set at {root / pattern}\n"
             f"make one: {records.CONVERT_COMMAND} --output_dir={data_dir}"
         )
-    return found
+    return folders
 
 
 def verify(
@@ -117,8 +117,8 @@ def verify(
             jobs.append(_Job(path / shard.file, shard, manifest.class_names, expected))
     results = pool.map(_check_shard, jobs)
     total = sum(split.num_examples for split in manifest.splits.values())
-    for _, found in watch(results, total=total, label="verifying", unit="record"):
-        faults += found
+    for _, shard_faults in watch(results, total=total, label="verifying", unit="image"):
+        faults += shard_faults
     return sorted(faults, key=lambda fault: (fault.file, fault.record or 0))
 
 
@@ -222,7 +222,7 @@ def _judge(payload: bytes, job: _Job, index: int) -> str:
         key = fields["image/key/sha256"].decode()
         if files.sha256_bytes(fields["image/encoded"]) != key:
             return "the image's sha256 is not its key"
-        found = Expected(
+        held = Expected(
             fields["image/filename"].decode(),
             text,
             fields["image/patient_id"].decode(),
@@ -233,7 +233,7 @@ def _judge(payload: bytes, job: _Job, index: int) -> str:
     if job.expected is None:
         return ""
     if index >= len(job.expected):
-        return f"surplus: {found.filename!r} is not listed here"
-    if found != job.expected[index]:
-        return f"holds {found.filename!r}, expected {job.expected[index].filename!r}"
+        return f"surplus: {held.filename!r} is not listed here"
+    if held != job.expected[index]:
+        return f"holds {held.filename!r}, expected {job.expected[index].filename!r}"
     return ""

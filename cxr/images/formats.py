@@ -11,12 +11,12 @@ Rules, by what a file holds:
 - Colour: ITU-R 601-2 luma. A JPEG gives its luma plane directly. An alpha
   channel is ignored: the recorded samples count. CMYK and YCCK go through RGB.
 - More than 8 bits: full scale is the smallest of 8, 10, 12, 14 and 16 bits that
-  holds the brightest sample, so that a 12-bit film stored in 16 bits is not
+  holds the brightest sample, so that a 12-bit image stored in 16 bits is not
   nearly black; 0..full scale becomes 0..255 linearly.
 - EXIF orientation is applied.
-- The whole film is squashed to a square. JPEGs are decoded at the smallest DCT
+- The whole image is squashed to a square. JPEGs are decoded at the smallest DCT
   scale that covers the target; then one antialiased bicubic reduction. Bicubic
-  was the closest of Pillow's filters to the exact area mean on 1024-pixel films
+  was the closest of Pillow's filters to the exact area mean on 1024-pixel images
   (0.52 grey levels on average; bilinear 0.64, box 1.03) at the same speed.
 """
 
@@ -32,8 +32,8 @@ from cxr.images.intensity import to_eight_bits
 from cxr.reasons import BadImage
 
 MAX_BYTES = 64 << 20  # 64 MiB: no radiograph export comes near
-MAX_PIXELS = 50_000_000  # the largest film in the reference set has 7 million
-MIN_SIDE = 8  # pixels; below it stands an icon or a tracking dot, not a film
+MAX_PIXELS = 50_000_000  # the largest image in the reference set has 7 million
+MIN_SIDE = 8  # pixels; below it stands an icon or a tracking dot, not an image
 ENCODINGS = ("jpeg", "png", "raw")
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
 
@@ -72,7 +72,7 @@ _FOREIGN_MAGIC = {
 
 
 class Decoded(NamedTuple):
-    """One film and what its file said about itself.
+    """One image and what its file said about itself.
 
     Attributes:
       grey: uint8 [size, size].
@@ -90,7 +90,7 @@ class Decoded(NamedTuple):
 
 
 def read(data: bytes, size: int) -> Decoded:
-    """Decodes a film of any accepted format.
+    """Decodes an image of any accepted format.
 
     Args:
       data: the file's bytes.
@@ -120,7 +120,7 @@ def to_grey(data: bytes, size: int) -> np.ndarray:
 
 
 def encode(grey: np.ndarray, encoding: str, *, quality: int = 95) -> bytes:
-    """Encodes a stored film.
+    """Encodes a stored image.
 
     Args:
       grey: uint8 [H, W].
@@ -145,24 +145,24 @@ def decode(stored: bytes, encoding: str, *, out: np.ndarray) -> None:
     """Decodes what `encode` made.
 
     JPEG goes through libjpeg-turbo's own interface: the pixels of Pillow, which
-    uses the same library, in 92 us against 129 a film of 224 pixels, and outside
+    uses the same library, in 92 us against 129 an image of 224 pixels, and outside
     Python's lock.
 
     Args:
-      stored: an encoded film.
+      stored: an encoded image.
       encoding: one of `ENCODINGS`.
-      out: receives the film, uint8 [H, W], contiguous.
+      out: receives the image, uint8 [H, W], contiguous.
 
     Raises:
-      ValueError: the film is damaged, or has another size.
+      ValueError: the image is damaged, or has another size.
     """
     if encoding == "raw":
         out[:] = np.frombuffer(stored, np.uint8).reshape(out.shape)
         return
     if encoding == "jpeg":
-        film = simplejpeg.decode_jpeg(stored, "GRAY", buffer=out)
-        if film.shape[:2] != out.shape:
-            raise ValueError(f"the film is {film.shape[:2]}, expected {out.shape}")
+        image = simplejpeg.decode_jpeg(stored, "GRAY", buffer=out)
+        if image.shape[:2] != out.shape:
+            raise ValueError(f"the film is {image.shape[:2]}, expected {out.shape}")
         return
     try:
         out[:] = Image.open(io.BytesIO(stored), formats=(encoding.upper(),))

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def area_resize(image: np.ndarray, size: int) -> np.ndarray:
-    """Reduces films to `size` by the mean over each target pixel's exact area.
+    """Reduces images to `size` by the mean over each target pixel's exact area.
 
     Sums are integers held in floating point wide enough to keep them exact, so
     the result does not depend on the batch, the machine or the matrix library.
@@ -30,8 +30,8 @@ def area_resize(image: np.ndarray, size: int) -> np.ndarray:
         return image
     if image.ndim == 3:
         result = np.empty((len(image), size, size), np.uint8)
-        for index, one in enumerate(image):  # one at a time: bounded memory
-            result[index] = area_resize(one, size)
+        for index, single in enumerate(image):  # one at a time: bounded memory
+            result[index] = area_resize(single, size)
         return result
     # float32 holds integers exactly below 2**24, float64 below 2**53.
     dtype = np.float32 if 255 * height * width < 1 << 24 else np.float64

@@ -68,9 +68,7 @@ class Scored:
     @property
     def predicted(self) -> np.ndarray:
         """Predicted class index, int [n]."""
-        if self.positive is None:
-            return np.argmax(self.probabilities, axis=1)
-        return predict_binary(self.score, self.threshold, positive=self.positive)
+        return decide(self.probabilities, self.positive, self.threshold)
 
     def take(self, examples: np.ndarray) -> "Scored":
         """Returns the predictions of some examples, bool [n]."""
@@ -81,9 +79,22 @@ class Scored:
         )
 
 
-def predict_binary(score: np.ndarray, threshold: float, *, positive: int) -> np.ndarray:
-    """Class index, int [n]: `positive` where score >= threshold, else the other."""
-    return np.where(score >= threshold, positive, 1 - positive)
+def decide(
+    probabilities: np.ndarray, positive: int | None, threshold: float | None
+) -> np.ndarray:
+    """The one decision rule: positive when p >= threshold, else the most probable.
+
+    Args:
+      probabilities: float [n, C].
+      positive: index of the class that the threshold speaks of.
+      threshold: None, or more than two classes: the largest probability decides.
+
+    Returns:
+      Class index, int [n].
+    """
+    if positive is None or threshold is None or probabilities.shape[1] != 2:
+        return np.argmax(probabilities, axis=1)
+    return np.where(probabilities[:, positive] >= threshold, positive, 1 - positive)
 
 
 def scored(
@@ -285,7 +296,7 @@ def _measure_block(predictions: Scored, weights: np.ndarray) -> dict[str, np.nda
     if predictions.positive is None:
         result["accuracy_at_0.5"] = np.full(len(weights), np.nan)
     else:
-        half = predict_binary(predictions.score, 0.5, positive=predictions.positive)
+        half = decide(predictions.probabilities, predictions.positive, 0.5)
         result["accuracy_at_0.5"] = ratio(
             weights @ (half == predictions.labels), weights.sum(axis=1)
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from cxr import reference_set
 from cxr.metrics.evaluation import Evaluation
 from cxr.metrics.evaluation import measure as measure_all
 
@@ -27,7 +28,7 @@ def groupings(rows: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
     """
     found = {
         "subtype": [row["subtype"] for row in rows],
-        "series": [_series(row["filename"]) for row in rows],
+        "series": [reference_set.series(row["filename"]) for row in rows],
         "id block": _id_blocks(rows),
         "source size": _sizes(rows),
         "source mode": [row["source_mode"] for row in rows],
@@ -91,20 +92,13 @@ def _without_small(groups: list[str]) -> list[str]:
     return [group if sizes[group] >= _MIN_FILMS else "" for group in groups]
 
 
-def _series(filename: str) -> str:
-    """The letters a file name begins with: `NORMAL2-IM`, `IM`, `person`."""
-    stem = filename.rsplit("/", 1)[-1]
-    match = re.match(r"[A-Za-z][A-Za-z0-9]*(?:-[A-Za-z]+)?", stem)
-    return re.sub(r"\d+$", "", match[0]) if match else ""
-
-
 def _id_blocks(rows: Sequence[Mapping[str, str]]) -> list[str]:
     """Quarters of each class' films by the number in the file name.
 
     Numbers follow the order of collection, and official test sets are often one
     block of it: a model that fails in one quarter has learnt the others' habits.
     """
-    numbers = [_number(row["filename"]) for row in rows]
+    numbers = [reference_set.number(row["filename"]) for row in rows]
     blocks = [""] * len(rows)
     for label in {row["label"] for row in rows}:
         members = [
@@ -117,11 +111,6 @@ def _id_blocks(rows: Sequence[Mapping[str, str]]) -> list[str]:
             block = rank * _ID_BLOCKS // len(members) + 1
             blocks[i] = f"{block} of {_ID_BLOCKS}"
     return blocks
-
-
-def _number(filename: str) -> int | None:
-    match = re.search(r"\d+", filename.rsplit("/", 1)[-1].removeprefix("NORMAL2-"))
-    return int(match[0]) if match else None
 
 
 def _sizes(rows: Sequence[Mapping[str, str]]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from cxr import reference_set
 from cxr.metrics import (
     calibration,
     classification,
@@ -127,7 +128,7 @@ def collapsed(
     The threshold is Youden's on validation, 0.5 without validation. None where no
     class is called normal.
     """
-    normal = [name for name in evaluation.class_names if name.upper() == "NORMAL"]
+    normal = [n for n in evaluation.class_names if reference_set.is_normal(n)]
     if not normal:
         return None
     threshold = {"value": 0.5, "rule": "half", "chosen_on": None}

@@ -1,4 +1,4 @@
-"""Which films a user means, and what each file turns out to be.
+"""Which images a user means, and what each file turns out to be.
 
 Files, folders and globs become a list of paths; each path becomes pixels with a
 status, never an exception: `ok`, `warning: ...` or `error: REASON: ...`.
@@ -8,31 +8,29 @@ import dataclasses
 import glob
 import io
 import os
-import stat
 import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image
 
-from cxr import cli, images
-from cxr.reasons import BadImage
+from cxr import cli, folders, images
+from cxr.reasons import BadImage, error_status
 
 # Files that a folder is searched for; what is named on the command line may be
 # called anything. DICOM files are reported, not lost, until they can be read.
-_FILM_SUFFIXES = frozenset(
+_IMAGE_SUFFIXES = frozenset(
     ("", ".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
     + (".dcm", ".dicom")
 )
-_LITTER = frozenset(("__MACOSX", "Thumbs.db", "desktop.ini"))
 _EXTREME_ASPECT = 2.5  # long side / short side
 _COLOUR_SPREAD = 24  # grey levels between channels; leaves room for a tint
-_FLAT = 4.0  # standard deviation in grey levels; 1,500 real films had 20-81
+_FLAT = 4.0  # standard deviation in grey levels; 1,500 real images had 20-81
 
 
 @dataclasses.dataclass(frozen=True)
-class Film:
-    """A film as read.
+class ReadImage:
+    """An image as read.
 
     Attributes:
       path: as found.
@@ -46,18 +44,19 @@ class Film:
 
 
 def find(paths: Sequence[str]) -> list[str]:
-    """Lists the films that files, folders and globs name, each once, in order.
+    """Lists the images that files, folders and globs name, each once, in order.
 
-    A folder gives its image files, sorted, to the bottom; hidden files and what
-    operating systems leave behind are passed over. A path that does not exist stays
-    in the list, to become a row of its own, as long as any other exists.
+    A folder gives its image files, sorted, to the bottom and through links; hidden
+    files and what operating systems leave behind are passed over. A path that does
+    not exist stays in the list, to become a row of its own, as long as any other
+    exists.
 
     Raises:
       UsageError: no path given, nothing exists, or a folder holds no image file.
     """
     if not paths:
         raise cli.UsageError("no film given: name files, folders or globs after flags")
-    found: dict[str, None] = {}
+    listed: dict[str, None] = {}
     missing = []
     for path in paths:
         matches = [path] if os.path.lexists(path) else _glob(path)
@@ -65,57 +64,50 @@ def find(paths: Sequence[str]) -> list[str]:
             missing.append(path)
         for match in matches or [path]:
             folder = os.path.isdir(match)
-            found.update(dict.fromkeys(_walk(match) if folder else [match]))
+            listed.update(dict.fromkeys(_walk(match) if folder else [match]))
     if len(missing) == len(paths):
         raise cli.UsageError(f"{missing[0]}: no such film, folder or match for a glob")
-    if not found:
+    if not listed:
         raise cli.UsageError(f"{paths[0]}: holds no image files")
-    return list(found)
+    return list(listed)
 
 
-def read(path: str, stored_size: int, model_size: int) -> Film:
-    """Reads one film; whatever is wrong with it goes into the status.
+def read(path: str, stored_size: int, model_size: int) -> ReadImage:
+    """Reads one image; whatever is wrong with it goes into the status.
 
     Args:
       path: of a file.
       stored_size: height = width of the grey result in pixels.
-      model_size: what the model sees; a smaller film earns a warning.
+      model_size: what the model sees; a smaller image earns a warning.
     """
     try:
-        data = _read_bytes(path)
+        data = folders.read_file(path, images.MAX_BYTES, special="not_a_file")
         decoded = images.read(data, stored_size)
         warnings = list(_warnings(data, decoded, model_size))
     except BadImage as error:
-        return Film(path, None, f"error: {error}")
+        status = error_status(error.reason, error.detail)
     except FileNotFoundError:
-        return Film(path, None, "error: not_found: no such file")
+        status = error_status("not_found", "no such file")
     except OSError as error:
-        return Film(path, None, f"error: unreadable: {error.strerror or error}")
+        status = error_status("unreadable", error.strerror or str(error))
     except MemoryError:
-        return Film(path, None, "error: out_of_memory: the film does not fit")
-    status = f"warning: {'; '.join(warnings)}" if warnings else "ok"
-    return Film(path, decoded.grey, status)
+        status = error_status("out_of_memory", "the film does not fit")
+    else:
+        status = f"warning: {'; '.join(warnings)}" if warnings else "ok"
+        return ReadImage(path, decoded.grey, status)
+    return ReadImage(path, None, status)
 
 
-def _read_bytes(path: str) -> bytes:
-    """Reads at most one byte more than a film may have; a pipe would block."""
-    mode = os.stat(path).st_mode
-    if not stat.S_ISREG(mode):
-        raise BadImage("not_a_file", "a folder, device, socket or pipe")
-    with open(path, "rb") as file:
-        return file.read(images.MAX_BYTES + 1)
-
-
-def _warnings(data: bytes, film: images.Decoded, size: int) -> Iterator[str]:
+def _warnings(data: bytes, image: images.Decoded, size: int) -> Iterator[str]:
     """Yields what makes a prediction doubtful though the file is sound."""
-    short, long = sorted((film.width, film.height))
+    short, long = sorted((image.width, image.height))
     if short < size:
-        yield f"{film.width} x {film.height} pixels, less than the model's {size}"
+        yield f"{image.width} x {image.height} pixels, less than the model's {size}"
     if long > _EXTREME_ASPECT * short:
-        yield f"{film.width} x {film.height} is far from a chest film's proportions"
-    if film.grey.std() < _FLAT:
+        yield f"{image.width} x {image.height} is far from a chest film's proportions"
+    if image.grey.std() < _FLAT:
         yield "nearly uniform, as a blank or over-exposed film"
-    if film.mode not in ("L", "1", "LA", "I", "F") and not film.mode.startswith("I;"):
+    if image.mode not in ("L", "1", "LA", "I", "F") and not image.mode.startswith("I;"):
         spread = _colour_spread(data)
         if spread > _COLOUR_SPREAD:
             yield f"in colour (channels differ by {spread} levels): not a radiograph?"
@@ -135,27 +127,19 @@ def _glob(pattern: str) -> list[str]:
 
 
 def _walk(folder: str) -> Iterator[str]:
+    """Yields what is named like an image; says what is not read."""
     passed_over = 0
-    for root, names, entries in os.walk(folder, onerror=_report):
-        names[:] = sorted(name for name in names if not _is_litter(name))
-        for entry in sorted(entries):
-            if _is_litter(entry):
-                continue
-            if os.path.splitext(entry)[1].lower() in _FILM_SUFFIXES:
-                yield os.path.join(root, entry)
-            else:
-                passed_over += 1
+    for entry in folders.walk(folder, folder):
+        if entry.is_folder:
+            detail = entry.rejected.detail
+            print(f"{entry.file}: left out: {detail}", file=sys.stderr)
+        elif os.path.splitext(entry.file)[1].lower() in _IMAGE_SUFFIXES:
+            yield entry.file  # also what cannot be read: its row says why
+        else:
+            passed_over += 1
     if passed_over:
         print(
             f"{folder}: left out what is not named like an image ({passed_over} in "
             "all); name a file on the command line to try it",
             file=sys.stderr,
         )
-
-
-def _report(error: OSError) -> None:
-    print(f"{error.filename}: left out: {error.strerror}", file=sys.stderr)
-
-
-def _is_litter(name: str) -> bool:
-    return name.startswith(".") or name in _LITTER

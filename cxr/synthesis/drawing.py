@@ -18,13 +18,13 @@ from cxr.synthesis import disease as disease
 
 
 @dataclasses.dataclass(frozen=True)
-class Film:
-    """A drawn film.
+class Drawing:
+    """A drawn image.
 
     Attributes:
         pixels: uint8 [H, W], 0 = black (air) .. 255 = white (bone).
         box: (x0, y0, x1, y1) of the opacity in pixels, ends exclusive; None on a
-            normal film.
+            normal image.
     """
 
     pixels: np.ndarray
@@ -39,7 +39,7 @@ def draw(
     difficulty: float,
     width: int,
     height: int,
-) -> Film:
+) -> Drawing:
     """Draws one film.
 
     Args:
@@ -76,7 +76,7 @@ def draw(
     enlarged = anatomy.enlarge(attenuation, width, height)
     pixels = _mark(film, _expose(film, enlarged, difficulty))
     box = disease.box(opacity, width, height) if pattern != "none" else None
-    return Film(pixels, box)
+    return Drawing(pixels, box)
 
 
 def _expose(

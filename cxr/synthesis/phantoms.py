@@ -17,13 +17,12 @@ import io
 import math
 import os
 import pathlib
-from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from cxr import cli, files
+from cxr import cli, files, reference_set
 from cxr.synthesis import drawing
 
 CSV_NAME = "phantoms.csv"
@@ -43,7 +42,7 @@ _ANATOMY, _FILM = 1, 2  # salts that keep the random streams apart
 
 
 @dataclasses.dataclass(frozen=True)
-class PlannedFilm:
+class PlannedImage:
     """One film to draw.
 
     Attributes:
@@ -52,7 +51,7 @@ class PlannedFilm:
         patient: the name's patient key, such as ``person12_bacteria``.
         pattern: ``none``, ``focal`` or ``diffuse``.
         patient_index: counts patients from 0.
-        film_index: counts the patient's films from 0.
+        image_index: counts the patient's films from 0.
     """
 
     path: str
@@ -60,7 +59,7 @@ class PlannedFilm:
     patient: str
     pattern: str
     patient_index: int
-    film_index: int
+    image_index: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +72,7 @@ class Summary:
 
 def plan(
     num_patients: int, *, seed: int = 0, patterns: str = "mixed"
-) -> list[PlannedFilm]:
+) -> list[PlannedImage]:
     """Lists the films of a set.
 
     Args:
@@ -92,7 +91,7 @@ def plan(
         raise ValueError(f"num_patients={num_patients}: at least 1")
     if patterns not in MIXES:
         raise ValueError(f"patterns={patterns!r}: one of {', '.join(MIXES)}")
-    films: list[PlannedFilm] = []
+    films: list[PlannedImage] = []
     seen: collections.Counter[str] = collections.Counter()
     numbered: collections.Counter[str] = collections.Counter()
     for index in range(num_patients):
@@ -101,18 +100,18 @@ def plan(
         count = _num_films(rng, kind)
         pattern = _pattern(rng, kind, patterns)
         folder = _TURNS.get(seen[kind] % 20, "train")
-        names = _names(kind, seen[kind], count, numbered[kind])
+        names = reference_set.file_names(kind, seen[kind], count, numbered[kind])
         for film, (patient, name) in enumerate(names):
-            label = "NORMAL" if kind == "normal" else "PNEUMONIA"
+            label = reference_set.CLASS_OF_KIND[kind]
             path = f"{folder}/{label}/{name}"
-            films.append(PlannedFilm(path, label, patient, pattern, index, film))
+            films.append(PlannedImage(path, label, patient, pattern, index, film))
         seen[kind] += 1
         numbered[kind] += count
     return films
 
 
 def render(
-    film: PlannedFilm, *, seed: int = 0, difficulty: float = 0.5, film_width: int = 288
+    film: PlannedImage, *, seed: int = 0, difficulty: float = 0.5, film_width: int = 288
 ) -> tuple[bytes, tuple[int, int, int, int] | None]:
     """Draws and encodes one planned film.
 
@@ -128,7 +127,7 @@ def render(
         None on a normal film.
     """
     patient = np.random.default_rng([seed, film.patient_index, _ANATOMY])
-    rng = np.random.default_rng([seed, film.patient_index, _FILM, film.film_index])
+    rng = np.random.default_rng([seed, film.patient_index, _FILM, film.image_index])
     width = round(film_width * float(np.clip(rng.lognormal(0, 0.18), 0.6, 1.7)))
     aspect = float(np.clip(rng.normal(1.32, 0.13), 1.0, 1.7))
     rgb, quality = rng.random() < 0.05, int(rng.integers(88, 96))
@@ -180,7 +179,7 @@ def write(
     _prepare(root, {film.path for film in films})
     (root / CSV_NAME).unlink(missing_ok=True)
     rows = []
-    shown = tqdm(films, "drawing", unit="film", disable=None if progress else True)
+    shown = tqdm(films, "drawing", unit="image", disable=None if progress else True)
     for film in shown:
         data, box = render(
             film, seed=seed, difficulty=difficulty, film_width=film_width
@@ -229,22 +228,6 @@ def _pattern(rng: np.random.Generator, kind: str, patterns: str) -> str:
     if patterns != "mixed":
         return patterns
     return "focal" if focal else "diffuse"
-
-
-def _names(
-    kind: str, number: int, count: int, before: int
-) -> Iterator[tuple[str, str]]:
-    """Yields (patient key, file name) of one patient's films."""
-    if kind != "normal":
-        patient = f"person{number + 1}_{kind}"
-        for film in range(count):
-            yield patient, f"{patient}_{before + film + 1}.jpeg"
-        return
-    series = "NORMAL2-IM" if number % 2 else "IM"
-    patient = f"{series}-{115 + number // 2:04d}"
-    for film in range(count):
-        visit = f"-{film + 1:04d}" if count > 1 else ""
-        yield patient, f"{patient}-0001{visit}.jpeg"
 
 
 def _prepare(root: pathlib.Path, planned: set[str]) -> None:
