@@ -1,10 +1,13 @@
 """The sections of report.html; each is empty where there is nothing to say."""
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cxr.reporting import formatting, html
+
+Summary = Mapping[str, Any]
+Pictures = Mapping[str, pathlib.Path]
 
 HEADLINE = (
     ("roc_auc", "ROC AUC"),
@@ -14,80 +17,65 @@ HEADLINE = (
 )
 
 
-def discrimination(
-    summary: Mapping[str, Any], pictures: Mapping[str, pathlib.Path]
-) -> str:
+def discrimination(summary: Summary, pictures: Pictures) -> str:
     """Curves, confusion matrix and the class-wise table."""
-    parts = []
-    if "roc" in pictures:
-        parts.append(
-            html.picture(
-                pictures["roc"],
-                alt="ROC curve, whole and enlarged",
-                caption="Sensitivity against false alarms as the threshold falls.",
-            )
-        )
-    pair = [
-        html.picture(pictures[name], alt=alt)
-        for name, alt in (
-            ("precision_recall", "precision-recall curve"),
-            ("confusion_matrix", "confusion matrix at the frozen threshold"),
-        )
-        if name in pictures
-    ]
     header = ("class", "films", "precision", "recall", "specificity", "F1", "ROC AUC")
     names = ("precision", "recall", "specificity", "f1", "roc_auc")
-    rows = [
-        (
-            name,
-            f"{entry['n']:,}",
-            *(
-                formatting.with_interval({"value": entry[m], "ci95": entry["ci95"][m]})
-                for m in names
-            ),
-        )
-        for name, entry in summary["per_class"].items()
+    rows = []
+    for name, entry in summary["per_class"].items():
+        measured = {n: {"value": entry[n], "ci95": entry["ci95"][n]} for n in names}
+        rows.append((name, f"{entry['n']:,}", *_with_intervals(measured, names)))
+    alts = {
+        "precision_recall": "precision-recall curve",
+        "confusion_matrix": "confusion matrix at the frozen threshold",
+    }
+    pair = [_picture(pictures, name, alt) for name, alt in alts.items()]
+    parts = [
+        _picture(
+            pictures,
+            "roc",
+            "ROC curve, whole and enlarged",
+            "Sensitivity against false alarms as the threshold falls.",
+        ),
+        html.side_by_side(pair),
+        html.table(header, rows, caption="Each class against the rest"),
+        _collapsed(summary["collapsed"]),
     ]
-    by_class = html.table(header, rows, caption="Each class against the rest")
-    parts += [html.side_by_side(pair), by_class, _collapsed(summary["collapsed"])]
     return html.section("How well it tells them apart", parts, anchor="discrimination")
 
 
-def _collapsed(collapsed: Mapping[str, Any] | None) -> str:
+def _collapsed(collapsed: Summary | None) -> str:
     if not collapsed:
         return ""
-    found = collapsed["metrics"]
+    threshold = collapsed["threshold"]
+    classes = f"{collapsed['positive_class']} against {collapsed['negative_class']}"
+    values = _with_intervals(collapsed["metrics"], (name for name, _ in HEADLINE))
     return html.table(
         ("read as two classes", *(label for _, label in HEADLINE)),
-        [
-            (
-                f"{collapsed['positive_class']} against {collapsed['negative_class']}",
-                *(formatting.with_interval(found[name]) for name, _ in HEADLINE),
-            )
-        ],
-        caption=f"Threshold {collapsed['threshold']['value']:.3f}, rule "
-        f"{collapsed['threshold']['rule']}, chosen on "
-        f"{collapsed['threshold']['chosen_on'] or 'no data'}",
+        [(classes, *values)],
+        caption=f"Threshold {threshold['value']:.3f}, rule {threshold['rule']}, chosen "
+        f"on {threshold['chosen_on'] or 'no data'}",
     )
 
 
-def threshold(summary: Mapping[str, Any], pictures: Mapping[str, pathlib.Path]) -> str:
+def threshold(summary: Summary, pictures: Pictures) -> str:
     """Operating points and what they mean by prevalence."""
     points = summary["operating_points"]
     if not points:
         return ""
     columns = ("recall", "specificity", "precision", "npv", "accuracy")
+    header = ("point", "rule", "threshold", "sensitivity", "specificity", "precision")
     rows = [
         (
             point["name"],
             point["rule"],
             formatting.probability(point["threshold"]),
-            *(formatting.with_interval(point["metrics"][name]) for name in columns),
+            *_with_intervals(point["metrics"], columns),
         )
         for point in points
     ]
-    prevalences = [e["prevalence"] for e in points[0]["predictive_values"]]
-    values = [
+    prevalences = [f"{e['prevalence']:.0%}" for e in points[0]["predictive_values"]]
+    by_prevalence = [
         (
             point["name"],
             kind.upper(),
@@ -100,105 +88,81 @@ def threshold(summary: Mapping[str, Any], pictures: Mapping[str, pathlib.Path]) 
         html.paragraph(
             "Every threshold below was chosen on validation and only read off here."
         ),
-        html.table(
-            ("point", "rule", "threshold", "sensitivity", "specificity", "precision")
-            + ("NPV", "accuracy"),
-            rows,
-            text_columns=(0, 1),
+        html.table((*header, "NPV", "accuracy"), rows, text_columns=(0, 1)),
+        _picture(
+            pictures,
+            "predictive_values",
+            "PPV and NPV against prevalence",
+            "The same model means something else where the disease is rarer than among "
+            "these films.",
+        ),
+        html.details(
+            "PPV and NPV by prevalence, with intervals",
+            html.table(("point", "", *prevalences), by_prevalence, text_columns=(0, 1)),
         ),
     ]
-    if "predictive_values" in pictures:
-        parts.append(
-            html.picture(
-                pictures["predictive_values"],
-                alt="PPV and NPV against prevalence",
-                caption="The same model means something else where the disease is "
-                "rarer than among these films.",
-            )
-        )
-    parts.append(
-        "<details><summary>PPV and NPV by prevalence, with intervals</summary>"
-        + html.table(
-            ("point", "", *(f"{p:.0%}" for p in prevalences)),
-            values,
-            text_columns=(0, 1),
-        )
-        + "</details>"
-    )
     return html.section("Where to cut", parts, anchor="threshold")
 
 
-def calibration(
-    summary: Mapping[str, Any], pictures: Mapping[str, pathlib.Path]
-) -> str:
+def calibration(summary: Summary, pictures: Pictures) -> str:
     """Reliability, noise floor and temperature."""
-    found = summary["calibration"]
+    measured, ece = summary["calibration"], summary["metrics"]["ece"]
+    shares = zip(
+        summary["class_names"],
+        measured["mean_predicted"],
+        measured["observed"],
+        strict=True,
+    )
     gaps = [
         f"{name}: mean predicted {formatting.percent(predicted)}, observed "
         f"{formatting.percent(observed)}"
-        for name, predicted, observed in zip(
-            summary["class_names"],
-            found["mean_predicted"],
-            found["observed"],
-            strict=True,
-        )
+        for name, predicted, observed in shares
     ]
+    temperature = measured["temperature"]
     parts = [
         html.paragraph(
-            f"ECE {formatting.number(summary['metrics']['ece']['value'])} (95 %: "
-            f"{formatting.interval(summary['metrics']['ece']['ci95'])}); perfectly "
-            f"calibrated probabilities would show {found['ece_if_perfect']:.3f} on as "
-            f"many films by chance. {'; '.join(gaps)}."
-        )
+            f"ECE {formatting.number(ece['value'])} (95 %: "
+            f"{formatting.interval(ece['ci95'])}); perfectly calibrated probabilities "
+            f"would show {measured['ece_if_perfect']:.3f} on as many films by chance. "
+            f"{'; '.join(gaps)}."
+        ),
+        html.paragraph(temperature["verdict"]) if temperature else "",
+        _picture(
+            pictures,
+            "calibration",
+            "reliability diagram",
+            "Equal-mass bins; bars are 95 % intervals over patients. On the dotted "
+            "line the probabilities mean what they say.",
+            narrow=True,
+        ),
     ]
-    if found["temperature"]:
-        parts.append(html.paragraph(found["temperature"]["verdict"]))
-    if "calibration" in pictures:
-        parts.append(
-            html.picture(
-                pictures["calibration"],
-                alt="reliability diagram",
-                narrow=True,
-                caption="Equal-mass bins; bars are 95 % intervals over patients. On "
-                "the dotted line the probabilities mean what they say.",
-            )
-        )
     return html.section(
         "Whether its probabilities can be believed", parts, anchor="calibration"
     )
 
 
-def shift(summary: Mapping[str, Any], pictures: Mapping[str, pathlib.Path]) -> str:
+def shift(summary: Summary, pictures: Pictures) -> str:
     """Scores here and on validation."""
     shift = summary["shift"]
     if not shift or "score_histograms" not in pictures:
         return ""
-    rows = [
-        (name, formatting.number(shift["validation"][name]), formatting.number(value))
-        for name, value in shift["here"].items()
-    ]
-    share = shift["positive_share"]
-    rows.append(
-        (
-            "share of positives",
-            formatting.number(share["validation"]),
-            formatting.number(share["here"]),
-        )
-    )
-    ks = shift["ks"]
+    share, distance = shift["positive_share"], shift["ks"]
+    pairs = [(n, shift["validation"][n], value) for n, value in shift["here"].items()]
+    pairs.append(("share of positives", share["validation"], share["here"]))
+    rows = [(name, *map(formatting.number, values)) for name, *values in pairs]
     parts = [
-        html.picture(
-            pictures["score_histograms"],
-            alt="score histograms, validation and this split",
-            caption="A class whose hill moved between the panels looks different to "
-            "the model on these films.",
+        _picture(
+            pictures,
+            "score_histograms",
+            "score histograms, validation and this split",
+            "A class whose hill moved between the panels looks different to the model "
+            "on these films.",
         ),
         html.table(("", "validation", summary["split"]), rows),
         html.paragraph(
             "Kolmogorov-Smirnov distance of the scores to validation's: positives "
-            f"{formatting.number(ks['positive'])}, negatives "
-            f"{formatting.number(ks['negative'])} "
-            "(0 alike, 1 apart)."
+            f"{formatting.number(distance['positive'])}, negatives "
+            f"{formatting.number(distance['negative'])} (0 alike, 1 apart)."
         ),
     ]
     return html.section(
@@ -206,141 +170,114 @@ def shift(summary: Mapping[str, Any], pictures: Mapping[str, pathlib.Path]) -> s
     )
 
 
-def subgroups(summary: Mapping[str, Any], pictures: Mapping[str, pathlib.Path]) -> str:
+def subgroups(summary: Summary, pictures: Pictures) -> str:
     """The main metrics inside each group."""
     if not summary["subgroups"]:
         return ""
+    names = ("accuracy", "recall", "specificity", "roc_auc")
+    header = ("grouping", "group", "films", "patients", "accuracy", "sensitivity")
     rows = []
     for grouping, groups in summary["subgroups"].items():
         for name, entry in groups.items():
-            auc = formatting.with_interval(entry["metrics"]["roc_auc"])
+            *values, auc = _with_intervals(entry["metrics"], names)
             if entry["roc_auc_against"] != "the group itself":
                 auc += " *"
-            rows.append(
-                (
-                    grouping,
-                    name,
-                    f"{entry['n']:,}",
-                    f"{entry['n_patients']:,}",
-                    *(
-                        formatting.with_interval(entry["metrics"][m])
-                        for m in ("accuracy", "recall", "specificity")
-                    ),
-                    auc,
-                )
-            )
-    parts = []
-    if "subgroups" in pictures:
-        parts.append(
-            html.picture(
-                pictures["subgroups"],
-                alt="accuracy by subgroup with intervals",
-                caption="Dashed: all films. Many groups are looked at, so one interval "
-                "in twenty misses by chance.",
-            )
-        )
-    parts.append(
-        html.table(
-            ("grouping", "group", "films", "patients", "accuracy", "sensitivity")
-            + ("specificity", "ROC AUC"),
-            rows,
-            text_columns=(0, 1),
-        )
-    )
-    parts.append(
+            counts = (f"{entry['n']:,}", f"{entry['n_patients']:,}")
+            rows.append((grouping, name, *counts, *values, auc))
+    parts = [
+        _picture(
+            pictures,
+            "subgroups",
+            "accuracy by subgroup with intervals",
+            "Dashed: all films. Many groups are looked at, so one interval in twenty "
+            "misses by chance.",
+        ),
+        html.table((*header, "specificity", "ROC AUC"), rows, text_columns=(0, 1)),
         html.paragraph(
             "* the group holds one class; ranked against all films of the other class.",
             kind="quiet",
-        )
-    )
+        ),
+    ]
     return html.section("For whom it works", parts, anchor="subgroups")
 
 
-def films(pictures: Mapping[str, pathlib.Path]) -> str:
+def films(pictures: Pictures) -> str:
     """Sample predictions and the hardest mistakes."""
-    parts = []
-    if "samples" in pictures:
-        parts.append(
-            html.picture(
-                pictures["samples"],
-                alt="sample predictions",
-                caption="Drawn at random with a fixed seed, not picked. Solid green "
-                "frame: right; dashed red frame: wrong. With two classes p is the "
-                "positive class' probability.",
-            )
-        )
-    if "mistakes" in pictures:
-        parts.append(
-            html.picture(
-                pictures["mistakes"],
-                alt="hardest mistakes",
-                caption="The mistakes it was surest of; some may be label errors.",
-            )
-        )
-    return html.section("The films themselves", parts, anchor="films") if parts else ""
+    parts = [
+        _picture(
+            pictures,
+            "samples",
+            "sample predictions",
+            "Drawn at random with a fixed seed, not picked. Solid green frame: right; "
+            "dashed red frame: wrong. With two classes p is the positive class' "
+            "probability.",
+        ),
+        _picture(
+            pictures,
+            "mistakes",
+            "hardest mistakes",
+            "The mistakes it was surest of; some may be label errors.",
+        ),
+    ]
+    if not any(parts):
+        return ""
+    return html.section("The films themselves", parts, anchor="films")
 
 
-def attention(summary: Mapping[str, Any], pictures: Mapping[str, pathlib.Path]) -> str:
+def attention(summary: Summary, pictures: Pictures) -> str:
     """Grad-CAM overlays and the border alarm."""
     found = summary.get("attention")
     if not found or "attention" not in pictures:
         return ""
     parts = [
-        html.picture(
-            pictures["attention"],
-            alt="Grad-CAM overlays",
-            caption=f"Grad-CAM for {found['class']}: red speaks for it, blue against. "
-            "A coarse hint at where the model looked, not proof of why.",
+        _picture(
+            pictures,
+            "attention",
+            "Grad-CAM overlays",
+            f"Grad-CAM for {found['class']}: red speaks for it, blue against. A coarse "
+            "hint at where the model looked, not proof of why.",
         ),
         html.notes([("warn" if found["alarm"] else "plain", found["line"])]),
     ]
     return html.section("Where it looked", parts, anchor="attention")
 
 
-def runs(summary: Mapping[str, Any], pictures: Mapping[str, pathlib.Path]) -> str:
+def runs(summary: Summary, pictures: Pictures) -> str:
     """Several seeds: each run, mean and standard deviation, the ensemble."""
     several = summary.get("runs")
     if not several:
         return ""
     names = ("roc_auc", "accuracy", "recall", "specificity", "f1", "log_loss", "ece")
+    header = ("run", "ROC AUC", "accuracy", "sensitivity", "specificity", "F1")
+    across, number = summary["across_runs"], formatting.number
     rows = [
-        (
-            run["name"],
-            *(formatting.number(run["metrics"][name]["value"]) for name in names),
-        )
+        (run["name"], *(number(run["metrics"][name]["value"]) for name in names))
         for run in several
     ]
-    across = summary["across_runs"]
-    spread = (
-        f"{formatting.number(across[name]['mean'])} ± "
-        f"{formatting.number(across[name]['sd'])}"
-        for name in names
-    )
+    spread = [f"{number(across[n]['mean'])} ± {number(across[n]['sd'])}" for n in names]
     rows.append(("mean ± standard deviation", *spread))
-    ensemble = (formatting.with_interval(summary["metrics"][name]) for name in names)
+    ensemble = _with_intervals(summary["metrics"], names)
     rows.append(("ensemble (mean probability)", *ensemble))
-    header = ("run", "ROC AUC", "accuracy", "sensitivity", "specificity", "F1")
     parts = [
         html.paragraph(
             "Each run at its own frozen threshold. The standard deviation says how "
             "much the seed matters; the ensemble's interval how much the films do."
         ),
         html.table((*header, "log loss", "ECE"), rows),
+        _picture(pictures, "runs", "accuracy of each run"),
     ]
-    if "runs" in pictures:
-        parts.append(html.picture(pictures["runs"], alt="accuracy of each run"))
     return html.section("From seed to seed", parts, anchor="runs")
 
 
-def training(pictures: Mapping[str, pathlib.Path]) -> str:
+def training(pictures: Pictures) -> str:
     """Loss and accuracy curves."""
-    if "curves" not in pictures:
+    curves = _picture(pictures, "curves", "loss and accuracy over the epochs")
+    if not curves:
         return ""
-    picture = html.picture(pictures["curves"], alt="loss and accuracy over the epochs")
-    return html.section("How it was trained", [picture], anchor="training")
+    return html.section("How it was trained", [curves], anchor="training")
 
 
-def numbers(summary: Mapping[str, Any]) -> str:
+def numbers(summary: Summary) -> str:
     """Every metric with interval and definition."""
     rows = [
         (
@@ -351,14 +288,11 @@ def numbers(summary: Mapping[str, Any]) -> str:
         )
         for name, entry in summary["metrics"].items()
     ]
-    found = summary["intervals"]
-    how = f"{found['draws']:,} draws, seed {found['seed']}: {found['method']}."
+    made = summary["intervals"]
+    how = f"{made['draws']:,} draws, seed {made['seed']}: {made['method']}."
+    header = ("metric", "value", "95 % interval", "definition")
     parts = [
-        html.table(
-            ("metric", "value", "95 % interval", "definition"),
-            rows,
-            text_columns=(0, 3),
-        ),
+        html.table(header, rows, text_columns=(0, 3)),
         html.paragraph(how, kind="quiet"),
     ]
     return html.section("All numbers", parts, anchor="numbers")
@@ -372,15 +306,14 @@ def provenance(origins: Mapping[str, str]) -> str:
         if label != "flags"
     ]
     parts = [html.table(("what", "value"), rows, text_columns=(0, 1))]
-    if origins.get("flags"):
+    if flags := origins.get("flags"):
         parts.append(
-            "<details><summary>flags of the run</summary><pre>"
-            f"{html.escape(origins['flags'])}</pre></details>"
+            html.details("flags of the run", f"<pre>{html.escape(flags)}</pre>")
         )
     return html.section("Where this comes from", parts, anchor="provenance")
 
 
-def limits(summary: Mapping[str, Any]) -> str:
+def limits(summary: Summary) -> str:
     """What the numbers do not say."""
     lines = [
         "The films come from the sources of this data set only; another hospital, "
@@ -393,3 +326,17 @@ def limits(summary: Mapping[str, Any]) -> str:
     ]
     parts = [html.notes([("plain", line) for line in lines])]
     return html.section("What this does not say", parts, anchor="limits")
+
+
+def _with_intervals(measured: Mapping[str, dict], names: Iterable[str]) -> list[str]:
+    """Cells of a table: some metrics, each with its interval."""
+    return [formatting.with_interval(measured[name]) for name in names]
+
+
+def _picture(
+    pictures: Pictures, name: str, alt: str, caption: str = "", *, narrow: bool = False
+) -> str:
+    """A picture with its caption, nothing where it was not drawn."""
+    if name not in pictures:
+        return ""
+    return html.picture(pictures[name], alt=alt, caption=caption, narrow=narrow)

@@ -36,10 +36,10 @@ def page(title: str, body: Sequence[str]) -> str:
 
 
 def section(title: str, parts: Sequence[str], *, anchor: str) -> str:
-    """A titled section that links can point to."""
+    """A titled section that links can point to; empty parts are left out."""
     return (
         f'<section id="{escape(anchor)}"><h2>{escape(title)}</h2>'
-        + "\n".join(parts)
+        + "\n".join(filter(None, parts))
         + "</section>"
     )
 
@@ -99,6 +99,11 @@ def picture(
 def side_by_side(parts: Sequence[str]) -> str:
     """Parts in columns where there is room for them."""
     return f'<div class="columns">{"".join(parts)}</div>'
+
+
+def details(summary: str, content: str) -> str:
+    """HTML that a reader opens with a click."""
+    return f"<details><summary>{escape(summary)}</summary>{content}</details>"
 
 
 def answer(
