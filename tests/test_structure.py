@@ -1,7 +1,9 @@
 """The house's rules, read from the code with ast: who may import whom."""
 
 import ast
+import collections
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -140,6 +142,51 @@ def test_what_is_installed_needs_no_measurement_and_those_need_no_test():
         assert not {"benchmarks", "tests"} & packages(path), path
     for path in (ROOT / "benchmarks").glob("*.py"):
         assert not {"tests", "pytest", "argparse"} & packages(path), path
+
+
+def test_the_workspace_page_names_every_module():
+    page = (ROOT / "WORKSPACE.md").read_text()
+    rooms = page[page.index("## Rooms") : page.index("Beside them")]
+    named = set(re.findall(r"`(?:cxr/|tools/)?(\w+)(?:\.py)?`", rooms))
+    modules = [
+        *MODULES,
+        *(f"tools.{p.stem}" for p in (ROOT / "tools").glob("[!_]*.py")),
+    ]
+    missing = [
+        name
+        for name in modules
+        if name.rpartition(".")[2] not in named
+        and MODULES.get(name, ROOT).name != "__init__.py"
+    ]
+    assert not missing
+
+
+def test_the_changes_table_names_files_that_exist():
+    page = (ROOT / "WORKSPACE.md").read_text()
+    table = page[page.index("## Where a change goes") : page.index("## Glossary")]
+    files = re.findall(r"`(cxr/[\w/]+\.py)`", table)
+    assert len(files) >= 10
+    assert all((ROOT / file).is_file() for file in files)
+
+
+def test_no_room_holds_more_than_a_fifth_of_the_code():
+    sizes = collections.Counter()
+    for path in [*MODULES.values(), *(ROOT / "tools").glob("*.py")]:
+        sizes[path.parent] += len(path.read_text().splitlines())
+    room, largest = sizes.most_common(1)[0]
+    assert largest <= 0.2 * sizes.total(), room
+
+
+def test_no_function_is_longer_than_sixty_lines():
+    long = []
+    for folder in ("cxr", "tools", "benchmarks", "tests"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.FunctionDef):
+                    length = node.end_lineno - node.lineno + 1
+                    if length > 60:
+                        long.append(f"{path.relative_to(ROOT)}:{node.name} {length}")
+    assert not long
 
 
 def test_keras_cv_has_one_room():
