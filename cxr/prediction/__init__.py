@@ -1,1 +1,1 @@
-"""A finished model, applied: to images of a user's, row by row, and explained."""
+"""Applies a finished model to images, writes rows, and explains them."""

@@ -1,4 +1,4 @@
-"""A finished run's model, applied: the one way from uint8 films to probabilities."""
+"""Applies a finished run's model: the one way from uint8 images to probabilities."""
 
 import dataclasses
 from collections.abc import Iterable
