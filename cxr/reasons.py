@@ -1,4 +1,4 @@
-"""Why a file is not taken as an image: the codes, what they mean, error and row."""
+"""Names every reason why a file is not taken: codes, meanings, error and row."""
 
 from collections.abc import Mapping
 from typing import NamedTuple

@@ -1,1 +1,1 @@
-"""From image folders to verified, patient-split TFRecord sets."""
+"""Converts image folders to verified TFRecord sets, split by patient."""

@@ -1,4 +1,4 @@
-"""From image folders to a complete record set: plan, execute, manifest last.
+"""Converts a folder of images to a record set: plan, execute, manifest last.
 
 `convert` lists the sources, converts them in chunks (`spool`), plans splits and
 shards (`planning`) and writes each shard apart. Every file is published whole under

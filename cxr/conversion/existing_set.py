@@ -1,4 +1,4 @@
-"""What to do with a folder that may hold a complete set already."""
+"""Decides whether a folder already holds the set that the flags ask for."""
 
 import csv
 import hashlib

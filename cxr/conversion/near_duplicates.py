@@ -1,4 +1,4 @@
-"""Pairs of images that look alike although their bytes differ.
+"""Finds pairs of images that look alike although their bytes differ.
 
 Candidates for a person to look at, never a verdict. The 256-bit difference hash
 was chosen on the reference set's 5,216 training images: within 7 bits it finds

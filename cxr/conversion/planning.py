@@ -1,4 +1,4 @@
-"""The plan of a conversion: patients, labels, splits and shards.
+"""Plans a conversion: patients, labels, splits and shards.
 
 A pure function of what was found in the sources and of the flags: the same
 images give the same plan on any machine, in any order, with any number of

@@ -1,4 +1,4 @@
-"""What a conversion found, for people: report.json and a self-contained report.html."""
+"""Reports what a conversion found: report.json and a self-contained report.html."""
 
 import base64
 import collections

@@ -1,4 +1,4 @@
-"""Shards out of the spool: what stands in each, written apart and only once."""
+"""Writes each shard from the spool, apart from the others and only once."""
 
 import dataclasses
 import hashlib

@@ -1,4 +1,4 @@
-"""Which files of an input folder are offered as images, and under which class.
+"""Lists the files of an input folder with their class and split.
 
 Two layouts: class folders, or any of `train/ val/ test/` holding them. What is
 not a regular file is listed with a reason instead of being opened; what lies

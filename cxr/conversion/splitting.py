@@ -1,4 +1,4 @@
-"""How images are divided into train, validation and test by groups of patients.
+"""Divides images into train, validation and test by groups of patients.
 
 Patients who share a byte-identical image are one group, and a group is never
 divided. Each class is cut apart, so the sides keep the classes' proportions; a

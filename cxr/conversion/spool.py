@@ -1,4 +1,4 @@
-"""Converted images waiting for their shards: the workers' side of a conversion.
+"""Decodes, resizes and encodes images into spool files, which shards are made from.
 
 Which shard an image belongs to depends on the bytes of all images (duplicates,
 unreadable files), yet each is to be read and decoded only once. So images are

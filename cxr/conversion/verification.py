@@ -1,4 +1,4 @@
-"""A full check of a record set against its manifest, without TensorFlow.
+"""Checks a record set completely against its manifest, without TensorFlow.
 
 Every byte is read: framing, both CRCs, the Example, the stored image's SHA-256,
 its row in examples.csv, and each file's own SHA-256. Faults are collected, not

@@ -1,4 +1,4 @@
-"""Worker processes for conversion and verification: few jobs under way at once.
+"""Runs jobs in worker processes, few of them under way at once.
 
 Processes are started afresh (forkserver or spawn), never as copies of a process
 that may hold TensorFlow's threads, and they import no TensorFlow themselves.

@@ -1,4 +1,4 @@
-"""How the bytes of any accepted format become one grey uint8 array, and back.
+"""Decodes images of any accepted format to grey uint8 arrays, and encodes them.
 
 One chain for converter, training, evaluation and prediction: `to_grey(bytes, stored
 size)`, then `area_resize` to the model's size.

@@ -1,4 +1,4 @@
-"""How the bytes of any accepted format become one grey uint8 array.
+"""Decodes images of any accepted format to grey uint8 arrays, or says why not.
 
 The same chain serves the converter, training, evaluation and prediction:
 `to_grey(bytes, stored_size)`, then `area_resize` to the model's size. What is

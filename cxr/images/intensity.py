@@ -1,4 +1,4 @@
-"""Samples of any depth to 8 bits of grey, by fixed rules."""
+"""Brings samples of any depth to 8 bits of grey, by fixed rules."""
 
 import numpy as np
 from PIL import Image

@@ -1,4 +1,4 @@
-"""Area reduction of images: the mean over each target pixel's exact area."""
+"""Reduces images to the mean over each target pixel's exact area."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Which images a user means, and what each file turns out to be.
+"""Finds the images that a command line names and reads each, or says why not.
 
 Files, folders and globs become a list of paths; each path becomes pixels with a
 status, never an exception: `ok`, `warning: ...` or `error: REASON: ...`.

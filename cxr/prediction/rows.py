@@ -1,4 +1,4 @@
-"""The rows of a table of predictions: their columns, the decision, CSV or JSON."""
+"""Writes the table of predictions: columns, decision, CSV or JSON."""
 
 import csv
 import json
