@@ -38,7 +38,10 @@ class Entry(NamedTuple):
     rejected: Rejected | None
 
 
-def walk(folder: str | os.PathLike, path: str) -> Iterator[Entry]:
+_Waiting = tuple[str, str, tuple[str, ...]]  # folder, path, real paths above it
+
+
+def walk(folder: str | os.PathLike[str], path: str) -> Iterator[Entry]:
     """Yields the files below a folder: each folder's own by name, then its folders'.
 
     Links are followed, unless they lead back to a folder they lie in. Paths are joined
@@ -49,7 +52,7 @@ def walk(folder: str | os.PathLike, path: str) -> Iterator[Entry]:
       folder: to be walked.
       path: the POSIX path that the entries' paths begin with.
     """
-    waiting = [(os.fspath(folder), path, (os.path.realpath(folder),))]
+    waiting: list[_Waiting] = [(os.fspath(folder), path, (os.path.realpath(folder),))]
     while waiting:
         folder, path, ancestors = waiting.pop()
         try:
@@ -74,7 +77,7 @@ def walk(folder: str | os.PathLike, path: str) -> Iterator[Entry]:
         waiting += reversed(inner_folders)
 
 
-def entries(folder: str | os.PathLike) -> list[tuple[str, bool]]:
+def entries(folder: str | os.PathLike[str]) -> list[tuple[str, bool]]:
     """Returns (name, is a folder) of each entry by name, litter left out.
 
     Raises:
@@ -137,10 +140,9 @@ def _judge(file: str, path: str) -> Rejected | None:
     try:
         mode = os.stat(file).st_mode
     except OSError as error:
-        reason = {errno.ENOENT: "dangling_link", errno.ELOOP: "link_loop"}
-        return Rejected(
-            path, reason.get(error.errno, "unreadable"), error.strerror or str(error)
-        )
+        codes = {errno.ENOENT: "dangling_link", errno.ELOOP: "link_loop"}
+        code = codes.get(error.errno or 0, "unreadable")
+        return Rejected(path, code, error.strerror or str(error))
     if not stat.S_ISREG(mode):
         return Rejected(path, "special_file", _kind(mode))
     return None

@@ -149,8 +149,8 @@ def convert(
             plan = planning.make(converted, config)
             _announce(plan, log)
             written = _write_shards(config, plan, converted, chunks, pool)
-        rejected = tuple(sorted([*rejected, *plan.rejected]))
-        outcome = metadata.Outcome(converted, plan, rejected, written)
+        rejected = sorted([*rejected, *plan.rejected])
+        outcome = metadata.Outcome(converted, plan, tuple(rejected), written)
         identities = {row.path: row.reason for row in tree.rejected}
         for image in [*converted, *unreadable]:
             identities[image.path] = image.sha256 or image.reason
@@ -234,11 +234,9 @@ def _read_spool(
     chunks: list[spool.Chunk],
 ) -> tuple[list[spool.Converted], list[spool.Converted]]:
     """Returns the readable images and the others, each by path."""
-    taken, unreadable = [], []
-    for chunk in chunks:
-        for image in spool.read_converted(chunk):
-            (unreadable if image.reason else taken).append(image)
-    return taken, unreadable
+    images = [image for chunk in chunks for image in spool.read_converted(chunk)]
+    readable = [image for image in images if not image.reason]
+    return readable, [image for image in images if image.reason]
 
 
 def _quarantined(image: spool.Converted) -> Rejected:

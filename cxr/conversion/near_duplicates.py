@@ -44,10 +44,10 @@ def across(
       (distance in bits, i, j) with i < j, sorted.
     """
     # Copies on one side look alike by definition: one stands for all of them.
-    first = {}
+    first: dict[tuple[int, int], int] = {}
     for index, look in enumerate(zip(hashes, sides.tolist(), strict=True)):
         first.setdefault(look, index)
-    chosen = np.fromiter(first.values(), int)
+    chosen = np.fromiter(first.values(), np.int64)
     packed = b"".join(value.to_bytes(HASH_SIDE**2 // 8, "big") for value, _ in first)
     bands = np.frombuffer(packed, np.uint32).reshape(len(chosen), -1)
     pairs: set[tuple[int, int, int]] = set()
@@ -70,5 +70,7 @@ def _pairs(
     apart = sides[first] != sides[second]
     first, second = first[apart], second[apart]
     distance = np.bitwise_count(bands[first] ^ bands[second]).sum(axis=1)
-    near = np.flatnonzero(distance <= MAX_DISTANCE)
-    return [(int(distance[k]), *sorted((int(first[k]), int(second[k])))) for k in near]
+    low, high = np.minimum(first, second), np.maximum(first, second)
+    near = distance <= MAX_DISTANCE
+    columns = (values[near].tolist() for values in (distance, low, high))
+    return list(zip(*columns, strict=True))

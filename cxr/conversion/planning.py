@@ -278,7 +278,7 @@ def _check_classes(
 def _mark_duplicates(
     images: Sequence[ReadableImage], members: list[PlannedExample]
 ) -> list[PlannedExample]:
-    first: dict[str, str] = {}
+    first: dict[bytes, str] = {}
     marked = []
     for example in sorted(members, key=lambda example: images[example.image].path):
         path = images[example.image].path

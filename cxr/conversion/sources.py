@@ -73,7 +73,8 @@ def find(input_dir: str | os.PathLike) -> Tree:
         )
     top, notes = _descend(root)
     sides = _side_folders(top)
-    sources, rejected, offers = [], [], collections.Counter()
+    offers: collections.Counter[str] = collections.Counter()
+    sources, rejected = [], []
     if sides:
         notes += _check_siblings(top, root)
     for side, parent in sides or [("", top)]:

@@ -28,11 +28,16 @@ class ReadableImage(Protocol):
       length: bytes of its stored image.
     """
 
-    path: str
-    folder: str
-    side: str
-    digest: bytes
-    length: int
+    @property
+    def path(self) -> str: ...
+    @property
+    def folder(self) -> str: ...
+    @property
+    def side(self) -> str: ...
+    @property
+    def digest(self) -> bytes: ...
+    @property
+    def length(self) -> int: ...
 
 
 class PlannedExample(NamedTuple):
@@ -91,7 +96,7 @@ def cut(
     groups = collections.defaultdict(list)
     for group in _groups(images, examples):
         groups[group.label].append(group)
-    sides = collections.defaultdict(list)
+    sides: dict[str, list[PlannedExample]] = collections.defaultdict(list)
     for label in sorted({example.label for example in examples}):
         for side, members in _cut_class(label, groups[label], shares).items():
             sides[side] += [example for group in members for example in group.members]

@@ -15,7 +15,7 @@ import os
 import pathlib
 import shutil
 import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy
 import PIL
@@ -163,14 +163,14 @@ def read_converted(chunk: Chunk) -> list[Converted]:
     ]
 
 
-def _to_json(image: Converted) -> dict[str, str | int]:
+def _to_json(image: Converted) -> dict[str, Any]:
     fields = image._asdict()
     del fields["source"], fields["chunk"]  # known from the chunk
     return fields | {"digest": image.sha256}
 
 
 def _from_json(
-    source: Source, row: dict[str, str | int], chunk: int, start: int
+    source: Source, row: dict[str, Any], chunk: int, start: int
 ) -> Converted:
     """Returns an image of a chunk whose stored images begin at `start`."""
     for name in ("mode", "format", "reason"):  # equal values are held once
@@ -228,7 +228,7 @@ def storage_error(
 
 def _key(chunk: Chunk) -> str:
     """Returns a hash over everything that shapes the chunk's bytes."""
-    seen = [dataclasses.asdict(chunk.encoding), versions()]
+    seen: list[Any] = [dataclasses.asdict(chunk.encoding), versions()]
     for source in chunk.sources:
         try:
             status = os.stat(chunk.root / source.path)

@@ -137,9 +137,9 @@ def _side_faults(path: pathlib.Path, manifest: records.Manifest) -> list[Fault]:
             faults.append(Fault(name, None, "missing"))
         elif files.sha256_file(file) != listed["sha256"]:
             faults.append(Fault(name, None, "its sha256 is not the manifest's"))
-    listed = {s.file for split in manifest.splits.values() for s in split.shards}
+    shards = {s.file for split in manifest.splits.values() for s in split.shards}
     for file in path.glob("*.tfrecord*"):
-        if file.name not in listed:
+        if file.name not in shards:
             faults.append(Fault(file.name, None, "not in the manifest"))
     return faults
 
@@ -202,7 +202,8 @@ def _check_shard(job: _Job) -> tuple[int, list[Fault]]:
 
 def _check_records(job: _Job) -> tuple[list[Fault], int]:
     """Returns the faults of single records, and how many records were seen."""
-    faults, count = [], 0
+    faults: list[Fault] = []
+    count = 0
     for index, (payload, fault) in enumerate(tfrecord.scan_frames(job.path)):
         count += 1
         fault = fault or _judge(payload, job, index)

@@ -130,9 +130,8 @@ def _walk(folder: str) -> Iterator[str]:
     """Yields what is named like an image; says what is not read."""
     passed_over = 0
     for entry in folders.walk(folder, folder):
-        if entry.is_folder:
-            detail = entry.rejected.detail
-            print(f"{entry.file}: left out: {detail}", file=sys.stderr)
+        if entry.is_folder and entry.rejected:
+            print(f"{entry.file}: left out: {entry.rejected.detail}", file=sys.stderr)
         elif os.path.splitext(entry.file)[1].lower() in _IMAGE_SUFFIXES:
             yield entry.file  # also what cannot be read: its row says why
         else:

@@ -64,7 +64,8 @@ def predict_files(
     # Batches are padded to one size: no larger than what there is to predict.
     batch_size = min(batch_size, len(image_paths))
     sizes = predictor.stored_image_size, predictor.image_size
-    kinds, errors, classes = (collections.Counter() for _ in range(3))
+    kinds: collections.Counter[str] = collections.Counter()
+    errors, classes = kinds.copy(), kinds.copy()
     with (
         files.publishing(output) as temporary,
         open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file,
