@@ -368,15 +368,15 @@ def test_a_program_ends_after_the_reads_under_way(make_records):
     program = f"""
         import time
         from cxr import records
-        from cxr.input import decoding, pipeline
+        from cxr.input import pipeline, reader
 
-        right = decoding.Reader.films
+        right = reader.Reader.films
         def slow(*args):
             print("begin", flush=True)
             time.sleep(0.3)  # a slow disk
             print("end", flush=True)
             return right(*args)
-        decoding.Reader.films = slow
+        reader.Reader.films = slow
         source = pipeline.open_split(
             records.load({str(record_set.path)!r}), "train", image_size=16, cache="none"
         )
