@@ -14,7 +14,7 @@ from typing import Any, TextIO
 import numpy as np
 from tqdm import tqdm
 
-from cxr import cli, files, images, runs
+from cxr import cli, files, images, platforms, runs
 from cxr.prediction import inputs
 
 USAGE = """
@@ -202,7 +202,7 @@ def _read_batches(
 ) -> Iterator[list[inputs.Film]]:
     """Yields batches in order; while one is predicted, the next is being read."""
     sizes = predictor.stored_image_size, predictor.image_size
-    threads = config.threads or len(os.sched_getaffinity(0))
+    threads = config.threads or platforms.available_cores()
     pending: collections.deque[list[concurrent.futures.Future]] = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(paths), config.batch_size):

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cxr import cli, images, records
+from cxr import cli, images, platforms, records
 from cxr.input import pipeline
 from cxr.input.reader import Reader, _position
 
@@ -274,7 +274,7 @@ def test_auto_is_resident_within_the_budget(make_records, capsys):
 
 
 def test_ram_beyond_the_free_memory_is_refused(make_records, monkeypatch):
-    monkeypatch.setattr(pipeline, "_free_bytes", lambda: 100)
+    monkeypatch.setattr(platforms, "free_memory_bytes", lambda: 100)
     record_set = make_records({"train": N})
     with pytest.raises(cli.UnavailableError, match="--cache=ram"):
         opened(record_set, cache="ram")

@@ -29,6 +29,7 @@ LIGHT = {
     "cxr.config",
     "cxr.files",
     "cxr.images",
+    "cxr.platforms",
     "cxr.prediction.inputs",
     "cxr.reporting.html",
     "cxr.records",

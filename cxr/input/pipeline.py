@@ -7,11 +7,8 @@ computes where it was, and skips nothing and repeats nothing.
 """
 
 import atexit
-import contextlib
 import functools
 import itertools
-import os
-import pathlib
 import sys
 import threading
 import weakref
@@ -20,7 +17,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from cxr import cli, records
+from cxr import cli, platforms, records
 from cxr.input import datasets
 from cxr.input.datasets import ConcreteFunction
 from cxr.input.reader import Reader
@@ -108,7 +105,7 @@ def open_split(
     threading.Thread(target=datasets.start_tensorflow).start()
     reader = Reader(record_set, split, image_size=image_size)
     nbytes = reader.n * image_size**2
-    free = _free_bytes()
+    free = platforms.free_memory_bytes()
     budget = free // 2 if ram_budget_bytes is None else ram_budget_bytes
     if cache == "ram" and nbytes > free:
         raise cli.UnavailableError(
@@ -144,7 +141,7 @@ class Source:
         self.nbytes = reader.n * reader.image_size**2
         self.mode = "ram" if resident else "stream"
         self._reader = reader
-        self._threads = len(os.sched_getaffinity(0))
+        self._threads = platforms.available_cores()
         self._resident = Resident(reader, self._threads) if resident else None
         self._python_functions: list[Callable] = []
         self._load = self._loading()
@@ -347,19 +344,6 @@ class Source:
         options.threading.private_threadpool_size = threads
         options.threading.max_intra_op_parallelism = 1  # a gather is bound by memory
         return options
-
-
-def _free_bytes() -> int:
-    """Returns the memory this process may still take, its container's limit seen."""
-    text = pathlib.Path("/proc/meminfo").read_text()
-    fields = dict(line.split(":") for line in text.splitlines())
-    free = int(fields["MemAvailable"].split()[0]) << 10  # kB
-    control_group = pathlib.Path("/sys/fs/cgroup")
-    with contextlib.suppress(OSError, ValueError):  # no cgroup v2, or "max"
-        limit = int((control_group / "memory.max").read_text())
-        used = int((control_group / "memory.current").read_text())
-        free = min(free, limit - used)
-    return max(0, free)
 
 
 def _gib(nbytes: int) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cxr import cli, images, records, tfrecord
+from cxr import cli, images, platforms, records, tfrecord
 from cxr.input.jpeg import decoder as jpeg
 
 _FRAME_HEADER = struct.Struct("<QI")  # payload length, its CRC
@@ -119,10 +119,13 @@ class Reader:
         places = self._places[indices].tolist()
         for file, offset, length in places:
             # All reads of the batch start now: on a cold disk they overlap.
-            os.posix_fadvise(file, offset, length, os.POSIX_FADV_WILLNEED)
+            platforms.will_read(file, length, offset)
         try:
             return self._checked(
-                [os.pread(file, length, offset) for file, offset, length in places],
+                [
+                    platforms.read_at(file, length, offset)
+                    for file, offset, length in places
+                ],
                 indices,
             )
         except (cli.CommandError, OSError) as error:
