@@ -19,6 +19,8 @@ from typing import Any, get_args, get_origin
 
 from absl import flags
 
+from cxr import platforms
+
 EXIT_USAGE = 2
 EXIT_DATA = 65  # sysexits.h EX_DATAERR
 EXIT_UNAVAILABLE = 69  # EX_UNAVAILABLE
@@ -138,6 +140,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     Errors for the user are shown in at most six lines without a traceback;
     `--debug` anywhere on the command line shows it.
     """
+    platforms.configure_process()
     # TensorFlow's C++ notes are for its developers; errors still come through.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     debug = "--debug" in sys.argv

@@ -6,7 +6,7 @@ import os
 import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# As cxr itself asks, which comes too late where numpy is imported first.
+# As our commands ask.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np

@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -54,3 +56,43 @@ def test_a_folder_is_locked_without_fcntl(tmp_path, monkeypatch):
         with pytest.raises(cli.UsageError, match="--workdir"):
             with runs.lock(tmp_path):
                 pass
+
+
+# --- settings of a whole process
+
+SETTINGS = """
+{imports}
+from cxr import platforms
+platforms.configure_process()
+import numpy, scipy.linalg, threadpoolctl
+blas = [p for p in threadpoolctl.threadpool_info() if p["user_api"] == "blas"]
+assert len(blas) > 1, blas  # numpy's and scipy's
+print(*(p["num_threads"] for p in blas))
+"""
+ENV = {k: v for k, v in os.environ.items() if k != "OPENBLAS_NUM_THREADS"}
+
+
+def outcome(script: str, **variables: str) -> str:
+    """Returns what a process prints in which no one has set OpenBLAS's threads."""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENV | variables)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("imports", ["", "import numpy", "import cxr.records"])
+def test_commands_give_blas_one_thread(imports):
+    assert set(outcome(SETTINGS.format(imports=imports)).split()) == {"1"}
+
+
+def test_a_number_of_threads_that_is_given_stays():
+    script = SETTINGS.format(imports="")
+    assert set(outcome(script, OPENBLAS_NUM_THREADS="2").split()) == {"2"}
+
+
+def test_every_command_makes_the_settings_and_no_import_does():
+    tell = "print('OPENBLAS_NUM_THREADS' in os.environ)"
+    imported = f"import os, cxr.cli, cxr.input.reader; {tell}"
+    assert outcome(imported) == "False\n"
+    command = f"import os; from cxr import cli; cli.run(lambda argv: {tell})"
+    assert outcome(command) == "True\n"

@@ -21,7 +21,7 @@ from cxr import cli, platforms, records
 from cxr.input import datasets
 from cxr.input.datasets import ConcreteFunction
 from cxr.input.reader import Reader
-from cxr.input.resident import Resident, keep_freed_memory
+from cxr.input.resident import Resident
 
 # Python that a pipeline calls ahead of time would never get Python's lock once the
 # interpreter winds up, and the iterator's end would wait for it for ever: iterators
@@ -135,7 +135,6 @@ class Source:
     """
 
     def __init__(self, reader: Reader, *, resident: bool):
-        keep_freed_memory()
         self.n, self.labels = reader.n, reader.labels
         self.image_size = reader.image_size
         self.nbytes = reader.n * reader.image_size**2

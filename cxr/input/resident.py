@@ -1,7 +1,6 @@
 """A decoded split in memory, usable while it is still being filled."""
 
 import contextlib
-import ctypes
 import math
 import mmap
 import threading
@@ -15,8 +14,6 @@ from cxr.input.reader import Reader
 _CHUNK = 32  # films decoded at a time by one thread on the way into memory
 _SMALL_CHUNK = 8  # the first ones, until _CHUNK films are there
 _FIRST_CHUNKS = _CHUNK // _SMALL_CHUNK
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
-_LARGEST_MMAP_THRESHOLD = 32 << 20  # 32 MiB: glibc refuses more
 
 
 class Resident:
@@ -120,18 +117,6 @@ class Resident:
     def _next_chunk(self) -> np.ndarray | None:
         with self._changed:
             return next(self._chunks, None)
-
-
-def keep_freed_memory() -> None:
-    """Asks glibc's malloc to reuse freed batches, not to return them to the kernel.
-
-    A batch of megabytes is otherwise mapped, page-faulted and unmapped each time.
-    Elsewhere than on glibc this does nothing.
-    """
-    with contextlib.suppress(AttributeError, OSError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _huge_array(shape: tuple[int, ...]) -> np.ndarray:
