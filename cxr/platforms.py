@@ -85,7 +85,7 @@ def _keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def read_at(descriptor: int, length: int, offset: int) -> bytes:
+def read_at(descriptor: int, offset: int, length: int) -> bytes:
     """Reads from a file at an offset; threads may read the same file."""
     if hasattr(os, "pread"):
         return os.pread(descriptor, length, offset)
@@ -94,7 +94,7 @@ def read_at(descriptor: int, length: int, offset: int) -> bytes:
         return os.read(descriptor, length)
 
 
-def will_read(descriptor: int, length: int, offset: int) -> None:
+def will_read(descriptor: int, offset: int, length: int) -> None:
     """Tells the system that a part of a file is read soon."""
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(descriptor, offset, length, os.POSIX_FADV_WILLNEED)

@@ -6,6 +6,7 @@ in a fraction of a second. How a record is framed and filled is `cxr.tfrecord`,
 whose functions are offered here too.
 """
 
+import concurrent.futures
 import csv
 import dataclasses
 import io
@@ -15,7 +16,9 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from cxr import cli, files
+import numpy as np
+
+from cxr import cli, files, tfrecord
 from cxr.tfrecord import CorruptShard as CorruptShard
 from cxr.tfrecord import decode_example as decode_example
 from cxr.tfrecord import encode_example as encode_example
@@ -26,6 +29,7 @@ SCHEMA = 1
 SPLITS = ("train", "validation", "test")
 MANIFEST = "manifest.json"
 EXAMPLES = "examples.csv"
+OFFSETS = "offsets.npy"  # int64 [examples]: where each record begins in its shard
 EXAMPLE_COLUMNS = (
     "filename",
     "split",
@@ -40,6 +44,7 @@ EXAMPLE_COLUMNS = (
     "record",
     "duplicate_of",
 )
+_WALKS = 8  # shards walked at a time: a cold disk answers several as fast as one
 CONVERT_COMMAND = "python -m tools.make_tfrecords --input_dir=FOLDER"
 
 
@@ -92,6 +97,11 @@ class Manifest:
     flags: dict[str, Any]
     versions: dict[str, str]
     sources: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def shards(self) -> list[Shard]:
+        """All shards, in the order of examples.csv."""
+        return [shard for split in self.splits.values() for shard in split.shards]
 
     @property
     def fingerprint(self) -> str:
@@ -172,6 +182,44 @@ class RecordSet:
             raise cli.DataError(f"{self.path}: no split {name!r}; it holds: {held}")
         return self.manifest.splits[name]
 
+    def record_spans(self, split: str) -> np.ndarray:
+        """Returns where each record of a split lies in its shard.
+
+        By offsets.npy; in a set without it, by a walk over the shards.
+
+        Returns:
+          int64 [n, 2]: first byte and number of bytes.
+
+        Raises:
+          DataError: offsets.npy, or a shard, is not what the manifest says.
+        """
+        shards, paths = self.split(split).shards, self.shard_paths(split)
+        for path, shard in zip(paths, shards, strict=True):
+            _check_shard(path, shard)
+        if stored := self.stored_starts():
+            starts = [stored[shard.file] for shard in shards]
+        else:
+            with concurrent.futures.ThreadPoolExecutor(_WALKS) as pool:
+                starts = list(pool.map(tfrecord.record_starts, paths))
+        spans = map(_spans, paths, shards, starts)
+        return np.concatenate([np.zeros((0, 2), np.int64), *spans])
+
+    def stored_starts(self) -> dict[str, np.ndarray]:
+        """Returns what offsets.npy says, by shard file; nothing where there is none.
+
+        Raises:
+          DataError: it was changed since the conversion, or is no list of places.
+        """
+        path, shards = self.path / OFFSETS, self.manifest.shards
+        if not path.is_file():
+            return {}  # a set from before there was one
+        try:
+            starts = np.load(io.BytesIO(self._side_file(OFFSETS))).astype(np.int64)
+        except (ValueError, EOFError, TypeError) as error:
+            raise cli.DataError(f"{path}: not an array of offsets") from error
+        parts = np.split(starts, np.cumsum([shard.count for shard in shards])[:-1])
+        return {shard.file: part for shard, part in zip(shards, parts, strict=True)}
+
     def examples(self, split: str | None = None) -> list[dict[str, str]]:
         """Returns the rows of examples.csv; row i of a split is its example i.
 
@@ -194,13 +242,7 @@ class RecordSet:
 
         What is behind it stands in one more field; without columns, each has its own.
         """
-        path = self.path / EXAMPLES
-        listed = self.manifest.files.get(EXAMPLES, {})
-        if not path.is_file() or files.sha256_file(path) != listed.get("sha256"):
-            raise cli.DataError(
-                f"{path}: missing, or changed since the conversion; convert again"
-            )
-        text = path.read_bytes().decode()
+        text = self._side_file(EXAMPLES).decode()
         if '"' in text:
             return list(csv.reader(io.StringIO(text, newline="")))
         # Nothing is quoted, so no field holds an end of line: a tenth of the time.
@@ -209,6 +251,17 @@ class RecordSet:
         header = lines[0].split(",")
         splits = max(map(header.index, needed)) + 1 if needed else -1
         return [line.split(",", splits) for line in lines]
+
+    def _side_file(self, name: str) -> bytes:
+        """Reads a file beside the shards; DataError unless it is the manifest's."""
+        path = self.path / name
+        data = path.read_bytes() if path.is_file() else b""
+        listed = self.manifest.files.get(name, {})
+        if files.sha256_bytes(data) != listed.get("sha256"):
+            raise cli.DataError(
+                f"{path}: missing, or changed since the conversion; convert again"
+            )
+        return data
 
 
 def find(data_dir: str | os.PathLike, dataset: str) -> RecordSet:
@@ -275,6 +328,16 @@ def _check_shard(path: pathlib.Path, shard: Shard) -> None:
             f"{path}: {found}, the manifest says {shard.bytes} bytes; run "
             f"python -m tools.verify_tfrecords on the set, then convert again"
         )
+
+
+def _spans(path: pathlib.Path, shard: Shard, starts: np.ndarray) -> np.ndarray:
+    """Returns first byte and size of records, int64 [count, 2], that fill the shard."""
+    sizes = np.diff(starts, append=shard.bytes)
+    whole = not starts[:1].any() and (sizes >= tfrecord.FRAME_BYTES).all()
+    if len(starts) != shard.count or not whole:
+        reason = f"the manifest says {shard.count} whole records"
+        raise CorruptShard(path, len(starts), reason)
+    return np.stack([starts, sizes], axis=1)
 
 
 def check_disjoint(rows: Iterable[dict[str, str]]) -> None:

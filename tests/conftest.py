@@ -40,16 +40,18 @@ def write_records(
     class_names: tuple[str, ...] = ("NORMAL", "PNEUMONIA"),
     num_shards: int = 2,
     name: str = "tiny",
+    offsets: bool = True,
 ) -> records.RecordSet:
     """Writes a complete set below `root/name/1.0.0` and returns it.
 
     Film i of all has label i % classes, a patient of its own, and random pixels
-    whose mean tells the label, so that a small network can learn it.
+    whose mean tells the label, so that a small network can learn it. Without
+    `offsets` it is a set of an older version, whose records are found by a walk.
     """
     path = root / name / "1.0.0"
     path.mkdir(parents=True)
     random = np.random.default_rng(0)
-    rows, splits = [], {}
+    rows, starts, splits = [], [], {}
     for split, count in counts.items():
         shards, labels = [], []
         for index, members in enumerate(np.array_split(np.arange(count), num_shards)):
@@ -66,6 +68,7 @@ def write_records(
                 example = _example(
                     encoded, encoding, image_size, label, class_names[label], filename
                 )
+                starts.append(len(payload))
                 payload += records.frame(records.encode_example(example))
                 rows.append(
                     {
@@ -98,6 +101,10 @@ def write_records(
             shards=tuple(shards),
         )
     _write_examples(path, rows)
+    side_files = [records.EXAMPLES]
+    if offsets:
+        np.save(path / records.OFFSETS, np.array(starts, np.int64))
+        side_files.append(records.OFFSETS)
     manifest = records.Manifest(
         name=name,
         version="1.0.0",
@@ -105,7 +112,7 @@ def write_records(
         image_size=image_size,
         encoding=encoding,
         splits=splits,
-        files={records.EXAMPLES: _described(path / records.EXAMPLES)},
+        files={file: _described(path / file) for file in side_files},
         flags={"split_policy": "grouped"},
         versions={},
     )
