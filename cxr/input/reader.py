@@ -79,9 +79,9 @@ class Reader:
         self.encoding = manifest.encoding
         self._jpeg = jpeg.Decoder()
         self._paths = record_set.shard_paths(split)
-        names, labels = record_set.columns(split, ("filename", "label"))
-        self.labels = _labels(record_set, labels, self.n)
-        self._filenames = [name.encode() for name in names]
+        rows = record_set.examples(split)
+        self.labels = _labels(record_set, [row["label"] for row in rows], self.n)
+        self._filenames = [row["filename"].encode() for row in rows]
         self._shard_of = np.repeat(np.arange(len(shards)), self.shard_sizes)
         self._first_of = np.cumsum((0, *self.shard_sizes))
         # Of each record: file descriptor, offset, length of payload and footer.
