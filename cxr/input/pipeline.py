@@ -10,7 +10,6 @@ import atexit
 import functools
 import itertools
 import sys
-import threading
 import weakref
 from collections.abc import Callable, Iterator
 
@@ -18,8 +17,6 @@ import numpy as np
 import tensorflow as tf
 
 from cxr import cli, platforms, records
-from cxr.input import datasets
-from cxr.input.datasets import ConcreteFunction
 from cxr.input.reader import Reader
 from cxr.input.resident import Resident
 
@@ -27,6 +24,9 @@ from cxr.input.resident import Resident
 # interpreter winds up, and the iterator's end would wait for it for ever: iterators
 # that are still open are closed before.
 _open_iterators: weakref.WeakSet = weakref.WeakSet()
+
+# AutoGraph would look for Python control flow, which is nowhere here, for 0.5 s.
+_as_it_stands = tf.autograph.experimental.do_not_convert
 
 Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
@@ -101,8 +101,6 @@ def open_split(
       UsageError: `image_size` exceeds the stored size.
       UnavailableError: `cache="ram"` and the split exceeds the free memory.
     """
-    # Takes 20 ms, nearly all without Python's lock; meanwhile the files are read.
-    threading.Thread(target=datasets.start_tensorflow).start()
     reader = Reader(record_set, split, image_size=image_size)
     nbytes = reader.n * image_size**2
     free = platforms.free_memory_bytes()
@@ -142,7 +140,7 @@ class Source:
         self._reader = reader
         self._threads = platforms.available_cores()
         self._resident = Resident(reader, self._threads) if resident else None
-        self._python_functions: list[Callable] = []
+        self._python_functions: set[Callable] = set()
         self._load = self._loading()
 
     def training(
@@ -192,17 +190,18 @@ class Source:
 
         if self._resident:
             self._resident.expect(lambda: np.roll(order_of(epoch), -edges[0]))
-        choose = self._choosing(part)
         numbers = tf.data.Dataset.range(np.iinfo(np.int64).max)
-        parts = datasets.mapped(numbers, choose)
+        parts = numbers.map(self._choosing(part))
         # Again and again, so now and then one batch comes alone.
-        chosen = datasets.rebatched(parts, [batch_size, *[group * batch_size] * 999])
-        groups = datasets.mapped(chosen, self._load, self._calls)
+        chosen = parts.rebatch([batch_size, *[group * batch_size] * 999])
+        groups = chosen.map(self._load, self._calls)
         if not self._resident:
             # One ready beside those under way: a thread that is done before its turn
             # need not wait (2 % more films a second at B = 32).
             groups = groups.prefetch(1)
-        return self._finished(datasets.rebatched(groups, [batch_size]))
+        # As slices; to make a dataset of each group's (`from_tensor_slices`, `unbatch`)
+        # took a fifth of the films a second at B = 32.
+        return self._finished(groups.rebatch(batch_size, drop_remainder=True))
 
     def evaluation(self, batch_size: int, *, start: int = 0) -> tf.data.Dataset:
         """Returns each example once, in index order, the last batch partial.
@@ -219,8 +218,7 @@ class Source:
             lambda first: np.arange(first, min(first + batch_size, self.n))
         )
         firsts = tf.data.Dataset.range(start, self.n, batch_size)
-        chosen = datasets.mapped(firsts, choose)
-        batches = datasets.mapped(chosen, self._load, self._calls)
+        batches = firsts.map(choose).map(self._load, self._calls)
         return self._finished(batches.prefetch(2))
 
     def batches(self, dataset: tf.data.Dataset) -> Iterator[Batch]:
@@ -270,14 +268,14 @@ class Source:
             return epoch_order(self.n, seed, epoch)
         return stream_order(self._reader.shard_sizes, seed, epoch)
 
-    def _choosing(self, indices_of: Callable[[int], np.ndarray]) -> ConcreteFunction:
-        """Traces the choice of films; in memory mode it waits until they are there.
+    def _choosing(self, indices_of: Callable[[int], np.ndarray]) -> Callable:
+        """Returns the choice of films; in memory mode it waits until they are there.
 
         Args:
           indices_of: maps a number to indices of films.
 
         Returns:
-          Function from a number, int64, to indices, int64 [M].
+          To be mapped: from a number, int64, to indices, int64 [M].
         """
 
         def choose(number: np.ndarray) -> np.ndarray:
@@ -286,19 +284,21 @@ class Source:
                 self._resident.wait(indices)
             return indices
 
+        @_as_it_stands
         def chosen(number: tf.Tensor) -> tf.Tensor:
             indices = self._python(choose, number, tf.int64)
             indices.set_shape([None])
             return indices
 
-        return datasets.traced(chosen, tf.TensorSpec([], tf.int64))
+        return chosen
 
-    def _loading(self) -> ConcreteFunction:
-        """Traces the loading of films: from indices, int64 [M], to a batch of M."""
+    def _loading(self) -> Callable:
+        """Returns, to be mapped, the loading of indices, int64 [M], to a batch of M."""
 
         def read(indices: np.ndarray) -> np.ndarray:
             return self._reader.films(indices)[..., None]
 
+        @_as_it_stands
         def load(indices: tf.Tensor) -> Batch:
             if self._resident:
                 films = self._resident.gather(indices)
@@ -307,7 +307,7 @@ class Source:
                 films.set_shape([None, self.image_size, self.image_size, 1])
             return films, tf.gather(self.labels, indices), indices
 
-        return datasets.traced(load, tf.TensorSpec([None], tf.int64))
+        return load
 
     def _python(
         self, function: Callable, argument: tf.Tensor, dtype: tf.DType
@@ -317,7 +317,7 @@ class Source:
         By itself `tf.numpy_function` keeps its function, and with it the source and
         its films, until the program ends.
         """
-        self._python_functions.append(function)
+        self._python_functions.add(function)
         known = weakref.ref(function)
         return tf.numpy_function(lambda array: known()(array), [argument], dtype)
 
