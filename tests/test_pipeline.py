@@ -5,6 +5,7 @@ import gc
 import subprocess
 import sys
 import textwrap
+import threading
 import weakref
 
 import numpy as np
@@ -533,10 +534,25 @@ def test_a_small_split(make_records, cache, n):
     assert len(all_films(source)) == n
 
 
-def test_films_that_no_one_asks_for_hold_up_nothing(make_records):
-    """Filling begins with the iterator; only a first batch's films are read then."""
+def test_a_batch_waits_for_its_own_films_only(make_records, monkeypatch):
+    """The other films arrive when the disk lets them, and then nothing waits."""
     source = opened(make_records({"train": 200}), cache="ram")
-    iterator = source.batches(source.training(8, 0))
-    next(iterator)
-    source._resident.wait(np.arange(200))
+    source._resident._threads = 1  # or the first films would be one of two chunks
+    right, disk, asked = source._reader.films, threading.Event(), []
+
+    def films(indices):
+        asked.extend(indices.tolist())
+        if len(asked) > len(indices):
+            assert disk.wait(20)
+        return right(indices)
+
+    monkeypatch.setattr(source._reader, "films", films)
+    batches = source.batches(source.training(8, 0))
+    first = next(batches)[2].numpy().tolist()
+    assert first == asked[:8]  # and next(batches) would not have come otherwise
+    assert source._resident._missing == 200 - 32
+    disk.set()
+    rest = [next(batches)[2].numpy() for _ in range(24)]
+    assert asked == pipeline.epoch_order(200, 0, 0).tolist()
+    assert len(set(first).union(*map(set, rest))) == 200
     assert source._resident._missing == 0

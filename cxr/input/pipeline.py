@@ -189,7 +189,7 @@ class Source:
             return order_of(epoch)[edges[number] : edges[number + 1]]
 
         if self._resident:
-            self._resident.expect(lambda: np.roll(order_of(epoch), -edges[0]))
+            self._resident.expect(np.roll(order_of(epoch), -edges[0]))
         numbers = tf.data.Dataset.range(np.iinfo(np.int64).max)
         parts = numbers.map(self._choosing(part))
         # Again and again, so now and then one batch comes alone.
@@ -242,10 +242,6 @@ class Source:
             output_types=types, output_shapes=shapes
         )
         variant = tf.data.experimental.to_variant(dataset)
-        if self._resident:
-            # Not before: it would hold up the Python that makes the dataset. What
-            # follows takes 8 ms without Python's lock.
-            self._resident.begin()
         tf.raw_ops.MakeIterator(dataset=variant, iterator=iterator)
         while True:
             try:
