@@ -15,7 +15,6 @@ import dataclasses
 import io
 import itertools
 import multiprocessing
-import os
 import pathlib
 import statistics
 import subprocess
@@ -26,7 +25,7 @@ import time
 import simplejpeg
 from PIL import Image
 
-from cxr import cli
+from cxr import cli, platforms
 from cxr.conversion import converter, workers
 
 SIZE, QUALITY = 224, 95
@@ -102,7 +101,7 @@ def start_seconds() -> float:
     """Returns how long the converter's workers take to start."""
     began = time.perf_counter()
     with workers.started(0, preload=converter.__name__) as pool:
-        jobs = [""] * workers.available_cores()
+        jobs = [""] * platforms.available_cores()
         assert list(pool.map(len, jobs)) == [0] * len(jobs)
     return time.perf_counter() - began
 
@@ -123,7 +122,7 @@ def bare_rate(paths: list[str]) -> float:
 def compare(source: pathlib.Path, scratch: pathlib.Path, count: int, repeats: int):
     """Prints the rates of the converter, the peer and the bare libraries."""
     paths = repeat(source, scratch / "films", count)
-    cores = len(os.sched_getaffinity(0))
+    cores = platforms.available_cores()
     context = multiprocessing.get_context("forkserver")
     rates = {"ours": [], "ours, started": [], "pillow": [], "bare": []}
     with concurrent.futures.ProcessPoolExecutor(cores, context) as pool:

@@ -43,8 +43,10 @@ def cxr_loader(dataset: str, cache: str) -> Callable[[Task], Loader]:
     """Ours, from records."""
     import tensorflow as tf  # noqa: F401
 
-    from cxr import records
+    from cxr import platforms, records
     from cxr.input import pipeline
+
+    platforms.configure_process()  # as our commands do
 
     def build(task: Task) -> Loader:
         source = pipeline.open_split(

@@ -20,6 +20,8 @@ from typing import Any, get_args, get_origin
 
 from absl import flags
 
+from cxr import platforms
+
 # No error for the user ends with 1: that is Python's code, with a traceback, where the
 # fault is ours, and cxr.bench's answer where something became slower.
 EXIT_USAGE = 2
@@ -147,6 +149,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     Errors for the user are shown in at most six lines without a traceback;
     `--debug` anywhere on the command line shows it.
     """
+    platforms.configure_process()
     # TensorFlow's C++ notes are for its developers; errors still come through.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     debug = "--debug" in sys.argv

@@ -6,7 +6,6 @@ Training writes it; evaluation and prediction read it. Imports no TensorFlow.
 import contextlib
 import csv
 import dataclasses
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -18,7 +17,7 @@ import tomllib
 from collections.abc import Iterator
 from typing import Any
 
-from cxr import cli, files, records
+from cxr import cli, files, platforms, records
 from cxr.config import TrainConfig, result_fields
 
 SCHEMA = 1
@@ -172,14 +171,12 @@ def lock(workdir: pathlib.Path) -> Iterator[None]:
     """
     workdir.mkdir(parents=True, exist_ok=True)
     with open(workdir / _LOCK, "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not platforms.try_lock(file):
             file.seek(0)
             raise cli.UsageError(
                 f"--workdir={workdir}: process {file.read().strip() or '?'} is "
                 "training there; wait for it, or choose another --workdir"
-            ) from error
+            )
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

@@ -21,9 +21,10 @@ from cxr import cli
 # uint64 length, uint32 masked CRC of the length, payload, uint32 masked CRC.
 _LENGTH = struct.Struct("<Q")
 _CRC = struct.Struct("<I")
-_HEADER_BYTES = _LENGTH.size + _CRC.size
+HEADER_BYTES = _LENGTH.size + _CRC.size  # of a record: its payload's length
 _CRC_MASK_DELTA = 0xA282EAD8
 FOOTER_BYTES = _CRC.size  # of a record: its payload's CRC
+FRAME_BYTES = HEADER_BYTES + FOOTER_BYTES
 
 
 class CorruptShard(cli.DataError):
@@ -73,7 +74,7 @@ def scan_frames(path: str | os.PathLike) -> Iterator[tuple[bytes, str]]:
     """
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
-        while header := file.read(_HEADER_BYTES):
+        while header := file.read(HEADER_BYTES):
             if fault := _header_fault(header, size - file.tell()):
                 yield b"", fault
                 return
@@ -83,9 +84,28 @@ def scan_frames(path: str | os.PathLike) -> Iterator[tuple[bytes, str]]:
             yield payload, "" if sound else "the payload's CRC does not match"
 
 
+def record_starts(path: str | os.PathLike) -> np.ndarray:
+    """Walks a shard's lengths: where each record begins, int64 [N].
+
+    Raises:
+      CorruptShard: naming the record whose length leads nowhere.
+    """
+    starts, at = [], 0
+    with open(path, "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        while at < size:
+            file.seek(at)
+            header = file.read(HEADER_BYTES)
+            if fault := _header_fault(header, size - at - len(header)):
+                raise CorruptShard(path, len(starts), fault)
+            starts.append(at)
+            at += FRAME_BYTES + _LENGTH.unpack_from(header)[0]
+    return np.array(starts, np.int64)
+
+
 def _header_fault(header: bytes, rest: int) -> str:
     """Returns what is wrong with a record's header; `rest` bytes follow it."""
-    if len(header) < _HEADER_BYTES:
+    if len(header) < HEADER_BYTES:
         return "cut inside the record's header"
     length_bytes = header[: _LENGTH.size]
     if _CRC.unpack_from(header, _LENGTH.size)[0] != _masked_crc(length_bytes):

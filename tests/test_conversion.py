@@ -34,6 +34,7 @@ def test_the_set_is_what_the_contract_says(source):
         "features.json",
         "image-class-label.labels.txt",
         "manifest.json",
+        "offsets.npy",
         "quarantine.csv",
         "report.html",
         "report.json",
@@ -87,6 +88,19 @@ def test_every_record_says_what_its_film_is(source, encoding):
                 grey = images.to_grey(stored, SIZE)
             tolerance = 20 if encoding == "jpeg" else 0
             assert np.abs(grey.astype(int) - expected).max() <= tolerance
+
+
+@pytest.mark.parametrize("num_shards", [1, 3])
+def test_offsets_tell_where_each_record_begins(source, num_shards):
+    record_set = convert(source, num_shards=num_shards)
+    rows, starts = record_set.examples(), np.load(record_set.path / records.OFFSETS)
+    assert starts.dtype == np.int64
+    for row, start in zip(rows, starts.tolist(), strict=True):
+        behind = (record_set.path / row["shard"]).read_bytes()[start:]
+        (record_set.path / "behind").write_bytes(behind)
+        first = next(records.read_frames(record_set.path / "behind"))
+        name = records.decode_example(first)["image/filename"]
+        assert name.decode() == row["filename"]
 
 
 @pytest.mark.parametrize("encoding", images.ENCODINGS)

@@ -1,11 +1,11 @@
 """Order, coverage, resume and damage, in both modes of the input pipeline."""
 
+import dataclasses
 import gc
-import itertools
-import os
 import subprocess
 import sys
 import textwrap
+import threading
 import weakref
 
 import numpy as np
@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cxr import cli, images, records
+from cxr import cli, files, images, platforms, records
 from cxr.input import pipeline
 from cxr.input.reader import Reader, _position
 
@@ -274,7 +274,7 @@ def test_auto_is_resident_within_the_budget(make_records, capsys):
 
 
 def test_ram_beyond_the_free_memory_is_refused(make_records, monkeypatch):
-    monkeypatch.setattr(pipeline, "_free_bytes", lambda: 100)
+    monkeypatch.setattr(platforms, "free_memory_bytes", lambda: 100)
     record_set = make_records({"train": N})
     with pytest.raises(cli.UnavailableError, match="--cache=ram"):
         opened(record_set, cache="ram")
@@ -368,15 +368,15 @@ def test_a_program_ends_after_the_reads_under_way(make_records):
     program = f"""
         import time
         from cxr import records
-        from cxr.input import decoding, pipeline
+        from cxr.input import pipeline, reader
 
-        right = decoding.Reader.films
+        right = reader.Reader.films
         def slow(*args):
             print("begin", flush=True)
             time.sleep(0.3)  # a slow disk
             print("end", flush=True)
             return right(*args)
-        decoding.Reader.films = slow
+        reader.Reader.films = slow
         source = pipeline.open_split(
             records.load({str(record_set.path)!r}), "train", image_size=16, cache="none"
         )
@@ -416,12 +416,13 @@ def test_a_cut_shard_is_named_before_anything_is_read(make_records):
 
 
 def test_a_changed_length_is_named(make_records):
-    record_set = make_records({"train": N})
+    """Where a walk finds the records; with offsets, no one reads lengths."""
+    record_set = make_records({"train": N}, offsets=False)
     path = record_set.shard_paths("train")[0]
     data = bytearray(path.read_bytes())
     data[0] ^= 1
     path.write_bytes(data)
-    with pytest.raises(cli.DataError, match=path.name):
+    with pytest.raises(cli.DataError, match=f"{path.name}: record 0: "):
         opened(record_set)
 
 
@@ -430,10 +431,13 @@ def test_a_size_above_the_stored_one_is_refused(make_records):
         opened(make_records({"train": N}), image_size=32)
 
 
-@pytest.mark.parametrize("encoding", ["raw", "jpeg"])
-def test_swapped_records_are_refused(make_records, encoding):
+@pytest.mark.parametrize(
+    ("encoding", "offsets"), [("raw", True), ("raw", False), ("jpeg", False)]
+)
+def test_swapped_records_are_refused(make_records, encoding, offsets):
     """Sound records in another order: row i would no longer be example i."""
-    record_set = make_records({"train": 8}, encoding=encoding, num_shards=1)
+    options = {"encoding": encoding, "num_shards": 1, "offsets": offsets}
+    record_set = make_records({"train": 8}, **options)
     path = record_set.shard_paths("train")[0]
     payloads = list(records.read_frames(path))
     # Films 2 and 4 have the same label; the manifest's size still holds.
@@ -446,33 +450,67 @@ def test_swapped_records_are_refused(make_records, encoding):
         list(source.batches(source.evaluation(4)))
 
 
-MISSING = {  # is the k-th header not in the page cache?
-    "cold": lambda k: True,
-    "cold from the second shard on": lambda k: k > 20,
-    "a few pages gone": lambda k: k % 5 == 0,
-}
+@pytest.mark.parametrize("num_shards", [1, 3])
+def test_a_set_without_offsets_is_walked(make_records, num_shards):
+    options = {"encoding": "jpeg", "num_shards": num_shards}
+    counts = {"train": N, "validation": 5, "test": 7}
+    told = make_records(counts, **options)
+    walked = make_records(counts, **options, name="older", offsets=False)
+    assert not (walked.path / records.OFFSETS).exists()
+    for split in counts:
+        np.testing.assert_array_equal(
+            walked.record_spans(split), told.record_spans(split)
+        )
+        np.testing.assert_array_equal(
+            all_films(opened(walked, split)), all_films(opened(told, split))
+        )
 
 
-@pytest.mark.parametrize("hindrance", [*MISSING, "unsupported", "unknown"])
-def test_record_lengths_are_found_without_the_page_cache(
-    make_records, monkeypatch, hindrance
-):
-    record_set = make_records({"train": N}, encoding="jpeg", num_shards=3)
-    expected = Reader(record_set, "train", image_size=16)._places[:, 1:]
-    right, count = os.preadv, itertools.count(1)
+def rewrite_offsets(record_set, change):
+    """Changes offsets.npy, and what the manifest says of it; returns that set."""
+    path = record_set.path / records.OFFSETS
+    np.save(path, change(np.load(path)))
+    listed = {**record_set.manifest.files[records.OFFSETS]}
+    listed["sha256"] = files.sha256_file(path)
+    changed = {**record_set.manifest.files, records.OFFSETS: listed}
+    return dataclasses.replace(
+        record_set, manifest=dataclasses.replace(record_set.manifest, files=changed)
+    )
 
-    def preadv(file, buffers, offset, flags=0):
-        if flags and hindrance not in MISSING:
-            raise OSError(95, "not here")
-        if flags and MISSING[hindrance](next(count)):
-            raise BlockingIOError
-        return right(file, buffers, offset)
 
-    monkeypatch.setattr(os, "preadv", preadv)
-    if hindrance == "unknown":
-        monkeypatch.delattr(os, "RWF_NOWAIT")
-    found = Reader(record_set, "train", image_size=16)._places[:, 1:]
-    np.testing.assert_array_equal(found, expected)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda starts: starts[:-1],
+        lambda starts: starts[1:],
+        lambda starts: starts + 1,
+        lambda starts: starts * 1000,
+        lambda starts: starts[::-1],
+        lambda starts: np.append(starts, 1 << 40),
+    ],
+    ids=["one less", "first missing", "moved", "beyond", "turned", "one more"],
+)
+def test_offsets_that_do_not_fit_the_shards_are_refused(make_records, change):
+    record_set = rewrite_offsets(make_records({"train": N}), change)
+    with pytest.raises(cli.DataError, match=r"tfrecord-0000\d-of-00002: .* records"):
+        opened(record_set)
+
+
+def test_offsets_changed_since_the_conversion_are_refused(make_records):
+    record_set = make_records({"train": N})
+    path = record_set.path / records.OFFSETS
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(cli.DataError, match=r"offsets\.npy: .*changed"):
+        opened(record_set)
+
+
+def test_an_offset_within_its_shard_that_is_wrong_gives_no_wrong_film(make_records):
+    def change(starts):
+        return starts + (np.arange(len(starts)) == 3)
+
+    source = opened(rewrite_offsets(make_records({"train": N}), change))
+    with pytest.raises(cli.DataError, match=r"record [23]: .*CRC"):
+        all_films(source)
 
 
 @pytest.mark.parametrize("cache", MODES)
@@ -496,10 +534,25 @@ def test_a_small_split(make_records, cache, n):
     assert len(all_films(source)) == n
 
 
-def test_films_that_no_one_asks_for_hold_up_nothing(make_records):
-    """Filling begins with the iterator; only a first batch's films are read then."""
+def test_a_batch_waits_for_its_own_films_only(make_records, monkeypatch):
+    """The other films arrive when the disk lets them, and then nothing waits."""
     source = opened(make_records({"train": 200}), cache="ram")
-    iterator = source.batches(source.training(8, 0))
-    next(iterator)
-    source._resident.wait(np.arange(200))
+    source._resident._threads = 1  # or the first films would be one of two chunks
+    right, disk, asked = source._reader.films, threading.Event(), []
+
+    def films(indices):
+        asked.extend(indices.tolist())
+        if len(asked) > len(indices):
+            assert disk.wait(20)
+        return right(indices)
+
+    monkeypatch.setattr(source._reader, "films", films)
+    batches = source.batches(source.training(8, 0))
+    first = next(batches)[2].numpy().tolist()
+    assert first == asked[:8]  # and next(batches) would not have come otherwise
+    assert source._resident._missing == 200 - 32
+    disk.set()
+    rest = [next(batches)[2].numpy() for _ in range(24)]
+    assert asked == pipeline.epoch_order(200, 0, 0).tolist()
+    assert len(set(first).union(*map(set, rest))) == 200
     assert source._resident._missing == 0

@@ -33,6 +33,7 @@ LIGHT = {
     "cxr.files",
     "cxr.folders",
     "cxr.images",
+    "cxr.platforms",
     "cxr.prediction.inputs",
     "cxr.prediction.predict_files",
     "cxr.reporting.html",

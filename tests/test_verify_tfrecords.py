@@ -1,5 +1,6 @@
 """tools.verify_tfrecords: every kind of damage is found, and nothing else."""
 
+import dataclasses
 import json
 import pathlib
 import random
@@ -8,9 +9,10 @@ import struct
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from cxr import cli, records, tfrecord
+from cxr import cli, files, records, tfrecord
 from cxr.conversion import verification, workers
 from tests.fabricated import write_records
 from tools import verify_tfrecords
@@ -182,6 +184,45 @@ def test_damaged_side_files_are_named(damaged, name):
     path = damaged.path / name
     path.write_text(path.read_text().replace("train", "xrain", 1))
     assert name in {fault.file for fault in verify(damaged.path)}
+
+
+def list_anew(record_set, name):
+    """Has the manifest say of a side file what it is now."""
+    path = record_set.path / name
+    listed = {"bytes": path.stat().st_size, "sha256": files.sha256_file(path)}
+    manifest = dataclasses.replace(
+        record_set.manifest, files={**record_set.manifest.files, name: listed}
+    )
+    (record_set.path / records.MANIFEST).write_text(manifest.to_json())
+
+
+@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize("at", [0, 3, 13, 19])
+def test_a_wrong_offset_is_found(damaged, at, listed):
+    """Also one that the manifest vouches for: the shards themselves tell."""
+    starts = np.load(damaged.path / records.OFFSETS)
+    starts[at] += 1
+    np.save(damaged.path / records.OFFSETS, starts)
+    if listed:
+        list_anew(damaged, records.OFFSETS)
+    (fault,) = verify(damaged.path)
+    assert fault.file == records.OFFSETS
+    if listed:
+        row = damaged.examples()[at]
+        assert row["shard"] in fault.what
+
+
+@pytest.mark.parametrize("content", [b"", b"no array", b"\x93NUMPY"])
+def test_offsets_that_are_none_are_found(damaged, content):
+    (damaged.path / records.OFFSETS).write_bytes(content)
+    list_anew(damaged, records.OFFSETS)
+    (fault,) = verify(damaged.path)
+    assert fault.file == records.OFFSETS
+
+
+def test_a_set_without_offsets_is_sound(tmp_path):
+    record_set = write_records(tmp_path, COUNTS, image_size=8, offsets=False)
+    assert verify(record_set.path) == []
 
 
 def test_a_missing_manifest_is_an_incomplete_set(damaged):

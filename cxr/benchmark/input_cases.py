@@ -12,13 +12,12 @@ import collections
 import concurrent.futures
 import dataclasses
 import itertools
-import os
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
 
-from cxr import records
+from cxr import platforms, records
 from cxr.benchmark.checks import EpochCount, FilmAudit, WrongBatch
 from cxr.benchmark.timing import Case, Clock
 from cxr.config import TrainConfig
@@ -230,7 +229,7 @@ def _stream_case(
 
 def _threaded(reader: Reader, function: Callable, batch_size: int) -> Batches:
     """Maps batches of indices on one thread a core, a few batches ahead."""
-    threads = len(os.sched_getaffinity(0))
+    threads = platforms.available_cores()
     starts = itertools.cycle(range(0, reader.n, batch_size))
     ahead: collections.deque = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:

@@ -29,7 +29,7 @@ import platform
 from collections.abc import Mapping
 from typing import Any
 
-from cxr import records
+from cxr import platforms, records
 from cxr.benchmark import compute_cases, input_cases, report, roofline, verdict
 from cxr.benchmark.timing import Window, rates, split_halves_difference, step_quantiles
 from cxr.config import TrainConfig
@@ -122,7 +122,7 @@ class Measured:
         elif name == "augment":  # uint8 in, float32 out
             limit, best = roofline.COPY, 1 / (5 * pixels)
         elif name == "decode":
-            limit, best = roofline.BARE_DECODE, _cores()
+            limit, best = roofline.BARE_DECODE, platforms.available_cores()
         elif name in ("step", "train") and self.network:
             limit = roofline.PRODUCT
             best = self._processors / self.network.flops_per_image
@@ -131,7 +131,9 @@ class Measured:
         if limit not in self.windows:
             return None
         best *= rates(self.windows[limit])["max"]
-        words = limit + (f" x {_cores()} cores" if name == "decode" else "")
+        words = limit + (
+            f" x {platforms.available_cores()} cores" if name == "decode" else ""
+        )
         return {"limit": words, "images_per_sec": best, "reached": rate / best}
 
     def mfu(self) -> dict[str, Any] | None:
@@ -170,7 +172,7 @@ class Measured:
         """Returns what the verdict must know beside the rates."""
         return verdict.Setting(
             resident=self.source.mode == "ram",
-            cores=_cores(),
+            cores=platforms.available_cores(),
             memory_mib=self.source.nbytes / 2**20,
             memory_fits=self.source.nbytes < _memory_bytes() / 2,
             encoding=self.manifest.encoding,
@@ -218,17 +220,13 @@ def environment(devices: Devices, load: float) -> dict[str, Any]:
     return {
         "device": ", ".join(devices.names),
         "processor": _processor(),
-        "cores": _cores(),
+        "cores": platforms.available_cores(),
         "memory_gib": _memory_bytes() / 2**30,
         "platform": platform.platform(),
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "load": load,
     }
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def _memory_bytes() -> int:

@@ -9,7 +9,6 @@ and the flags only.
 
 import contextlib
 import dataclasses
-import fcntl
 import pathlib
 import re
 import shutil
@@ -18,7 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import cxr
-from cxr import cli, images, records
+from cxr import cli, images, platforms, records
 from cxr.conversion import (
     existing_set,
     metadata,
@@ -181,14 +180,11 @@ def _work_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     work = folder / existing_set.WORK_FOLDER
     work.mkdir(parents=True, exist_ok=True)
     with open(work / "lock", "w") as lock:
-        try:
-            # The kernel drops it when we end, however we end: it is never stale.
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not platforms.try_lock(lock):
             raise cli.UsageError(
                 f"{folder}: another conversion is writing this set; wait for it, or "
                 "choose another --version"
-            ) from error
+            )
         for leftover in [*folder.glob(".tmp-*"), *work.glob(".tmp-*")]:
             leftover.unlink(missing_ok=True)
         yield work

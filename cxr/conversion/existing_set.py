@@ -1,6 +1,5 @@
 """Decides whether a folder already holds the set that the flags ask for."""
 
-import csv
 import hashlib
 import pathlib
 from collections.abc import Callable, Mapping
@@ -114,8 +113,8 @@ def _describe_change(
         for split in record_set.manifest.splits
         for row in record_set.examples(split)
     }
-    with open(folder / metadata.QUARANTINE, newline="", encoding="utf-8") as file:
-        bad = {row["path"] for row in csv.DictReader(file)}
+    quarantine = (folder / metadata.QUARANTINE).read_bytes().decode()
+    bad = {row[0] for row in records.parse_csv(quarantine)[1:]}
     known = before.keys() | bad
     groups = {
         "added": sorted(now.keys() - known),

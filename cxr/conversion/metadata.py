@@ -3,17 +3,20 @@
 import collections
 import csv
 import dataclasses
+import io
 import json
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from cxr import files, records
+import numpy as np
+
+from cxr import files, records, tfrecord
 from cxr.conversion import planning, spool
 from cxr.reasons import Rejected
 
 QUARANTINE = "quarantine.csv"
-_TABLES = (records.EXAMPLES, QUARANTINE)
+_TABLES = (records.EXAMPLES, records.OFFSETS, QUARANTINE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +61,7 @@ def publish(
         folder / records.EXAMPLES, records.EXAMPLE_COLUMNS, example_rows(outcome)
     )
     publish_quarantine(folder / QUARANTINE, outcome.rejected)
+    spool.store(folder / records.OFFSETS, _offsets(folder, manifest))
     texts = {
         "features.json": features_json(names, manifest.image_size, manifest.encoding),
         "dataset_info.json": dataset_info_json(manifest, _describe(manifest)),
@@ -113,6 +117,14 @@ def splits(outcome: Outcome) -> dict[str, records.Split]:
             shards=shards,
         )
     return by_name
+
+
+def _offsets(folder: pathlib.Path, manifest: records.Manifest) -> bytes:
+    """Returns offsets.npy: where each record begins, in the order of examples.csv."""
+    starts = [tfrecord.record_starts(folder / shard.file) for shard in manifest.shards]
+    file = io.BytesIO()
+    np.save(file, np.concatenate(starts).astype("<i8"))
+    return file.getvalue()
 
 
 def _describe_file(path: pathlib.Path) -> dict[str, Any]:

@@ -193,7 +193,8 @@ def read_hashes(chunk: Chunk) -> list[int]:
 def read_stored(path: pathlib.Path, offset: int, length: int) -> bytes:
     """Returns one stored image out of a chunk's file."""
     with open(path, "rb") as file:
-        return os.pread(file.fileno(), length, offset)
+        file.seek(offset)
+        return file.read(length)
 
 
 def identify(root: pathlib.Path, path: str) -> str:

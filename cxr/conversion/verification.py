@@ -11,6 +11,8 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import numpy as np
+
 from cxr import cli, files, records, tfrecord
 from cxr.conversion import workers
 
@@ -46,12 +48,13 @@ class Expected(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    """One shard to check; without examples.csv `expected` is None."""
+    """One shard to check; `expected` and `starts` are None where no file says it."""
 
     path: pathlib.Path
     shard: records.Shard
     class_names: tuple[str, ...]
     expected: tuple[Expected, ...] | None
+    starts: np.ndarray | None
 
 
 def find_sets(
@@ -103,18 +106,26 @@ def verify(
         manifest = records.load(path).manifest
     except cli.DataError as error:
         return [Fault(records.MANIFEST, None, str(error))]
+    record_set = records.RecordSet(path, manifest)
     faults = _side_faults(path, manifest)
-    rows = None
+    rows, starts = None, {}
     if not any(fault.file == records.EXAMPLES for fault in faults):
-        rows = _rows_by_shard(records.RecordSet(path, manifest))
+        rows = _rows_by_shard(record_set)
         faults += _set_faults(manifest, rows)
+    if not any(fault.file == records.OFFSETS for fault in faults):
+        try:
+            starts = record_set.stored_starts()
+        except cli.DataError as error:
+            faults.append(Fault(records.OFFSETS, None, str(error)))
     jobs = []
-    for split in manifest.splits.values():
-        for shard in split.shards:
-            expected = None
-            if rows is not None:
-                expected = tuple(_expected(row) for row in rows[shard.file])
-            jobs.append(_Job(path / shard.file, shard, manifest.class_names, expected))
+    for shard in manifest.shards:
+        expected = None
+        if rows is not None:
+            expected = tuple(_expected(row) for row in rows[shard.file])
+        begins = starts.get(shard.file)
+        jobs.append(
+            _Job(path / shard.file, shard, manifest.class_names, expected, begins)
+        )
     results = pool.map(_check_shard, jobs)
     total = sum(split.num_examples for split in manifest.splits.values())
     for _, shard_faults in watch(results, total=total, label="verifying", unit="image"):
@@ -137,7 +148,7 @@ def _side_faults(path: pathlib.Path, manifest: records.Manifest) -> list[Fault]:
             faults.append(Fault(name, None, "missing"))
         elif files.sha256_file(file) != listed["sha256"]:
             faults.append(Fault(name, None, "its sha256 is not the manifest's"))
-    shards = {s.file for split in manifest.splits.values() for s in split.shards}
+    shards = {shard.file for shard in manifest.shards}
     for file in path.glob("*.tfrecord*"):
         if file.name not in shards:
             faults.append(Fault(file.name, None, "not in the manifest"))
@@ -193,6 +204,10 @@ def _check_shard(job: _Job) -> tuple[int, list[Fault]]:
             faults.append(Fault(name, None, what))
         elif files.sha256_file(job.path) != job.shard.sha256:
             faults.append(Fault(name, None, "its sha256 is not the manifest's"))
+        listed = job.starts is not None and not faults
+        if listed and not np.array_equal(tfrecord.record_starts(job.path), job.starts):
+            what = f"not where the records of {name} begin"
+            faults.append(Fault(records.OFFSETS, None, what))
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)
         what = "missing" if missing else f"unreadable: {error.strerror or error}"

@@ -18,7 +18,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cxr import cli
+from cxr import cli, platforms
 
 _AHEAD = 1  # jobs that wait beside those under way: memory stays bounded
 
@@ -80,7 +80,7 @@ def started(count: int, *, preload: str) -> Iterator[Workers]:
       count: processes; 0 means one a core.
       preload: the module whose functions they run.
     """
-    workers = Workers(count or available_cores(), preload)
+    workers = Workers(count or platforms.available_cores(), preload)
     try:
         yield workers
     finally:
@@ -106,13 +106,6 @@ def watch(results: Iterable, *, total: int, label: str, unit: str) -> Iterator[A
         for result in results:
             bar.update(result[0] if isinstance(result, tuple) else result)
             yield result
-
-
-def available_cores() -> int:
-    """Returns the cores this process may use, which containers often limit."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _context(preload: str) -> multiprocessing.context.BaseContext:

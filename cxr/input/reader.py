@@ -6,21 +6,14 @@ time; the film's SHA-256, its size, its label and name against examples.csv the
 first time, and again whenever the CRC is not what it was then.
 """
 
-import concurrent.futures
-import contextlib
 import hashlib
 import math
-import os
-import pathlib
-import struct
-from collections.abc import Sequence
 
 import numpy as np
 
-from cxr import cli, images, records, tfrecord
+from cxr import cli, images, platforms, records, tfrecord
 from cxr.input.jpeg import decoder as jpeg
 
-_FRAME_HEADER = struct.Struct("<QI")  # payload length, its CRC
 _KEYS = (
     "image/encoded",
     "image/height",
@@ -32,8 +25,6 @@ _KEYS = (
 _TENSOR_ALIGNMENT = 64  # bytes; TensorFlow copies arrays that start elsewhere
 _PREFIX = 16  # bytes of a film looked for before all of them
 _REDUCED = 8  # films decoded at their stored size at a time, where that is larger
-_MAX_WAITS = 4  # reads of a shard not in the page cache before others read beside it
-_INDEX_THREADS = 8  # shards whose record lengths are read at a time: disk latency
 
 
 class Reader:
@@ -58,7 +49,7 @@ class Reader:
         image_size: int,
         remember: bool = True,
     ):
-        """Finds the records; reads lengths only, no film.
+        """Finds the records; reads no film.
 
         Args:
           record_set: a complete converted set.
@@ -88,19 +79,19 @@ class Reader:
         self.encoding = manifest.encoding
         self._jpeg = jpeg.Decoder()
         self._paths = record_set.shard_paths(split)
-        names, labels = record_set.columns(split, ("filename", "label"))
-        self.labels = _labels(record_set, labels, self.n)
-        self._filenames = [name.encode() for name in names]
-        tables = _record_tables(self._paths, shards)
-        # Open for the reader's life: a read is one system call.
-        self._files = [path.open("rb", buffering=0) for path in self._paths]
+        rows = record_set.examples(split)
+        self.labels = _labels(record_set, [row["label"] for row in rows], self.n)
+        self._filenames = [row["filename"].encode() for row in rows]
         self._shard_of = np.repeat(np.arange(len(shards)), self.shard_sizes)
         self._first_of = np.cumsum((0, *self.shard_sizes))
         # Of each record: file descriptor, offset, length of payload and footer.
         self._places = np.zeros((self.n, 3), np.int64)
+        header = tfrecord.HEADER_BYTES
+        self._places[:, 1:] = record_set.record_spans(split) + (header, -header)
+        # Open for the reader's life: a read is one system call.
+        self._files = [path.open("rb", buffering=0) for path in self._paths]
         descriptors = np.array([file.fileno() for file in self._files], np.int64)
         self._places[:, 0] = descriptors[self._shard_of]
-        self._places[:, 1:] = np.concatenate([np.zeros((0, 2), np.int64), *tables])
         # Where the film stands in each verified record, [begin, end], and the CRC
         # that the record had; an end of 0: not verified yet.
         self._remember = remember
@@ -116,15 +107,8 @@ class Reader:
         Raises:
           DataError: naming the shard and the record that is not what it was.
         """
-        places = self._places[indices].tolist()
-        for file, offset, length in places:
-            # All reads of the batch start now: on a cold disk they overlap.
-            os.posix_fadvise(file, offset, length, os.POSIX_FADV_WILLNEED)
         try:
-            return self._checked(
-                [os.pread(file, length, offset) for file, offset, length in places],
-                indices,
-            )
+            return self._checked(self._read(indices), indices)
         except (cli.CommandError, OSError) as error:
             self.fault = self.fault or error
             raise
@@ -172,6 +156,14 @@ class Reader:
             except ValueError as error:
                 self.fault = self.fault or self._fault(int(indices[at]), str(error))
                 raise self.fault from error
+
+    def _read(self, indices: np.ndarray) -> list[bytes]:
+        """Returns payload and footer of records."""
+        places = self._places[indices].tolist()
+        for place in places:
+            # All reads of the batch start now: on a cold disk they overlap.
+            platforms.will_read(*place)
+        return [platforms.read_at(*place) for place in places]
 
     def _checked(self, framed: list[bytes], indices: np.ndarray) -> list[bytes]:
         """Returns the films of records, given as payload and footer."""
@@ -240,69 +232,6 @@ def _labels(record_set: records.RecordSet, labels: list[str], n: int) -> np.ndar
             f"the classes {', '.join(names)}"
         )
     return np.array([numbers[label] for label in labels], np.int32)
-
-
-def _record_tables(
-    paths: list[pathlib.Path], shards: Sequence[records.Shard]
-) -> list[np.ndarray]:
-    """Walks all shards; see `_record_table`."""
-    tables: list[np.ndarray] = []
-    with contextlib.suppress(AttributeError, OSError):
-        # In the page cache: threads would spend more time on Python's lock (10 ms for
-        # 4,000 records in 8 shards) than one takes (3 ms).
-        for pair in zip(paths, shards, strict=True):
-            tables.append(_record_table(*pair, os.RWF_NOWAIT))
-    rest = slice(len(tables), None)
-    with concurrent.futures.ThreadPoolExecutor(_INDEX_THREADS) as pool:
-        return tables + list(pool.map(_record_table, paths[rest], shards[rest]))
-
-
-def _record_table(
-    path: pathlib.Path, shard: records.Shard, flags: int = 0
-) -> np.ndarray:
-    """Walks a shard's record lengths: int64 [count, 2] of offset, length.
-
-    Both are the payload's with its footer.
-
-    Raises:
-      OSError: reading with these flags of preadv2 is impossible, often if it would
-        have to wait.
-      DataError: the shard is not what the manifest says.
-    """
-    try:
-        file = os.open(path, os.O_RDONLY)
-    except FileNotFoundError as error:
-        raise cli.DataError(f"{path}: missing") from error
-    table, offset = [], 0
-    header = bytearray(_FRAME_HEADER.size)
-    buffers = (header,)
-    waits = 0
-    try:
-        if (size := os.fstat(file).st_size) != shard.bytes:
-            raise cli.DataError(
-                f"{path}: {size} bytes, the manifest says {shard.bytes}; check the set "
-                "with python -m tools.verify_tfrecords, then convert again"
-            )
-        while offset < size:
-            try:
-                read = os.preadv(file, buffers, offset, flags)
-            except BlockingIOError:
-                if (waits := waits + 1) > _MAX_WAITS:
-                    raise
-                read = os.preadv(file, buffers, offset)
-            whole = read == _FRAME_HEADER.size
-            length = _FRAME_HEADER.unpack(header)[0] if whole else size
-            offset += _FRAME_HEADER.size
-            length += tfrecord.FOOTER_BYTES
-            table.append((offset, length))
-            offset += length
-    finally:
-        os.close(file)
-    if offset != size or len(table) != shard.count:
-        raise records.CorruptShard(
-            path, len(table) - 1, f"the shard does not hold {shard.count} whole records"
-        )
-    return np.array(table, np.int64).reshape(-1, 2)
 
 
 def _position(film: bytes, record: bytes) -> int:

@@ -1,11 +1,10 @@
 """A decoded split in memory, usable while it is still being filled."""
 
 import contextlib
-import ctypes
 import math
 import mmap
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -13,10 +12,6 @@ import tensorflow as tf
 from cxr.input.reader import Reader
 
 _CHUNK = 32  # films decoded at a time by one thread on the way into memory
-_SMALL_CHUNK = 8  # the first ones, until _CHUNK films are there
-_FIRST_CHUNKS = _CHUNK // _SMALL_CHUNK
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
-_LARGEST_MMAP_THRESHOLD = 32 << 20  # 32 MiB: glibc refuses more
 
 
 class Resident:
@@ -28,14 +23,14 @@ class Resident:
     """
 
     def __init__(self, reader: Reader, threads: int):
-        """Reserves the memory; nothing is read before `begin` or `wait`.
+        """Reserves the memory; nothing is read before `wait`.
 
         Args:
           reader: gives the films.
           threads: to decode with.
         """
         self._reader, self._threads = reader, threads
-        self._first_use = lambda: np.arange(reader.n)
+        self._first_use = np.arange(reader.n)
         self._chunks: Iterator[np.ndarray] | None = None  # None: not begun
         shape = (reader.n, reader.image_size, reader.image_size, 1)
         self._films = _huge_array(shape)
@@ -45,50 +40,32 @@ class Resident:
         self._changed = threading.Condition()
         self._failure: Exception | None = None
 
-    def expect(self, first_use: Callable[[], np.ndarray]) -> None:
+    def expect(self, first_use: np.ndarray) -> None:
         """Tells in which order films will be asked for first; without, by index.
 
         Args:
-          first_use: gives it when filling begins, int64 [n], a permutation.
+          first_use: int64 [n], a permutation.
         """
         self._first_use = first_use
 
-    def begin(self) -> None:
-        """Begins to fill the memory, once: with the first films, by one thread.
-
-        More would take the core on which the program still makes its iterator.
-        """
-        with self._changed:
-            if self._chunks is not None:
-                return
-            order = self._first_use()
-            # Small ones first: the first batch is not to wait for films behind it.
-            n = len(order)
-            edges = [*range(_SMALL_CHUNK, min(_CHUNK, n), _SMALL_CHUNK)]
-            edges += range(_CHUNK, n, _CHUNK)
-            self._chunks = iter(np.split(order, edges))
-        threading.Thread(target=self._fill, args=(_FIRST_CHUNKS,)).start()
-
     def wait(self, indices: np.ndarray) -> None:
-        """Returns when the films are in memory.
-
-        Where they are not yet, all threads fill it from then on.
+        """Returns when the films are in memory; the first call begins to fill it.
 
         Raises:
           Exception: what stopped a filling thread, such as a DataError.
         """
         if not self._missing:
             return
-        self.begin()
 
         def arrived() -> bool:
             return self._failure is not None or bool(self._ready[indices].all())
 
         with self._changed:
-            if not arrived():
+            if self._chunks is None:
+                edges = range(_CHUNK, len(self._first_use), _CHUNK)
+                self._chunks = iter(np.split(self._first_use, edges))
                 for _ in range(self._threads):
                     threading.Thread(target=self._fill).start()
-                self._threads = 0
             self._changed.wait_for(arrived)
         if self._failure is not None:
             raise self._failure
@@ -97,11 +74,9 @@ class Resident:
         """Returns films by index, int64 [M]: uint8 [M, S, S, 1]."""
         return tf.gather(self._tensor, indices)
 
-    def _fill(self, chunks: float = math.inf) -> None:
-        """Fills in this many chunks, or all that are left."""
+    def _fill(self) -> None:
         try:
-            while chunks and (chunk := self._next_chunk()) is not None:
-                chunks -= 1
+            while (chunk := self._next_chunk()) is not None:
                 films = self._reader.films(chunk)
                 self._films[chunk] = films[..., None]
                 with self._changed:
@@ -120,18 +95,6 @@ class Resident:
     def _next_chunk(self) -> np.ndarray | None:
         with self._changed:
             return next(self._chunks, None)
-
-
-def keep_freed_memory() -> None:
-    """Asks glibc's malloc to reuse freed batches, not to return them to the kernel.
-
-    A batch of megabytes is otherwise mapped, page-faulted and unmapped each time.
-    Elsewhere than on glibc this does nothing.
-    """
-    with contextlib.suppress(AttributeError, OSError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _huge_array(shape: tuple[int, ...]) -> np.ndarray:

@@ -3,14 +3,13 @@
 import collections
 import concurrent.futures
 import dataclasses
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from cxr import files, images, runs
+from cxr import files, images, platforms, runs
 from cxr.prediction import inputs, rows
 
 
@@ -108,7 +107,7 @@ def _read_batches(
     paths: list[str], sizes: tuple[int, int], batch_size: int, threads: int
 ) -> Iterator[list[inputs.ReadImage]]:
     """Yields batches in order; while one is predicted, the next is being read."""
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or platforms.available_cores()
     pending: collections.deque[list[concurrent.futures.Future]] = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(paths), batch_size):

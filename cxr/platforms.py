@@ -1,0 +1,116 @@
+"""What operating systems do differently: cores, memory, reads at an offset, locks.
+
+Linux is what the project is measured on; elsewhere each function does what the
+system offers, or nothing where it only makes things faster.
+"""
+
+import contextlib
+import ctypes
+import os
+import pathlib
+import sys
+import threading
+from typing import IO
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+    import msvcrt
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+_LARGEST_MMAP_THRESHOLD = 32 << 20  # 32 MiB: glibc refuses more
+_MEMORY = pathlib.Path("/proc/meminfo")
+_FREE_BYTES_UNKNOWN = 4 << 30  # 4 GiB: assumed where the system does not tell
+_LOCKED_BYTE = 1 << 30  # Windows locks bytes, and then nobody else may read them
+_seeking = threading.Lock()
+
+
+def available_cores() -> int:
+    """Returns the cores this process may use, which containers often limit."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def free_memory_bytes() -> int:
+    """Returns the memory this process may still take, its container's limit seen."""
+    try:
+        text = _MEMORY.read_text()
+    except OSError:
+        return _FREE_BYTES_UNKNOWN
+    fields = dict(line.split(":") for line in text.splitlines())
+    free = int(fields["MemAvailable"].split()[0]) << 10  # kB
+    control_group = pathlib.Path("/sys/fs/cgroup")
+    with contextlib.suppress(OSError, ValueError):  # no cgroup v2, or "max"
+        limit = int((control_group / "memory.max").read_text())
+        used = int((control_group / "memory.current").read_text())
+        free = min(free, limit - used)
+    return max(0, free)
+
+
+def configure_process() -> None:
+    """Makes the settings of a whole process that our commands want.
+
+    For commands alone: a library leaves these to the program that imports it.
+    """
+    _use_one_blas_thread()
+    _keep_freed_memory()
+
+
+def _use_one_blas_thread() -> None:
+    """Gives OpenBLAS one thread, unless the environment says how many.
+
+    Our numpy matrix products are small and run inside threads of ours; OpenBLAS's own
+    threads would wait for them by spinning, beside TensorFlow's: an evaluation took 3
+    to 5 times the CPU time on 2 cores.
+    """
+    if "OPENBLAS_NUM_THREADS" in os.environ:
+        return
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read when scipy's copy is loaded
+    if "numpy" in sys.modules:  # which has read it
+        import threadpoolctl
+
+        threadpoolctl.threadpool_limits(1, user_api="blas")
+
+
+def _keep_freed_memory() -> None:
+    """Asks glibc's malloc to reuse freed batches, not to return them to the kernel.
+
+    A batch of megabytes is otherwise mapped, page-faulted and unmapped each time.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # no glibc
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def read_at(descriptor: int, offset: int, length: int) -> bytes:
+    """Reads from a file at an offset; threads may read the same file."""
+    if hasattr(os, "pread"):
+        return os.pread(descriptor, length, offset)
+    with _seeking:
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        return os.read(descriptor, length)
+
+
+def will_read(descriptor: int, offset: int, length: int) -> None:
+    """Tells the system that a part of a file is read soon."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, offset, length, os.POSIX_FADV_WILLNEED)
+
+
+def try_lock(file: IO) -> bool:
+    """Locks an open file until it is closed; False where another process has it.
+
+    The system drops the lock when its process ends, however it ends.
+    """
+    try:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            os.lseek(file.fileno(), _LOCKED_BYTE, os.SEEK_SET)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True

@@ -1,0 +1,98 @@
+"""cxr.platforms: what is done where a system lacks what Linux has."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from cxr import cli, platforms, runs
+from cxr.input.reader import Reader
+
+
+def test_cores_are_those_this_process_may_use(monkeypatch):
+    assert platforms.available_cores() == len(os.sched_getaffinity(0))
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    assert platforms.available_cores() == 7
+
+
+def test_free_memory_is_assumed_where_no_one_tells(monkeypatch):
+    assert 0 < platforms.free_memory_bytes() < 1 << 50
+    monkeypatch.setattr(platforms, "_MEMORY", pathlib.Path("/no/where"))
+    assert platforms.free_memory_bytes() == 4 << 30
+
+
+@pytest.mark.parametrize("missing", ["pread", "posix_fadvise"])
+def test_images_are_read_without_what_other_systems_lack(
+    make_records, monkeypatch, missing
+):
+    reader = Reader(make_records({"train": 9}), "train", image_size=16)
+    indices = np.array([8, 0, 3])
+    expected = reader.films(indices)
+    monkeypatch.delattr(os, missing)
+    np.testing.assert_array_equal(reader.films(indices), expected)
+
+
+def test_a_folder_is_locked_without_fcntl(tmp_path, monkeypatch):
+    """By Windows' module, whose part a stand-in plays here."""
+    held = []
+
+    class Msvcrt:
+        LK_NBLCK = 2
+
+        @staticmethod
+        def locking(descriptor, mode, count):
+            if held:
+                raise PermissionError
+            held.append((mode, count))
+
+    monkeypatch.setattr(platforms, "fcntl", None)
+    monkeypatch.setattr(platforms, "msvcrt", Msvcrt, raising=False)
+    with runs.lock(tmp_path):
+        assert held == [(2, 1)]
+        with pytest.raises(cli.UsageError, match="--workdir"):
+            with runs.lock(tmp_path):
+                pass
+
+
+# --- settings of a whole process
+
+SETTINGS = """
+{imports}
+from cxr import platforms
+platforms.configure_process()
+import numpy, scipy.linalg, threadpoolctl
+blas = [p for p in threadpoolctl.threadpool_info() if p["user_api"] == "blas"]
+assert len(blas) > 1, blas  # numpy's and scipy's
+print(*(p["num_threads"] for p in blas))
+"""
+ENV = {k: v for k, v in os.environ.items() if k != "OPENBLAS_NUM_THREADS"}
+
+
+def outcome(script: str, **variables: str) -> str:
+    """Returns what a process prints in which no one has set OpenBLAS's threads."""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENV | variables)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("imports", ["", "import numpy", "import cxr.records"])
+def test_commands_give_blas_one_thread(imports):
+    assert set(outcome(SETTINGS.format(imports=imports)).split()) == {"1"}
+
+
+def test_a_number_of_threads_that_is_given_stays():
+    script = SETTINGS.format(imports="")
+    assert set(outcome(script, OPENBLAS_NUM_THREADS="2").split()) == {"2"}
+
+
+def test_every_command_makes_the_settings_and_no_import_does():
+    tell = "print('OPENBLAS_NUM_THREADS' in os.environ)"
+    imported = f"import os, cxr.cli, cxr.input.reader; {tell}"
+    assert outcome(imported) == "False\n"
+    command = f"import os; from cxr import cli; cli.run(lambda argv: {tell})"
+    assert outcome(command) == "True\n"
