@@ -31,16 +31,18 @@ def write_records(
     class_names: tuple[str, ...] = ("NORMAL", "PNEUMONIA"),
     num_shards: int = 2,
     name: str = "tiny",
+    offsets: bool = True,
 ) -> records.RecordSet:
     """Writes a complete set below `root/name/1.0.0` and returns it.
 
     Image i of all has label i % classes, a patient of its own, and random pixels
-    whose mean tells the label, so that a small network can learn it.
+    whose mean tells the label, so that a small network can learn it. Without
+    `offsets` it is a set of an older version, whose records are found by a walk.
     """
     path = root / name / "1.0.0"
     path.mkdir(parents=True)
     random = np.random.default_rng(0)
-    rows, splits = [], {}
+    rows, starts, splits = [], [], {}
     for split, count in counts.items():
         shards = []
         for index, members in enumerate(np.array_split(np.arange(count), num_shards)):
@@ -52,6 +54,7 @@ def write_records(
                 pixels = random.integers(low, min(low + 100, 256), size, np.uint8)
                 row = _example_row(split, int(member), class_names[label], pixels)
                 rows.append(row | {"shard": file, "record": record})
+                starts.append(len(payload))
                 payload += _record(row, label, encode(pixels, encoding), encoding)
             (path / file).write_bytes(payload)
             sha256 = files.sha256_bytes(payload)
@@ -66,6 +69,10 @@ def write_records(
             shards=tuple(shards),
         )
     _write_examples(path, rows)
+    side_files = [records.EXAMPLES]
+    if offsets:
+        np.save(path / records.OFFSETS, np.array(starts, np.int64))
+        side_files.append(records.OFFSETS)
     manifest = records.Manifest(
         name=name,
         version="1.0.0",
@@ -73,7 +80,7 @@ def write_records(
         image_size=image_size,
         encoding=encoding,
         splits=splits,
-        files={records.EXAMPLES: _described(path / records.EXAMPLES)},
+        files={file: _described(path / file) for file in side_files},
         flags={"split_policy": "grouped"},
         versions={},
     )

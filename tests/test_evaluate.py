@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from cxr import cli, evaluate, runs
+from cxr import cli, evaluate, runs, tfrecord
 from cxr.evaluation import opening
 from cxr.metrics import predictions, thresholds
 from tests import fabricated
@@ -245,7 +245,7 @@ def test_a_damaged_record_is_named(home, run, tmp_path):
     data = shutil.copytree(home / "data", tmp_path / "data")
     shard = next(data.glob("tiny/1.0.0/tiny-test.tfrecord-00001-*"))
     content = bytearray(shard.read_bytes())
-    content[len(content) // 2] ^= 1
+    content[tfrecord.record_starts(shard)[5] + 100] ^= 1  # inside a record
     shard.write_bytes(content)
     with pytest.raises(cli.DataError, match=r"tiny-test\.tfrecord-00001-of-00002"):
         evaluate.evaluate(config(run, data_dir=str(data)))

@@ -52,21 +52,12 @@ def evaluate_run(
       config: split, batch size, draws, films to explain.
     """
     folder = predictions.folder(run.workdir, config.split)
-    reads = log_reading(run, record_set, config.split)
     predictor = load_predictor(run)
     begin = time.perf_counter()
-    table = split_predictions.predict(
-        record_set,
-        config.split,
-        predictor=predictor,
-        batch_size=config.batch_size,
-        cache=config.cache,
+    table = split_predictions.obtain(
+        run, record_set, config.split, config, predictor=predictor, reuse=False
     )
     predicted_s = time.perf_counter() - begin
-    source = predictions.describe_source(
-        run.info, record_set.manifest.fingerprint, config.split
-    )
-    predictions.publish(folder, table, source)
     validation = _validation(run, predictor, config, record_set, table)
     begin = time.perf_counter()
     evaluation = ask(run, table, config)
@@ -76,6 +67,7 @@ def evaluate_run(
     pictures = draw(evaluated, folder) if config.report else {}
     if config.report and config.explain:
         pictures |= _explain(evaluated, folder, predictor, config.explain)
+    reads = split_predictions.count_test_reads(run) if config.split == "test" else 0
     origins = describe_origins(run, record_set) | remarks(run, record_set, reads)
     publish(folder, summary, origins, pictures)
     say(summary, folder)
@@ -153,20 +145,9 @@ def _validation(
             return None
     elif config.split == "validation":
         return table
-    return split_predictions.reference(
-        run,
-        record_set,
-        predictor=predictor,
-        batch_size=config.batch_size,
-        cache=config.cache,
+    return split_predictions.obtain(
+        run, record_set, "validation", config, predictor=predictor
     )
-
-
-def log_reading(run: runs.Run, record_set: records.RecordSet, split: str) -> int | None:
-    """Logs a reading of the test split; returns how many there are by now."""
-    if split != "test":
-        return None
-    return split_predictions.log_test_read(run, record_set, split)
 
 
 def publish(
@@ -237,9 +218,7 @@ def describe_origins(run: runs.Run, record_set: records.RecordSet) -> dict[str, 
     }
 
 
-def remarks(
-    run: runs.Run, record_set: records.RecordSet, reads: int | None
-) -> dict[str, str]:
+def remarks(run: runs.Run, record_set: records.RecordSet, reads: int) -> dict[str, str]:
     """What the first screen adds to the numbers."""
     noted = {}
     if reads:

@@ -19,7 +19,6 @@ from cxr.metrics import comparison, predictions, thresholds
 from cxr.metrics.evaluation import Evaluation
 from cxr.metrics.predictions import Predictions
 from cxr.metrics.summary import summarise
-from cxr.prediction.predictor import load_predictor
 
 COMPARISON = "comparison.json"
 
@@ -82,8 +81,10 @@ def compare_runs(
 ) -> dict[str, Any]:
     """Compares two runs; publishes comparison.json, a picture and a page."""
     before, after = (
-        evaluator.ask(run, _table(run, record_set, config), config)
-        for run, record_set in (first, second)
+        evaluator.ask(
+            run, split_predictions.obtain(run, data, config.split, config), config
+        )
+        for run, data in (first, second)
     )
     short, other = _short_names([first[0].workdir, second[0].workdir])
     result = comparison.compare(before, after, (short, other))
@@ -107,29 +108,6 @@ def compare_runs(
     )
     print(f"written to {folder}")
     return result
-
-
-def _table(
-    run: runs.Run, record_set: records.RecordSet, config: EvaluateConfig
-) -> Predictions:
-    """A run's predictions of the split, from its evaluation folder where valid."""
-    source = predictions.describe_source(
-        run.info, record_set.manifest.fingerprint, config.split
-    )
-    folder = predictions.folder(run.workdir, config.split)
-    kept = predictions.recall(folder, source)
-    if kept is not None:
-        return kept
-    evaluator.log_reading(run, record_set, config.split)
-    table = split_predictions.predict(
-        record_set,
-        config.split,
-        predictor=load_predictor(run),
-        batch_size=config.batch_size,
-        cache=config.cache,
-    )
-    predictions.publish(folder, table, source)
-    return table
 
 
 def _ensemble_threshold(

@@ -7,75 +7,81 @@ import time
 import numpy as np
 
 from cxr import files, records, runs
+from cxr.evaluation.opening import EvaluateConfig
 from cxr.input import pipeline
 from cxr.input.reader import Reader
 from cxr.metrics import predictions
-from cxr.prediction.predictor import Predictor
+from cxr.prediction.predictor import Predictor, load_predictor
 
 TEST_READS = "test_reads.csv"
 _READ_COLUMNS = ("time", "split", "dataset", "fingerprint", "model_sha256", "films")
 
 
+def obtain(
+    run: runs.Run,
+    record_set: records.RecordSet,
+    split: str,
+    config: EvaluateConfig,
+    *,
+    predictor: Predictor | None = None,
+    reuse: bool = True,
+) -> predictions.Predictions:
+    """Returns a run's predictions on a split, published in its evaluation folder.
+
+    Args:
+      run: the finished run.
+      record_set: the data.
+      split: of the data; readings of `test` are logged.
+      config: batch size and cache.
+      predictor: the run's, where it is loaded already.
+      reuse: take those of an earlier reading where model and data are the same.
+    """
+    folder = predictions.folder(run.workdir, split)
+    source = predictions.describe_source(
+        run.info, record_set.manifest.fingerprint, split
+    )
+    kept = predictions.recall(folder, source) if reuse else None
+    if kept is not None:
+        return kept
+    if split == "test":
+        _log_test_read(run, record_set)
+    table = predict(record_set, split, predictor or load_predictor(run), config)
+    predictions.publish(folder, table, source)
+    return table
+
+
 def predict(
     record_set: records.RecordSet,
     split: str,
-    *,
     predictor: Predictor,
-    batch_size: int,
-    cache: str = "auto",
+    config: EvaluateConfig,
 ) -> predictions.Predictions:
     """Runs the model over a split.
 
     Raises:
       DataError: a damaged record.
-      RuntimeError: a film was met twice or never (a fault of ours).
+      RuntimeError: an example was met twice or never (a fault of ours).
     """
     source = pipeline.open_split(
         record_set,
         split,
         image_size=predictor.image_size,
-        cache=cache,
+        cache=config.cache,
         progress=False,
     )
     outputs = np.full((source.n, len(predictor.class_names)), np.nan, np.float32)
     met = np.zeros(source.n, np.int64)
     labels = np.full(source.n, -1, np.int64)
-    for batch in source.batches(source.evaluation(batch_size)):
+    for batch in source.batches(source.evaluation(config.batch_size)):
         indices = batch[2].numpy()
-        outputs[indices] = predictor.predict([batch], batch_size=batch_size)
+        outputs[indices] = predictor.predict([batch], batch_size=config.batch_size)
         labels[indices] = batch[1].numpy()
         np.add.at(met, indices, 1)
     if not np.all(met == 1) or source.n != record_set.split(split).num_examples:
-        raise RuntimeError(f"{split}: {np.sum(met != 1)} films not met exactly once")
+        raise RuntimeError(f"{split}: {np.sum(met != 1)} images not met exactly once")
     return predictions.tabulate(
         record_set.examples(split), labels, outputs, predictor.class_names
     )
-
-
-def reference(
-    run: runs.Run,
-    record_set: records.RecordSet,
-    *,
-    predictor: Predictor,
-    batch_size: int,
-    cache: str = "auto",
-) -> predictions.Predictions:
-    """The validation split's predictions, from an earlier reading where it is valid."""
-    source = predictions.describe_source(
-        run.info, record_set.manifest.fingerprint, "validation"
-    )
-    kept = predictions.recall(predictions.folder(run.workdir, "validation"), source)
-    if kept is not None:
-        return kept
-    table = predict(
-        record_set,
-        "validation",
-        predictor=predictor,
-        batch_size=batch_size,
-        cache=cache,
-    )
-    predictions.publish(predictions.folder(run.workdir, "validation"), table, source)
-    return table
 
 
 def read_images(
@@ -86,8 +92,8 @@ def read_images(
     return reader.films(np.asarray(indices, np.int64))
 
 
-def log_test_read(run: runs.Run, record_set: records.RecordSet, split: str) -> int:
-    """Adds a line to the run's log of test readings; returns how many there are.
+def _log_test_read(run: runs.Run, record_set: records.RecordSet) -> None:
+    """Adds a line to the run's log of test readings.
 
     A test split that is read again and again while the model changes is no test any
     more; the log lets a reader see how often it was.
@@ -99,12 +105,19 @@ def log_test_read(run: runs.Run, record_set: records.RecordSet, split: str) -> i
     now = datetime.datetime.fromtimestamp(time.time(), datetime.UTC)
     values = (
         now.isoformat(timespec="seconds"),
-        split,
+        "test",
         f"{manifest.name} {manifest.version}",
         manifest.fingerprint,
         run.info["model_sha256"],
-        str(record_set.split(split).num_examples),
+        str(record_set.split("test").num_examples),
     )
     files.publish(path, "\n".join([*lines, ",".join(values)]) + "\n")
+
+
+def count_test_reads(run: runs.Run) -> int:
+    """Returns how often the run has read a test split."""
+    path = run.workdir / TEST_READS
+    if not path.is_file():
+        return 0
     with open(path, newline="", encoding="utf-8") as file:
         return sum(1 for _ in csv.DictReader(file))
