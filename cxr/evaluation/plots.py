@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from cxr.metrics import operating_points
 from cxr.reporting import plotting
 
 _LINES = ("-", "--", "-.", ":")
@@ -156,14 +157,12 @@ def predictive_values(
     prevalence = np.geomspace(0.005, 0.8, 200)
     panels = figure.subplots(1, 2, sharex=True)
     for (label, (specificity, sensitivity)), color, line in _styles(points):
-        hits = sensitivity * prevalence
-        alarms = (1 - specificity) * (1 - prevalence)
-        cleared = specificity * (1 - prevalence)
-        misses = (1 - sensitivity) * prevalence
+        values = operating_points.predictive_values(
+            sensitivity, specificity, prevalence
+        )
         style = dict(color=color, linestyle=line, label=label, **plotting.STYLE)
-        with np.errstate(invalid="ignore"):
-            panels[0].plot(prevalence, hits / (hits + alarms), **style)
-            panels[1].plot(prevalence, cleared / (cleared + misses), **style)
+        for axes, value in zip(panels, values, strict=True):
+            axes.plot(prevalence, value, **style)
     for axes, title in zip(
         panels, ("a positive is right (PPV)", "a negative is right (NPV)"), strict=True
     ):

@@ -215,21 +215,25 @@ def ranking_areas(
       Two float64 [D]; NaN where a row of weights leaves a side without weight
       (average precision only needs positives).
     """
-    order = np.argsort(-score, kind="stable")
-    # Equal scores are one step of the curve: keep the last place of each run.
-    ends = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))
+    order, ends = _ranking(score)
     ordered = weights[:, order]
-    hits = np.cumsum(ordered * positive[order], axis=1)[:, ends]
-    alarms = np.cumsum(ordered, axis=1)[:, ends] - hits
-    new_hits = np.diff(hits, axis=1, prepend=0.0)
-    new_alarms = np.diff(alarms, axis=1, prepend=0.0)
-    total_hits, total_alarms = hits[:, -1], alarms[:, -1]
-    area = np.sum(new_alarms * (hits - new_hits / 2), axis=1)
-    precision = np.divide(hits, hits + alarms, where=hits + alarms > 0, out=hits * 0)
+    tp = np.cumsum(ordered * positive[order], axis=1)[:, ends]
+    fp = np.cumsum(ordered, axis=1)[:, ends] - tp
+    new_tp = np.diff(tp, axis=1, prepend=0.0)
+    new_fp = np.diff(fp, axis=1, prepend=0.0)
+    all_tp, all_fp = tp[:, -1], fp[:, -1]
+    area = np.sum(new_fp * (tp - new_tp / 2), axis=1)
+    precision = np.divide(tp, tp + fp, where=tp + fp > 0, out=tp * 0)
     return (
-        ratio(area, total_hits * total_alarms),
-        ratio(np.sum(new_hits * precision, axis=1), total_hits),
+        ratio(area, all_tp * all_fp),
+        ratio(np.sum(new_tp * precision, axis=1), all_tp),
     )
+
+
+def _ranking(score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The order from the highest score down, and the last place of equal scores."""
+    order = np.argsort(-score, kind="stable")
+    return order, np.flatnonzero(np.append(np.diff(score[order]) != 0, True))
 
 
 def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
@@ -328,14 +332,14 @@ def class_rates(table: np.ndarray) -> dict[str, np.ndarray]:
     Returns:
       Name -> float64 [D, C], NaN where undefined.
     """
-    hit = np.diagonal(table, axis1=1, axis2=2)
+    tp = np.diagonal(table, axis1=1, axis2=2)
     truth, claimed = table.sum(axis=2), table.sum(axis=1)
     rest = table.sum(axis=(1, 2))[:, None] - truth
     return {
-        "precision": ratio(hit, claimed),
-        "recall": ratio(hit, truth),
-        "specificity": ratio(rest - (claimed - hit), rest),
-        "f1": ratio(2 * hit, truth + claimed),
+        "precision": ratio(tp, claimed),
+        "recall": ratio(tp, truth),
+        "specificity": ratio(rest - (claimed - tp), rest),
+        "f1": ratio(2 * tp, truth + claimed),
     }
 
 
@@ -404,12 +408,11 @@ def ranking_curves(positive: np.ndarray, score: np.ndarray) -> dict[str, np.ndar
       `false_positive_rate`, `recall` (both from 0) and `precision` (1 at recall 0),
       float64, one point a distinct score and one before the first.
     """
-    order = np.argsort(-score, kind="stable")
-    ends = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))
-    hits = np.cumsum(positive[order])[ends]
-    alarms = ends + 1 - hits
+    order, ends = _ranking(score)
+    tp = np.cumsum(positive[order])[ends]
+    fp = ends + 1 - tp
     return {
-        "false_positive_rate": np.append(0.0, alarms / max(1, np.sum(~positive))),
-        "recall": np.append(0.0, hits / max(1, np.sum(positive))),
-        "precision": np.append(1.0, hits / (hits + alarms)),
+        "false_positive_rate": np.append(0.0, fp / max(1, np.sum(~positive))),
+        "recall": np.append(0.0, tp / max(1, np.sum(positive))),
+        "precision": np.append(1.0, tp / (tp + fp)),
     }

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cxr.metrics import classification, intervals, thresholds
 from cxr.metrics.classification import Scored
@@ -51,27 +52,23 @@ def measure(here: Evaluation, reference: Evaluation) -> list[dict[str, Any]]:
 
 
 def predictive_values(
-    sensitivity: np.ndarray, specificity: np.ndarray, prevalence: float
+    sensitivity: ArrayLike, specificity: ArrayLike, prevalence: ArrayLike
 ) -> tuple[np.ndarray, np.ndarray]:
     """PPV and NPV where a share `prevalence` of those examined is ill (Bayes).
 
     Args:
       sensitivity: float array.
-      specificity: float array of the same shape.
+      specificity: float array.
       prevalence: 0..1, of the population in which the model would be used.
 
     Returns:
       Two float arrays, NaN where nobody would be called positive, or negative.
     """
-    true_positives = np.asarray(sensitivity) * prevalence
-    false_negatives = prevalence - true_positives
-    true_negatives = np.asarray(specificity) * (1 - prevalence)
-    false_positives = (1 - prevalence) - true_negatives
+    ill = np.asarray(prevalence)
+    tp, tn = np.asarray(sensitivity) * ill, np.asarray(specificity) * (1 - ill)
+    fn, fp = ill - tp, (1 - ill) - tn
     with np.errstate(invalid="ignore", divide="ignore"):
-        return (
-            true_positives / (true_positives + false_positives),
-            true_negatives / (true_negatives + false_negatives),
-        )
+        return tp / (tp + fp), tn / (tn + fn)
 
 
 def _measure_point(scored: Scored, resamples: Resamples) -> dict[str, Any]:

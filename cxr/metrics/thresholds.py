@@ -61,11 +61,8 @@ def choose_threshold(positive: np.ndarray, probability: np.ndarray, rule: str) -
     if name == "specificity":
         return float(candidates[specificity >= target].min())
     if name == "f1":
-        hits, alarms = (
-            sensitivity * positive.sum(),
-            (1 - specificity) * (~positive).sum(),
-        )
-        gain = 2 * hits / (hits + alarms + positive.sum())
+        tp, fp = sensitivity * positive.sum(), (1 - specificity) * (~positive).sum()
+        gain = 2 * tp / (tp + fp + positive.sum())
     else:
         gain = sensitivity + specificity
     # Rounding must not decide between equals.
@@ -90,7 +87,7 @@ def rates_at(
 
     Both classes must occur.
     """
-    hits, rest = np.sort(score[positive]), np.sort(score[~positive])
-    missed = np.searchsorted(hits, thresholds, side="left")
-    cleared = np.searchsorted(rest, thresholds, side="left")
-    return 1 - missed / len(hits), cleared / len(rest)
+    ill, well = np.sort(score[positive]), np.sort(score[~positive])
+    fn = np.searchsorted(ill, thresholds, side="left")
+    tn = np.searchsorted(well, thresholds, side="left")
+    return 1 - fn / len(ill), tn / len(well)
