@@ -77,7 +77,8 @@ class Reader:
         self.fault: Exception | None = None
         self.stored_size = manifest.image_size
         self.encoding = manifest.encoding
-        self._jpeg = jpeg.Decoder()
+        optional = self.encoding == "jpeg" and jpeg.available()
+        self._jpeg = jpeg.Decoder() if optional else None
         self._paths = record_set.shard_paths(split)
         rows = record_set.examples(split)
         self.labels = _labels(record_set, [row["label"] for row in rows], self.n)
@@ -148,7 +149,7 @@ class Reader:
           DataError: naming the shard and the record that cannot be decoded.
         """
         done = np.zeros(len(encoded), bool)
-        if self.encoding == "jpeg":
+        if self._jpeg:
             done = self._jpeg.decode(encoded, out)
         for at in np.flatnonzero(~done).tolist():
             try:

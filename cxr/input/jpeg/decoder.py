@@ -5,6 +5,7 @@ codes. The films of a set share their tables, so `cxr.input.jpeg.loop` decodes t
 them side by side: 50 us a film, by one thread.
 """
 
+import importlib.util
 import threading
 from collections.abc import Callable
 
@@ -78,6 +79,11 @@ class _Loop:
 
 
 _loop = _Loop()
+
+
+def available() -> bool:
+    """Returns whether Numba, which compiles the loop, is installed; imports nothing."""
+    return importlib.util.find_spec("numba") is not None
 
 
 def prepare() -> threading.Thread:
