@@ -330,6 +330,14 @@ def _inverse_dct(first, work):
     LLVM makes SIMD code of them.
     """
     coefficients = work.coefficients[first : first + 64 * _BLOCKS]
+    _transform_columns(coefficients, work)
+    _transform_rows(work)
+    coefficients[:] = 0
+
+
+@_compiled
+def _transform_columns(coefficients, work):
+    """The first pass, over the columns of each block."""
     columns, n = work.columns, _BLOCKS
     for column in range(8):
         q0, q1, q2, q3, q4, q5, q6, q7 = (
@@ -362,6 +370,12 @@ def _inverse_dct(first, work):
             columns[at + 40 * n] = _rounded(b5)
             columns[at + 48 * n] = _rounded(b6)
             columns[at + 56 * n] = _rounded(b7)
+
+
+@_compiled
+def _transform_rows(work):
+    """The second pass, over the rows of each block, to pixels."""
+    columns, n = work.columns, _BLOCKS
     for row in range(8):
         for lane in range(n):
             at = row * 8 * n + lane
@@ -385,7 +399,6 @@ def _inverse_dct(first, work):
                 | (_pixel(b6) << _u64(48))
                 | (_pixel(b7) << _u64(56))
             )
-    coefficients[:] = 0
 
 
 @_inlined
