@@ -189,7 +189,7 @@ def test_a_plain_loop_over_the_dataset_gives_the_same_batches(make_records):
 
 def test_more_than_the_split_holds_is_refused(make_records):
     source = opened(make_records({"train": 5}))
-    with pytest.raises(cli.UsageError, match=r"--batch_size=8.* 5 films"):
+    with pytest.raises(cli.UsageError, match=r"--batch_size=8.* 5 images"):
         source.training(8, 0)
 
 
@@ -393,9 +393,9 @@ def test_a_record_is_verified_in_full_once(make_records, monkeypatch, remember, 
         monkeypatch.setattr(
             one, "_verified", lambda *a, right=right: calls.append(a) or right(*a)
         )
-    first = reader.films(np.arange(8))
-    np.testing.assert_array_equal(reader.films(np.arange(8)), first)
-    np.testing.assert_array_equal(other.films(np.arange(8)[::-1]), first[::-1])
+    first = reader.images(np.arange(8))
+    np.testing.assert_array_equal(reader.images(np.arange(8)), first)
+    np.testing.assert_array_equal(other.images(np.arange(8)[::-1]), first[::-1])
     assert len(calls) == parsed
 
 
@@ -441,13 +441,13 @@ def test_a_program_ends_after_the_reads_under_way(make_records):
         from cxr import records
         from cxr.input import pipeline, reader
 
-        right = reader.Reader.films
+        right = reader.Reader.images
         def slow(*args):
             print("begin", flush=True)
             time.sleep(0.3)  # a slow disk
             print("end", flush=True)
             return right(*args)
-        reader.Reader.films = slow
+        reader.Reader.images = slow
         source = pipeline.open_split(
             records.load({str(record_set.path)!r}), "train", image_size=16, cache="none"
         )
@@ -609,7 +609,7 @@ def test_a_batch_waits_for_its_own_films_only(make_records, monkeypatch):
     """The other films arrive when the disk lets them, and then nothing waits."""
     source = opened(make_records({"train": 200}), cache="ram")
     source._resident._threads = 1  # or the first films would be one of two chunks
-    right, disk, asked = source._reader.films, threading.Event(), []
+    right, disk, asked = source._reader.images, threading.Event(), []
 
     def films(indices):
         asked.extend(indices.tolist())
@@ -617,7 +617,7 @@ def test_a_batch_waits_for_its_own_films_only(make_records, monkeypatch):
             assert disk.wait(20)
         return right(indices)
 
-    monkeypatch.setattr(source._reader, "films", films)
+    monkeypatch.setattr(source._reader, "images", films)
     batches = source.batches(source.training(8, 0))
     first = next(batches)[2].numpy().tolist()
     assert first == asked[:8]  # and next(batches) would not have come otherwise
