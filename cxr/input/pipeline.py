@@ -26,7 +26,7 @@ from cxr.input.resident import Resident
 # that are still open are closed before.
 _open_iterators: weakref.WeakSet = weakref.WeakSet()
 
-# AutoGraph would look for Python control flow, which is nowhere here, for 0.5 s.
+# AutoGraph would look for Python control flow, of which there is none, for 0.5 s.
 _as_it_stands = tf.autograph.experimental.do_not_convert
 
 Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
@@ -126,7 +126,7 @@ def open_split(
 
 @functools.cache  # once
 def _say_decoder() -> None:
-    how = "libjpeg-turbo; the extra fast-jpeg (numba) takes nearly half the time"
+    how = "libjpeg-turbo; the extra fast-jpeg (numba) nearly halves the time"
     if jpeg.available():
         how = "the compiled loop (numba)"
     print(f"JPEG: decoded by {how}", file=sys.stderr)
@@ -151,8 +151,8 @@ class Source:
         self._reader = reader
         self._threads = platforms.available_cores()
         self._resident = Resident(reader, self._threads) if resident else None
+        self._read = lambda indices: reader.images(indices)[..., np.newaxis]
         self._python_functions: set[Callable] = set()
-        self._load = self._loading()
 
     def training(
         self, batch_size: int, seed: int, *, start_step: int = 0
@@ -205,7 +205,7 @@ class Source:
         parts = numbers.map(self._choosing(part))
         # Again and again, so now and then one batch comes alone.
         chosen = parts.rebatch([batch_size, *[group * batch_size] * 999])
-        groups = chosen.map(self._load, self._calls)
+        groups = chosen.map(_as_it_stands(self._load), self._calls)
         if not self._resident:
             # One ready beside those under way: a thread that is done before its turn
             # need not wait (2 % more images a second at B = 32).
@@ -229,7 +229,7 @@ class Source:
             lambda first: np.arange(first, min(first + batch_size, self.n))
         )
         firsts = tf.data.Dataset.range(start, self.n, batch_size)
-        batches = firsts.map(choose).map(self._load, self._calls)
+        batches = firsts.map(choose).map(_as_it_stands(self._load), self._calls)
         return self._finished(batches.prefetch(2))
 
     def batches(self, dataset: tf.data.Dataset) -> Iterator[Batch]:
@@ -282,7 +282,7 @@ class Source:
           indices_of: maps a number to indices of images.
 
         Returns:
-          To be mapped: from a number, int64, to indices, int64 [M].
+          To be mapped, from a number, int64, to indices, int64 [M].
         """
 
         def choose(number: np.ndarray) -> np.ndarray:
@@ -291,30 +291,21 @@ class Source:
                 self._resident.wait(indices)
             return indices
 
-        @_as_it_stands
         def chosen(number: tf.Tensor) -> tf.Tensor:
             indices = self._python(choose, number, tf.int64)
             indices.set_shape([None])
             return indices
 
-        return chosen
+        return _as_it_stands(chosen)
 
-    def _loading(self) -> Callable:
-        """Returns, to be mapped, the loading of indices, int64 [M], to a batch of M."""
-
-        def read(indices: np.ndarray) -> np.ndarray:
-            return self._reader.images(indices)[..., None]
-
-        @_as_it_stands
-        def load(indices: tf.Tensor) -> Batch:
-            if self._resident:
-                images = self._resident.gather(indices)
-            else:
-                images = self._python(read, indices, tf.uint8)
-                images.set_shape([None, self.image_size, self.image_size, 1])
-            return images, tf.gather(self.labels, indices), indices
-
-        return load
+    def _load(self, indices: tf.Tensor) -> Batch:
+        """Loads examples by index, int64 [M]; to be mapped."""
+        if self._resident:
+            images = self._resident.gather(indices)
+        else:
+            images = self._python(self._read, indices, tf.uint8)
+            images.set_shape([None, self.image_size, self.image_size, 1])
+        return images, tf.gather(self.labels, indices), indices
 
     def _python(
         self, function: Callable, argument: tf.Tensor, dtype: tf.DType
