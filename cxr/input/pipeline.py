@@ -26,7 +26,7 @@ from cxr.input.resident import Resident
 # that are still open are closed before.
 _open_iterators: weakref.WeakSet = weakref.WeakSet()
 
-# AutoGraph would look for Python control flow, of which there is none, for 0.5 s.
+# AutoGraph would look for Python control flow, of which there is none, for 0.1 s.
 _as_it_stands = tf.autograph.experimental.do_not_convert
 
 Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
