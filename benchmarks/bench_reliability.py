@@ -130,7 +130,7 @@ def planted(case: str, seconds_a_film: float):
     holder, name, change = {
         "read": (Reader, "_read", before),
         "parse": (Reader, "encoded", lambda right: before(right, parses)),
-        "decode": (Reader, "films", before),
+        "decode": (Reader, "images", before),
         "batch": (Source, "batches", drawn),
         "augment": (compute_cases.Workshop, "__init__", augmented),
         "step": (TrainingStep, "_compute", stepped),

@@ -96,6 +96,9 @@ def bare_decode(together: bool) -> Callable[[Task], Loader]:
     from cxr import images
     from cxr.input.jpeg import decoder as jpeg
 
+    if together:
+        import numba  # noqa: F401  (the comparison says so where it is missing)
+
     def build(task: Task) -> Loader:
         if together:
             jpeg.prepare().join()

@@ -140,8 +140,10 @@ def _judge(file: str, path: str) -> Rejected | None:
     try:
         mode = os.stat(file).st_mode
     except OSError as error:
-        codes = {errno.ENOENT: "dangling_link", errno.ELOOP: "link_loop"}
-        code = codes.get(error.errno or 0, "unreadable")
+        code = {
+            errno.ENOENT: "dangling_link",
+            errno.ELOOP: "link_loop",
+        }.get(error.errno or 0, "unreadable")
         return Rejected(path, code, error.strerror or str(error))
     if not stat.S_ISREG(mode):
         return Rejected(path, "special_file", _kind(mode))

@@ -90,7 +90,8 @@ def record_starts(path: str | os.PathLike) -> np.ndarray:
     Raises:
       CorruptShard: naming the record whose length leads nowhere.
     """
-    starts, at = [], 0
+    starts: list[int] = []
+    at = 0
     with open(path, "rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         while at < size:

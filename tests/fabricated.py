@@ -60,13 +60,10 @@ def write_records(
             sha256 = files.sha256_bytes(payload)
             shards.append(records.Shard(file, len(members), len(payload), sha256))
         labels = [row["label"] for row in rows if row["split"] == split]
+        class_counts = {c: labels.count(c) for c in class_names}
+        num_bytes = sum(shard.bytes for shard in shards)
         splits[split] = records.Split(
-            name=split,
-            num_examples=count,
-            num_bytes=sum(shard.bytes for shard in shards),
-            num_patients=count,
-            class_counts={c: labels.count(c) for c in class_names},
-            shards=tuple(shards),
+            split, count, num_bytes, count, class_counts, tuple(shards)
         )
     _write_examples(path, rows)
     side_files = [records.EXAMPLES]

@@ -1,6 +1,7 @@
 """The comparison of input pipelines: counts, pixels, ratios, what is missing."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -71,6 +72,24 @@ def test_ours_and_a_bound_on_real_films_and_a_peer_that_is_missing(films, tmp_pa
     assert "cxr resident raw" in table
     assert "ffcv raw: not measured" in table
     assert Image.open(tmp_path / "loaders.png").size[0] > 800
+
+
+def test_without_numba_the_loop_alone_is_missing(films, tmp_path, monkeypatch):
+    (tmp_path / "numba.py").write_text("raise ImportError('numba is not here')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    config = CompareConfig(
+        input_dir=str(films),
+        output_dir=str(tmp_path / "out"),
+        loaders=("bare decode", "bare decode together"),
+        image_size=24,
+        batch_sizes=("8",),
+        repeats=1,
+        epochs=1,
+    )
+    report = compare_loaders.compare(config)
+    assert set(report["runs"]["8"]) == {"bare decode"}
+    missing = report["missing"]["bare decode together"]
+    assert missing == "ImportError: numba is not here"
 
 
 def test_a_fast_wrong_loader_is_called_wrong():

@@ -231,16 +231,16 @@ def test_a_reader_decodes_the_same_before_and_after(make_records, monkeypatch):
     monkeypatch.setattr(jpeg, "_loop", loop)
     monkeypatch.setattr(jpeg, "_WORTHWHILE", 20)
     readers = [Reader(record_set, "train", image_size=size) for size in (40, 24)]
-    before = [reader.films(np.arange(12)) for reader in readers]
+    before = [reader.images(np.arange(12)) for reader in readers]
     assert loop.thread is None  # 12 films of a set were not worth it
     for reader in readers:
-        reader.films(np.arange(12))
+        reader.images(np.arange(12))
     loop.begin().join()
     calls = []
     right = loop.decode
     loop.decode = lambda *a: calls.append(a) or right(*a)
     for reader, films in zip(readers, before, strict=True):
-        np.testing.assert_array_equal(reader.films(np.arange(12)), films)
+        np.testing.assert_array_equal(reader.images(np.arange(12)), films)
     assert sum(len(films) for films, *_ in calls) == 24
 
 
@@ -257,5 +257,5 @@ def test_a_film_that_cannot_be_decoded_is_named(make_records):
 
     reader.encoded = cut
     with pytest.raises(cli.DataError, match="record 3: "):
-        reader.films(np.arange(6))
+        reader.images(np.arange(6))
     assert reader.fault is not None

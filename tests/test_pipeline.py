@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxr import cli, files, images, platforms, records
+from cxr.benchmark import roofline
 from cxr.input import pipeline
+from cxr.input.jpeg import decoder as jpeg
 from cxr.input.reader import Reader, _position
 
 MODES = ("ram", "none")
@@ -187,7 +189,7 @@ def test_a_plain_loop_over_the_dataset_gives_the_same_batches(make_records):
 
 def test_more_than_the_split_holds_is_refused(make_records):
     source = opened(make_records({"train": 5}))
-    with pytest.raises(cli.UsageError, match=r"--batch_size=8.* 5 films"):
+    with pytest.raises(cli.UsageError, match=r"--batch_size=8.* 5 images"):
         source.training(8, 0)
 
 
@@ -280,6 +282,75 @@ def test_ram_beyond_the_free_memory_is_refused(make_records, monkeypatch):
         opened(record_set, cache="ram")
 
 
+# --- JPEG, with Numba and without
+
+
+@pytest.fixture
+def no_numba(monkeypatch):
+    monkeypatch.setitem(sys.modules, "numba", None)  # as if it were not installed
+    monkeypatch.setattr(jpeg, "_loop", jpeg._Loop())
+    monkeypatch.setattr(jpeg, "_WORTHWHILE", 10)
+
+
+def test_without_numba_libjpeg_turbo_decodes(make_records, no_numba):
+    record_set = make_records({"train": N}, encoding="jpeg")
+    streamed = all_films(opened(record_set, cache="none"))
+    resident = all_films(opened(record_set, cache="ram"))
+    np.testing.assert_array_equal(streamed, resident)
+    encoded = Reader(record_set, "train", image_size=16).encoded(np.arange(N))
+    expected = np.stack([images.to_grey(data, 16) for data in encoded])
+    np.testing.assert_array_equal(streamed[..., 0], expected)
+    assert jpeg._loop.thread is None  # N are four times worth a try
+
+
+def test_the_roofline_needs_no_numba(make_records, no_numba):
+    record_set = make_records({"train": N}, encoding="jpeg")
+    reader = Reader(record_set, "train", image_size=16)
+    assert roofline.bare_decode_rung(reader).advance() == N
+    assert jpeg._loop.thread is None
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_who_decodes_a_stream_of_jpeg_is_said_once(
+    make_records, monkeypatch, capsys, missing
+):
+    if missing:
+        monkeypatch.setitem(sys.modules, "numba", None)
+    pipeline._say_decoder.cache_clear()
+    record_set = make_records({"train": N, "test": 5}, encoding="jpeg")
+    opened(record_set, cache="none")  # without progress
+    pipeline.open_split(record_set, "train", image_size=16, cache="ram")
+    assert "JPEG" not in capsys.readouterr().err
+    for split in ("train", "test"):
+        pipeline.open_split(record_set, split, image_size=16, cache="none")
+    said = [line for line in capsys.readouterr().err.splitlines() if "JPEG" in line]
+    expected = "libjpeg-turbo; the extra fast-jpeg" if missing else "loop (numba)"
+    assert len(said) == 1
+    assert expected in said[0]
+
+
+def test_numba_is_not_imported_before_a_stream_is_worth_it(make_records):
+    record_set = make_records({"train": N}, encoding="jpeg")
+    program = f"""
+        import sys
+        from cxr import records
+        from cxr.benchmark import roofline
+        from cxr.input import pipeline
+
+        record_set = records.load({str(record_set.path)!r})
+        for cache in ("none", "ram"):
+            source = pipeline.open_split(
+                record_set, "train", image_size=16, cache=cache
+            )
+            list(source.batches(source.evaluation(8)))
+        print("numba" in sys.modules)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True
+    )
+    assert done.stdout == "False\n", done.stderr[-2000:]
+
+
 # --- damage
 
 
@@ -322,9 +393,9 @@ def test_a_record_is_verified_in_full_once(make_records, monkeypatch, remember, 
         monkeypatch.setattr(
             one, "_verified", lambda *a, right=right: calls.append(a) or right(*a)
         )
-    first = reader.films(np.arange(8))
-    np.testing.assert_array_equal(reader.films(np.arange(8)), first)
-    np.testing.assert_array_equal(other.films(np.arange(8)[::-1]), first[::-1])
+    first = reader.images(np.arange(8))
+    np.testing.assert_array_equal(reader.images(np.arange(8)), first)
+    np.testing.assert_array_equal(other.images(np.arange(8)[::-1]), first[::-1])
     assert len(calls) == parsed
 
 
@@ -370,13 +441,13 @@ def test_a_program_ends_after_the_reads_under_way(make_records):
         from cxr import records
         from cxr.input import pipeline, reader
 
-        right = reader.Reader.films
+        right = reader.Reader.images
         def slow(*args):
             print("begin", flush=True)
             time.sleep(0.3)  # a slow disk
             print("end", flush=True)
             return right(*args)
-        reader.Reader.films = slow
+        reader.Reader.images = slow
         source = pipeline.open_split(
             records.load({str(record_set.path)!r}), "train", image_size=16, cache="none"
         )
@@ -538,7 +609,7 @@ def test_a_batch_waits_for_its_own_films_only(make_records, monkeypatch):
     """The other films arrive when the disk lets them, and then nothing waits."""
     source = opened(make_records({"train": 200}), cache="ram")
     source._resident._threads = 1  # or the first films would be one of two chunks
-    right, disk, asked = source._reader.films, threading.Event(), []
+    right, disk, asked = source._reader.images, threading.Event(), []
 
     def films(indices):
         asked.extend(indices.tolist())
@@ -546,7 +617,7 @@ def test_a_batch_waits_for_its_own_films_only(make_records, monkeypatch):
             assert disk.wait(20)
         return right(indices)
 
-    monkeypatch.setattr(source._reader, "films", films)
+    monkeypatch.setattr(source._reader, "images", films)
     batches = source.batches(source.training(8, 0))
     first = next(batches)[2].numpy().tolist()
     assert first == asked[:8]  # and next(batches) would not have come otherwise

@@ -31,9 +31,9 @@ def test_images_are_read_without_what_other_systems_lack(
 ):
     reader = Reader(make_records({"train": 9}), "train", image_size=16)
     indices = np.array([8, 0, 3])
-    expected = reader.films(indices)
+    expected = reader.images(indices)
     monkeypatch.delattr(os, missing)
-    np.testing.assert_array_equal(reader.films(indices), expected)
+    np.testing.assert_array_equal(reader.images(indices), expected)
 
 
 def test_a_folder_is_locked_without_fcntl(tmp_path, monkeypatch):
@@ -49,7 +49,7 @@ def test_a_folder_is_locked_without_fcntl(tmp_path, monkeypatch):
                 raise PermissionError
             held.append((mode, count))
 
-    monkeypatch.setattr(platforms, "fcntl", None)
+    monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setattr(platforms, "msvcrt", Msvcrt, raising=False)
     with runs.lock(tmp_path):
         assert held == [(2, 1)]

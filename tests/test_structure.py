@@ -6,6 +6,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -193,6 +194,26 @@ def test_no_function_is_longer_than_sixty_lines():
 def test_keras_cv_has_one_room():
     importers = {name for name, path in MODULES.items() if "keras_cv" in packages(path)}
     assert importers == {"cxr.input.keras_cv_layers"}
+
+
+def test_numba_is_optional_and_has_one_room():
+    """Imported where a stream is worth compiling for, and for that comparison."""
+    importers = {
+        name
+        for name, path in MODULES.items()
+        if any(other.split(".")[0] == "numba" for other in imports(path))
+    }
+    assert importers == {"cxr.input.jpeg.loop"}
+    loop = {
+        name for name, path in MODULES.items() if "cxr.input.jpeg.loop" in ours(path)
+    }
+    assert loop == {"cxr.input.jpeg.decoder"}
+    decoder = MODULES["cxr.input.jpeg.decoder"]
+    assert "cxr.input.jpeg.loop" not in ours(decoder, top_level=True)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert not [need for need in project["dependencies"] if need.startswith("numba")]
+    extras = project["optional-dependencies"]
+    assert set(extras["fast-jpeg"]) <= set(extras["test"])
 
 
 def test_the_pipeline_knows_no_keras():

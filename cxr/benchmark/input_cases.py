@@ -210,7 +210,7 @@ def _streams(
     return [
         ("read", _threaded(reader, reading.encoded, batch_size), audit.check_records),
         ("parse", _threaded(reader, reader.encoded, batch_size), audit.check_encoded),
-        ("decode", _threaded(reader, reader.films, batch_size), audit.check_films),
+        ("decode", _threaded(reader, reader.images, batch_size), audit.check_films),
     ]
 
 

@@ -82,7 +82,7 @@ def bare_decode_case(reader: Reader) -> Case:
     Args:
       reader: of a set of JPEG or PNG films; its first ones are decoded.
     """
-    if reader.encoding == "jpeg":
+    if reader.encoding == "jpeg" and jpeg.available():
         jpeg.prepare().join()  # as training does after some films
     indices = np.arange(min(_DECODED_FILMS, reader.n))
     films = reader.encoded(indices)

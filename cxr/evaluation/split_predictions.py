@@ -89,7 +89,7 @@ def read_images(
 ) -> np.ndarray:
     """Reads some images of a split at the stored size, uint8 [n, S, S]."""
     reader = Reader(record_set, split, image_size=record_set.manifest.image_size)
-    return reader.films(np.asarray(indices, np.int64))
+    return reader.images(np.asarray(indices, np.int64))
 
 
 def _log_test_read(run: runs.Run, record_set: records.RecordSet) -> None:

@@ -1,14 +1,14 @@
-"""Random changes of training films: drawn per example, applied in one warp.
+"""Random augmentation of images: drawn per example, applied in one warp.
 
 Five policies: `none`, `mild`, `strong`, `seed`, `keras_cv` (see `POLICIES`).
-Randomness is a pure function of (seed, step, example), so a film is augmented
+Randomness is a pure function of (seed, step, example), so an image is augmented
 alike in any batch, on any replica and after a resume. `draw` makes the numbers,
 `apply` the pixels.
 
 All geometry follows keras-cv's conventions: flip, rotation and zoom about the
 centre, horizontal shear about the upper left corner, shift in fractions of the
-side. keras-cv runs them as five layers and interpolates the film four times;
-here they are composed into one affine map and the film is interpolated once.
+side. keras-cv runs them as five layers and interpolates the image four times;
+here they are composed into one affine map and the image is interpolated once.
 """
 
 import dataclasses
@@ -33,22 +33,22 @@ class Policy:
     """Ranges of the random changes; each default changes nothing.
 
     Attributes:
-      flip_horizontal: mirror half of the films left to right (the heart then
+      flip_horizontal: mirror half of the images left to right (the heart then
         lies on the right).
-      flip_vertical: turn half of the films upside down.
+      flip_vertical: turn half of the images upside down.
       rotation: largest angle in degrees, either way.
       shear: largest horizontal shear, pixels a row, either way.
-      zoom: range of the side of the shown part, 1 is the whole film; below 1
-        magnifies, above 1 shrinks the film and smears its border.
+      zoom: range of the side of the shown part, 1 is the whole image; below 1
+        magnifies, above 1 shrinks the image and smears its border.
       zoom_per_axis: draw width and height apart, which changes the aspect.
       shift: largest shift in fractions of the side, either way, per axis.
-      shift_in_source: measure the shift on the source film, whose pixels a zoom
+      shift_in_source: measure the shift on the source image, whose pixels a zoom
         makes larger or smaller, instead of on the result.
       brightness: largest addition in fractions of white, either way.
       contrast: range of the factor about mid-grey.
       gamma: range of the exponent, 1 is linear; below 1 brightens shadows.
       noise: largest standard deviation of added noise in grey levels.
-      cutout: largest side of a grey square in fractions of the film's side.
+      cutout: largest side of a grey square in fractions of the image's side.
     """
 
     flip_horizontal: bool = False
@@ -82,7 +82,7 @@ MILD = Policy(
     brightness=0.08,
     contrast=(0.85, 1.15),
 )
-# Wide in scale and exposure: films of another hospital and another habit.
+# Wide in scale and exposure: images of another hospital and another habit.
 STRONG = Policy(
     flip_horizontal=True,
     rotation=15.0,
@@ -176,28 +176,28 @@ def draw(
     return draws
 
 
-def apply(films: tf.Tensor, draws: Draws) -> tf.Tensor:
-    """Applies drawn changes; draws of zero strength return the films bit for bit.
+def apply(images: tf.Tensor, draws: Draws) -> tf.Tensor:
+    """Applies drawn changes; draws of zero strength return the images bit for bit.
 
     Args:
-      films: float32 [B, H, W, 1] in 0..255.
+      images: float32 [B, H, W, 1] in 0..255.
       draws: from `draw`.
 
     Returns:
       Float32 [B, H, W, 1] in 0..255. What the warp looks at beyond the border is
       the border's nearest pixel.
     """
-    height, width = films.shape[1:3]
-    films = _warp(films[..., 0], *_source_points(draws, height, width))
-    films = films * _per_film(draws["gain"]) + _per_film(draws["bias"])
+    height, width = images.shape[1:3]
+    images = _warp(images[..., 0], *_source_points(draws, height, width))
+    images = images * _per_image(draws["gain"]) + _per_image(draws["bias"])
     if "gamma" in draws:
-        films = tf.clip_by_value(films, 0.0, _WHITE) / _WHITE
-        films = _WHITE * films ** _per_film(draws["gamma"])
+        images = tf.clip_by_value(images, 0.0, _WHITE) / _WHITE
+        images = _WHITE * images ** _per_image(draws["gamma"])
     if "noise" in draws:
-        films += _per_film(draws["noise"]) * _noise(draws["noise_at"], height, width)
+        images += _per_image(draws["noise"]) * _noise(draws["noise_at"], height, width)
     if "hole_side" in draws:
-        films = tf.where(_hole(draws, height, width), _MID_GREY, films)
-    return tf.clip_by_value(films, 0.0, _WHITE)[..., tf.newaxis]
+        images = tf.where(_hole(draws, height, width), _MID_GREY, images)
+    return tf.clip_by_value(images, 0.0, _WHITE)[..., tf.newaxis]
 
 
 def affine(draws: Draws, height: int, width: int) -> tuple[tf.Tensor, ...]:
@@ -209,12 +209,12 @@ def affine(draws: Draws, height: int, width: int) -> tuple[tf.Tensor, ...]:
 
     Args:
       draws: from `draw`.
-      height: of the film in pixels.
-      width: of the film in pixels.
+      height: of the image in pixels.
+      width: of the image in pixels.
 
     Returns:
       `(a, b, c, d, e, f)`, float32 [B] each: the pixel at (x, y) of the result is
-      taken from `(a x + b y + c, d x + e y + f)` of the film.
+      taken from `(a x + b y + c, d x + e y + f)` of the image.
     """
     right, bottom = width - 1.0, height - 1.0
     one, zero = tf.ones_like(draws["angle"]), tf.zeros_like(draws["angle"])
@@ -248,20 +248,20 @@ def _source_points(
     draws: Draws, height: int, width: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns where each pixel comes from: x and y, float32 [B, H, W]."""
-    a, b, c, d, e, f = map(_per_film, affine(draws, height, width))
+    a, b, c, d, e, f = map(_per_image, affine(draws, height, width))
     x = tf.range(width, dtype=tf.float32)
     y = tf.range(height, dtype=tf.float32)[:, tf.newaxis]
     return a * x + b * y + c, d * x + e * y + f
 
 
-def _warp(films: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-    """Samples films [B, H, W] bilinearly at points, clamped to the border.
+def _warp(images: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    """Samples images [B, H, W] bilinearly at points, clamped to the border.
 
     Plain gathers and arithmetic, which XLA fuses into one loop over the pixels;
     TensorFlow's ImageProjectiveTransformV3 has no XLA kernel and took 2 to 2.4
     times as long on 2 cores at 224 x 224.
     """
-    height, width = films.shape[1:]
+    height, width = images.shape[1:]
     x = tf.clip_by_value(x, 0.0, width - 1.0)
     y = tf.clip_by_value(y, 0.0, height - 1.0)
     left, top = tf.floor(x), tf.floor(y)
@@ -269,8 +269,8 @@ def _warp(films: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
     left, top = tf.cast(left, tf.int32), tf.cast(top, tf.int32)
     right = tf.minimum(left + 1, width - 1)
     bottom = tf.minimum(top + 1, height - 1)
-    pixels = tf.reshape(films, [-1])
-    first = tf.range(tf.shape(films)[0])[:, tf.newaxis, tf.newaxis] * (height * width)
+    pixels = tf.reshape(images, [-1])
+    first = tf.range(tf.shape(images)[0])[:, tf.newaxis, tf.newaxis] * (height * width)
 
     def at(row: tf.Tensor, column: tf.Tensor) -> tf.Tensor:
         return tf.gather(pixels, first + row * width + column)
@@ -296,12 +296,12 @@ def _noise_field() -> tf.Tensor:
 
 def _hole(draws: Draws, height: int, width: int) -> tf.Tensor:
     """Returns where the cutout lies: bool [B, H, W]."""
-    half = _per_film(draws["hole_side"]) / 2
+    half = _per_image(draws["hole_side"]) / 2
     x = (tf.range(width, dtype=tf.float32) + 0.5) / width
     y = ((tf.range(height, dtype=tf.float32) + 0.5) / height)[:, tf.newaxis]
-    across = tf.abs(x - _per_film(draws["hole_x"])) < half
-    return tf.logical_and(across, tf.abs(y - _per_film(draws["hole_y"])) < half)
+    across = tf.abs(x - _per_image(draws["hole_x"])) < half
+    return tf.logical_and(across, tf.abs(y - _per_image(draws["hole_y"])) < half)
 
 
-def _per_film(x: tf.Tensor) -> tf.Tensor:
+def _per_image(x: tf.Tensor) -> tf.Tensor:
     return x[:, tf.newaxis, tf.newaxis]

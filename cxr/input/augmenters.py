@@ -1,8 +1,8 @@
 """Augmentation by name: what the training step calls on the device.
 
-Randomness is a pure function of (seed, step, example), so a film is augmented
-alike in any batch, on any replica and after a resume. `policies` draws and applies
-the changes; `augmentation_layers` puts them on keras-cv's layers.
+Randomness is a pure function of (seed, step, example), so an image is augmented
+alike in any batch, on any replica and after a resume. `augmentation` draws and
+applies the changes; `keras_cv_layers` puts them on keras-cv's layers.
 """
 
 from collections.abc import Callable
@@ -24,8 +24,8 @@ def build(policy: str, *, seed: int) -> Augment:
       seed: the run's seed.
 
     Returns:
-      A function of `(films uint8 [B, H, W, 1], step int64 scalar, example indices
-      int64 [B])` to augmented films, float32 [B, H, W, 1] in 0..255, whatever the
+      A function of `(images uint8 [B, H, W, 1], step int64 scalar, example indices
+      int64 [B])` to augmented images, float32 [B, H, W, 1] in 0..255, whatever the
       Keras precision policy.
 
     Raises:
@@ -34,7 +34,7 @@ def build(policy: str, *, seed: int) -> Augment:
     if policy not in POLICIES:
         raise ValueError(f"augmentation={policy!r}: expected one of {list(POLICIES)}")
     if policy == "none":
-        return lambda films, step, examples: tf.cast(films, tf.float32)
+        return lambda images, step, examples: tf.cast(images, tf.float32)
     # Here and not above: keras-cv takes two seconds to import.
     from cxr.input import keras_cv_layers
 
@@ -47,13 +47,13 @@ def with_layer(layer: Any, policy: Policy, *, seed: int) -> Augment:
     """Returns the augmentation that draws by `policy` and applies by `layer`.
 
     Args:
-      layer: has `augment_images(films float32, draws)`, see `augmentation_layers`.
+      layer: has `augment_images(images float32, draws)`, see `keras_cv_layers`.
       policy: the ranges.
       seed: the run's seed.
     """
 
-    def augment(films: tf.Tensor, step: tf.Tensor, examples: tf.Tensor) -> tf.Tensor:
+    def augment(images: tf.Tensor, step: tf.Tensor, examples: tf.Tensor) -> tf.Tensor:
         draws = draw(policy, examples, seed=seed, step=step)
-        return layer.augment_images(tf.cast(films, tf.float32), draws)
+        return layer.augment_images(tf.cast(images, tf.float32), draws)
 
     return augment

@@ -13,7 +13,7 @@ from cxr.input.augmentation import Draws, Policy, apply, draw
 class Fused(keras_cv.layers.VectorizedBaseImageAugmentationLayer):
     """All changes of a policy in one pass over the pixels, compiled by XLA.
 
-    As a Keras layer of its own, `layer(films)` draws with the layer's generator;
+    As a Keras layer of its own, `layer(images)` draws with the layer's generator;
     training gives it draws made from (seed, step, example) instead.
     """
 
@@ -32,7 +32,7 @@ class Fused(keras_cv.layers.VectorizedBaseImageAugmentationLayer):
     def augment_images(
         self, images: tf.Tensor, transformations: Draws, **kwargs
     ) -> tf.Tensor:
-        """Returns changed films, float32 [B, H, W, 1] in 0..255."""
+        """Returns changed images, float32 [B, H, W, 1] in 0..255."""
         return _compiled_apply(images, transformations)
 
 
@@ -65,7 +65,7 @@ class Stock:
         self._shift = layers.RandomTranslation(*shift, **fill, **seeds[4])
 
     def augment_images(self, images: tf.Tensor, transformations: Draws) -> tf.Tensor:
-        """Returns changed films, float32 [B, H, W, 1] in 0..255."""
+        """Returns changed images, float32 [B, H, W, 1] in 0..255."""
         drawn = {name: x[:, tf.newaxis] for name, x in transformations.items()}
         steps = (
             (

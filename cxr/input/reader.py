@@ -1,8 +1,8 @@
-"""Record bytes to verified films: where each record lies, whether it is intact.
+"""Reads, verifies and decodes records of a TFRecord split, in any order.
 
-A `Reader` knows the offset of every record of a split, so films are read in any
+A `Reader` knows the offset of every record of a split, so images are read in any
 order, each with one `pread`. What it hands out was checked: the record's CRC each
-time; the film's SHA-256, its size, its label and name against examples.csv the
+time; the image's SHA-256, its size, its label and name against examples.csv the
 first time, and again whenever the CRC is not what it was then.
 """
 
@@ -23,18 +23,18 @@ _KEYS = (
     "image/filename",
 )
 _TENSOR_ALIGNMENT = 64  # bytes; TensorFlow copies arrays that start elsewhere
-_PREFIX = 16  # bytes of a film looked for before all of them
-_REDUCED = 8  # films decoded at their stored size at a time, where that is larger
+_PREFIX = 16  # bytes of an image looked for before all of them
+_REDUCED = 8  # images decoded at their stored size at a time, where that is larger
 
 
 class Reader:
-    """Random access to the films of one split.
+    """Random access to the images of one split.
 
     Attributes:
       n: number of examples.
       labels: int32 [n], from examples.csv.
-      image_size: height = width in pixels of the films handed out.
-      stored_size: height = width in pixels of the films in the records.
+      image_size: height = width in pixels of the images handed out.
+      stored_size: height = width in pixels of the images in the records.
       encoding: `jpeg`, `png` or `raw`.
       shard_sizes: number of examples of each shard.
       fault: the first error met while reading, or None; inside tf.data an
@@ -49,12 +49,12 @@ class Reader:
         image_size: int,
         remember: bool = True,
     ):
-        """Finds the records; reads no film.
+        """Finds the records; reads no image.
 
         Args:
           record_set: a complete converted set.
           split: `train`, `validation` or `test`.
-          image_size: height = width of the films handed out.
+          image_size: height = width of the images handed out.
           remember: check a record that was verified before by its CRC alone; without
             it every read verifies everything, as the first one does.
 
@@ -77,7 +77,8 @@ class Reader:
         self.fault: Exception | None = None
         self.stored_size = manifest.image_size
         self.encoding = manifest.encoding
-        self._jpeg = jpeg.Decoder()
+        optional = self.encoding == "jpeg" and jpeg.available()
+        self._jpeg = jpeg.Decoder() if optional else None
         self._paths = record_set.shard_paths(split)
         rows = record_set.examples(split)
         self.labels = _labels(record_set, [row["label"] for row in rows], self.n)
@@ -92,14 +93,14 @@ class Reader:
         self._files = [path.open("rb", buffering=0) for path in self._paths]
         descriptors = np.array([file.fileno() for file in self._files], np.int64)
         self._places[:, 0] = descriptors[self._shard_of]
-        # Where the film stands in each verified record, [begin, end], and the CRC
+        # Where the image stands in each verified record, [begin, end], and the CRC
         # that the record had; an end of 0: not verified yet.
         self._remember = remember
-        self._film_at = np.zeros((self.n, 2), np.int64)
+        self._image_at = np.zeros((self.n, 2), np.int64)
         self._crcs = np.zeros(self.n, np.uint32)
 
     def encoded(self, indices: np.ndarray) -> list[bytes]:
-        """Reads and verifies the encoded films of the examples, in their order.
+        """Reads and verifies the encoded images of the examples, in their order.
 
         Args:
           indices: int64 [B].
@@ -113,34 +114,34 @@ class Reader:
             self.fault = self.fault or error
             raise
 
-    def films(self, indices: np.ndarray) -> np.ndarray:
-        """Reads, verifies and decodes films: uint8 [B, image_size, image_size].
+    def images(self, indices: np.ndarray) -> np.ndarray:
+        """Reads, verifies and decodes images: uint8 [B, image_size, image_size].
 
         Threads may call it at the same time: most of it runs without Python's lock.
 
         Raises:
           DataError: naming the shard and the record that is not what it was.
         """
-        films = aligned_empty((len(indices), self.image_size, self.image_size))
+        found = aligned_empty((len(indices), self.image_size, self.image_size))
         encoded = self.encoded(indices)
         if self.image_size == self.stored_size:
-            self.decode(encoded, indices, out=films)
-            return films
+            self.decode(encoded, indices, out=found)
+            return found
         stored = np.empty((_REDUCED, self.stored_size, self.stored_size), np.uint8)
         for first in range(0, len(indices), _REDUCED):
             some = slice(first, first + _REDUCED)
             decoded = stored[: len(encoded[some])]
             self.decode(encoded[some], indices[some], out=decoded)
-            films[some] = images.area_resize(decoded, self.image_size)
-        return films
+            found[some] = images.area_resize(decoded, self.image_size)
+        return found
 
     def decode(
         self, encoded: list[bytes], indices: np.ndarray, *, out: np.ndarray
     ) -> None:
-        """Decodes verified films.
+        """Decodes verified images.
 
         Args:
-          encoded: the films.
+          encoded: the images.
           indices: theirs, int64 [B].
           out: receives them, uint8 [B, stored_size, stored_size], contiguous.
 
@@ -148,7 +149,7 @@ class Reader:
           DataError: naming the shard and the record that cannot be decoded.
         """
         done = np.zeros(len(encoded), bool)
-        if self.encoding == "jpeg":
+        if self._jpeg:
             done = self._jpeg.decode(encoded, out)
         for at in np.flatnonzero(~done).tolist():
             try:
@@ -166,7 +167,7 @@ class Reader:
         return [platforms.read_at(*place) for place in places]
 
     def _checked(self, framed: list[bytes], indices: np.ndarray) -> list[bytes]:
-        """Returns the films of records, given as payload and footer."""
+        """Returns the images of records, given as payload and footer."""
         # Step by step for all records: a call for each would take as long again.
         crcs = tfrecord.stored_crcs(framed)
         sound = tfrecord.intact(framed, crcs)
@@ -174,41 +175,41 @@ class Reader:
             raise self._fault(
                 int(indices[sound.index(False)]), "the payload's CRC does not match"
             )
-        film_at = self._film_at[indices]
-        known = (film_at[:, 1] > 0) & (self._crcs[indices] == crcs)
-        films = [
+        image_at = self._image_at[indices]
+        known = (image_at[:, 1] > 0) & (self._crcs[indices] == crcs)
+        found = [
             record[begin:end]
-            for record, (begin, end) in zip(framed, film_at.tolist(), strict=True)
+            for record, (begin, end) in zip(framed, image_at.tolist(), strict=True)
         ]
         for at in np.flatnonzero(~known).tolist():
             index, record = int(indices[at]), framed[at]
-            films[at] = self._verified(record[: -tfrecord.FOOTER_BYTES], index)
+            found[at] = self._verified(record[: -tfrecord.FOOTER_BYTES], index)
             if self._remember:
-                begin = _position(films[at], record)
-                self._film_at[index] = begin, begin + len(films[at])
+                begin = _position(found[at], record)
+                self._image_at[index] = begin, begin + len(found[at])
                 self._crcs[index] = crcs[at]
-        return films
+        return found
 
     def _verified(self, payload: bytes, index: int) -> bytes:
-        """Returns the film of an intact record that is the one it should be."""
+        """Returns the image of an intact record that is the one it should be."""
         try:
             fields = records.decode_example(payload, _KEYS)
         except ValueError as error:
             raise self._fault(index, str(error)) from error
-        film = fields["image/encoded"]
+        image = fields["image/encoded"]
         wanted = {
             "image/height": self.stored_size,
             "image/width": self.stored_size,
             "image/class/label": int(self.labels[index]),
-            # Sound records in another order would carry other films' names.
+            # Sound records in another order would carry other images' names.
             "image/filename": self._filenames[index],
-            "image/key/sha256": hashlib.sha256(film).hexdigest().encode(),
+            "image/key/sha256": hashlib.sha256(image).hexdigest().encode(),
         }
         for key, value in wanted.items():
             if fields[key] != value:
                 reason = f"{key} is {fields[key]!r}, expected {value!r}"
                 raise self._fault(index, reason)
-        return film
+        return image
 
     def _fault(self, index: int, reason: str) -> records.CorruptShard:
         shard = int(self._shard_of[index])
@@ -234,11 +235,11 @@ def _labels(record_set: records.RecordSet, labels: list[str], n: int) -> np.ndar
     return np.array([numbers[label] for label in labels], np.int32)
 
 
-def _position(film: bytes, record: bytes) -> int:
-    """Returns where a record holds its film: 1 us, `bytes.index` takes 34 of 50 kB."""
-    begin = record.index(film[:_PREFIX])
-    while not record.startswith(film, begin):
-        begin = record.index(film[:_PREFIX], begin + 1)
+def _position(image: bytes, record: bytes) -> int:
+    """Returns where a record holds its image: 1 us, `bytes.index` takes 34 of 50 kB."""
+    begin = record.index(image[:_PREFIX])
+    while not record.startswith(image, begin):
+        begin = record.index(image[:_PREFIX], begin + 1)
     return begin
 
 

@@ -1,4 +1,4 @@
-"""A decoded split in memory, usable while it is still being filled."""
+"""Keeps a decoded split in memory, usable while threads still fill it."""
 
 import contextlib
 import math
@@ -11,37 +11,37 @@ import tensorflow as tf
 
 from cxr.input.reader import Reader
 
-_CHUNK = 32  # films decoded at a time by one thread on the way into memory
+_CHUNK = 32  # images decoded at a time by one thread on the way into memory
 
 
 class Resident:
-    """The films of a split as one uint8 tensor that threads fill once.
+    """The images of a split as one uint8 tensor that threads fill once.
 
     The tensor shares the memory it is filled through, so no second copy ever
-    exists; `wait` tells when given films have arrived. The first batch is ready
-    when its own films are, not when the last film of the split is.
+    exists; `wait` tells when given images have arrived. The first batch is ready
+    when its own images are, not when the last image of the split is.
     """
 
     def __init__(self, reader: Reader, threads: int):
         """Reserves the memory; nothing is read before `wait`.
 
         Args:
-          reader: gives the films.
+          reader: gives the images.
           threads: to decode with.
         """
         self._reader, self._threads = reader, threads
         self._first_use = np.arange(reader.n)
         self._chunks: Iterator[np.ndarray] | None = None  # None: not begun
         shape = (reader.n, reader.image_size, reader.image_size, 1)
-        self._films = _huge_array(shape)
-        self._tensor = tf.experimental.dlpack.from_dlpack(self._films.__dlpack__())
+        self._images = _huge_array(shape)
+        self._tensor = tf.experimental.dlpack.from_dlpack(self._images.__dlpack__())
         self._ready = np.zeros(reader.n, bool)
         self._missing = reader.n
         self._changed = threading.Condition()
         self._failure: Exception | None = None
 
     def expect(self, first_use: np.ndarray) -> None:
-        """Tells in which order films will be asked for first; without, by index.
+        """Tells in which order images will be asked for first; without, by index.
 
         Args:
           first_use: int64 [n], a permutation.
@@ -49,7 +49,7 @@ class Resident:
         self._first_use = first_use
 
     def wait(self, indices: np.ndarray) -> None:
-        """Returns when the films are in memory; the first call begins to fill it.
+        """Returns when the images are in memory; the first call begins to fill it.
 
         Raises:
           Exception: what stopped a filling thread, such as a DataError.
@@ -71,14 +71,14 @@ class Resident:
             raise self._failure
 
     def gather(self, indices: tf.Tensor) -> tf.Tensor:
-        """Returns films by index, int64 [M]: uint8 [M, S, S, 1]."""
+        """Returns images by index, int64 [M]: uint8 [M, S, S, 1]."""
         return tf.gather(self._tensor, indices)
 
     def _fill(self) -> None:
         try:
             while (chunk := self._next_chunk()) is not None:
-                films = self._reader.films(chunk)
-                self._films[chunk] = films[..., None]
+                images = self._reader.images(chunk)
+                self._images[chunk] = images[..., None]
                 with self._changed:
                     self._ready[chunk] = True
                     self._missing -= len(chunk)
@@ -87,7 +87,7 @@ class Resident:
                     return
                 if not threading.main_thread().is_alive():
                     raise RuntimeError("the program ended")  # releases who waits
-        except Exception as error:  # handed to whoever waits for the films
+        except Exception as error:  # handed to whoever waits for the images
             with self._changed:
                 self._failure = error
                 self._changed.notify_all()

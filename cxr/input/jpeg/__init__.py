@@ -1,1 +1,1 @@
-"""Grey baseline JPEG decoded several at a time, where Numba is installed."""
+"""Decodes grey baseline JPEG several images at a time; optional, needs Numba."""

@@ -1,10 +1,11 @@
-"""Grey baseline JPEG decoded several films at a time: libjpeg-turbo's pixels, sooner.
+"""Decodes batches of grey baseline JPEG, to libjpeg-turbo's pixels but sooner.
 
-Of the 90 us that libjpeg-turbo takes for a film of 224 pixels, 70 go into Huffman
-codes. The films of a set share their tables, so `cxr.input.jpeg.loop` decodes three of
-them side by side: 50 us a film, by one thread.
+Of the 90 us that libjpeg-turbo takes for an image of 224 pixels, 70 go into Huffman
+codes. The images of a set share their tables, so `cxr.input.jpeg.loop` decodes three of
+them side by side: 50 us an image, by one thread.
 """
 
+import importlib.util
 import threading
 from collections.abc import Callable
 
@@ -13,14 +14,14 @@ import numpy as np
 from cxr import images
 from cxr.input.jpeg import header
 
-_WORTHWHILE = 10_000  # films; libjpeg-turbo takes a second for so many
+_WORTHWHILE = 10_000  # images; libjpeg-turbo takes a second for so many
 
 
 class Decoder:
-    """Decodes the films of one set; threads may share it.
+    """Decodes the images of one set; threads may share it.
 
     The loop is compiled once a set has shown to be worth that: after `_WORTHWHILE`
-    films, in the background. Until then nothing is decoded here.
+    images, in the background. Until then nothing is decoded here.
     """
 
     def __init__(self):
@@ -28,15 +29,15 @@ class Decoder:
         self._tables: header.Tables | None = None
 
     def decode(self, encoded: list[bytes], out: np.ndarray) -> np.ndarray:
-        """Decodes films, outside Python's lock.
+        """Decodes images, outside Python's lock.
 
         Args:
-          encoded: N films.
+          encoded: N images.
           out: receives them, uint8 [N, H, W], contiguous.
 
         Returns:
           bool [N]: which of them were decoded. The others have another size or header
-          than the set's first film, are damaged, or are no grey baseline JPEG; their
+          than the set's first image, are damaged, or are no grey baseline JPEG; their
           places in `out` hold nothing. Damage that leaves the codes readable is not
           found: that is what records have checksums for.
         """
@@ -71,13 +72,18 @@ class _Loop:
     def _compile(self) -> None:
         from cxr.input.jpeg import loop  # imports Numba
 
-        film = images.encode(np.zeros((8, 8), np.uint8), "jpeg")
+        image = images.encode(np.zeros((8, 8), np.uint8), "jpeg")
         out = np.empty((1, 8, 8), np.uint8)
-        loop.decode([film], out, header.read(film))  # the first call compiles
+        loop.decode([image], out, header.read(image))  # the first call compiles
         self.decode = loop.decode
 
 
 _loop = _Loop()
+
+
+def available() -> bool:
+    """Returns whether Numba, which compiles the loop, is installed; imports nothing."""
+    return importlib.util.find_spec("numba") is not None
 
 
 def prepare() -> threading.Thread:

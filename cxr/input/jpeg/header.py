@@ -1,4 +1,4 @@
-"""What stands in front of a JPEG's coded bytes, turned into tables to decode them by.
+"""Parses a baseline JPEG header into decoding tables.
 
 Source: ITU-T T.81 (B.2, headers; C.2 and F.2.2, Huffman codes; figure 5, zigzag).
 """
@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-LOOKUP_BITS = 13  # 64 KiB of symbols; 12 bits leave more to the slow way: +5 us a film
+LOOKUP_BITS = (
+    13  # 64 KiB of symbols; 12 bits leave more to the slow way: +5 us an image
+)
 END_OF_BLOCK = 128  # a run of zeros that leaves the block from any position
 _NO_CODE = 192  # so does this; it tells damage
 
@@ -18,10 +20,10 @@ _APP0, _COM = 0xE0, 0xFE  # APP0 to APP15, and comments, are skipped
 
 
 class Tables(NamedTuple):
-    """What a film's header says, as the decoding loop wants it.
+    """What an image's header says, as the decoding loop wants it.
 
     Attributes:
-      header: the film's bytes up to the entropy-coded ones.
+      header: the image's bytes up to the entropy-coded ones.
       size: height, width in pixels.
       quantisation: int32 [64], row by row.
       symbols: uint32 [2 << 13], by the next 13 bits, for DC, then AC coefficients:
@@ -38,22 +40,22 @@ class Tables(NamedTuple):
     codes: np.ndarray
 
 
-def read(film: bytes) -> Tables | None:
-    """Returns what a film's header says.
+def read(image: bytes) -> Tables | None:
+    """Returns what an image's header says.
 
     Args:
-      film: one encoded film.
+      image: one encoded image.
 
     Returns:
       None unless it is 8-bit grey baseline JPEG in one scan without restarts.
     """
-    if not film.startswith(_SOI):
+    if not image.startswith(_SOI):
         return None
     at, size, quantisation, huffman = 2, None, {}, {}
     try:
         while True:
-            escape, marker, length = struct.unpack_from(">BBH", film, at)
-            segment = film[at + 4 : at + 2 + length]
+            escape, marker, length = struct.unpack_from(">BBH", image, at)
+            segment = image[at + 4 : at + 2 + length]
             at += 2 + length
             if escape != 0xFF or len(segment) != length - 2:
                 return None
@@ -72,7 +74,7 @@ def read(film: bytes) -> Tables | None:
                 if count != 1 or spectrum != [0, 63, 0] or size is None:
                     return None
                 return Tables(
-                    film[:at],
+                    image[:at],
                     size,
                     quantisation[table],
                     *_lookup_tables(huffman[chosen >> 4], huffman[16 | chosen & 15]),
@@ -122,7 +124,7 @@ def _lookup_tables(
         for code, length, symbol in huffman:
             run, size = symbol >> 4, symbol & 15
             if size > (10 if table else 11) or (size == 0 and run not in (0, 15)):
-                raise ValueError("not a symbol of 8-bit films")
+                raise ValueError("not a symbol of 8-bit images")
             if table == 0 and run:
                 raise ValueError("not the size of a DC difference")
             if table and symbol == 0:

@@ -1,8 +1,8 @@
-"""The loop of `cxr.input.jpeg.decoder`, compiled by Numba: coded bytes to pixels.
+"""Decodes a JPEG's coded bytes into pixels in a loop compiled by Numba.
 
 Huffman decoding waits for itself: where a symbol begins depends on the length of the
-one before. So one loop takes symbols of three films in turn, two from each, every one
-with its extra bits from one table lookup; a film that ends makes room for the next.
+one before. So one loop takes symbols of three images in turn, two from each, every one
+with its extra bits from one table lookup; an image that ends makes room for the next.
 A row of blocks that is complete goes through the inverse DCT, 16 blocks at a time.
 
 Source: ITU-T T.81 (F.2.2, coding; B.1.1.5, byte stuffing). The inverse DCT is
@@ -11,7 +11,7 @@ Loeffler, Ligtenberg and Moschytz, ICASSP 1989, with constants of 13 bits and tw
 bits kept between its passes.
 
 Nothing here checks bounds. Every index is masked or comes from a table; a block takes
-64 symbols of 32 bits at most, and a film that ran behind its last bit is left at the
+64 symbols of 32 bits at most, and an image that ran behind its last bit is left at the
 end of its row of blocks, for which `_Work.bits` has room.
 """
 
@@ -22,20 +22,20 @@ import numpy as np
 
 from cxr.input.jpeg.header import END_OF_BLOCK, LOOKUP_BITS, ZIGZAG, Tables
 
-_LANES = 3  # films side by side; two still wait (+5 us a film), four gain nothing
+_LANES = 3  # images side by side; two still wait (+5 us an image), four gain nothing
 _BLOCKS = 16  # transformed at a time: two or four SIMD registers of int32
-_SLACK = 64  # bytes that may be read behind a film's last bit
+_SLACK = 64  # bytes that may be read behind an image's last bit
 _ONES = 0x0101010101010101  # a one in each of eight bytes
 _EOI = b"\xff\xd9"
 
 _u64, _i64, _i32, _i16 = np.uint64, np.int64, np.int32, np.int16
 
-# Fields of a lane's state, int64: its film or -1, the block's row, blocks left in it,
-# the DC coefficient, the bit behind the film's last, whether all was sound so far.
-_FILM, _ROW, _LEFT, _DC, _END, _SOUND = range(6)
-_NEXT, _ACTIVE = range(2)  # fields of the queue: the next film, lanes with a film
+# Fields of a lane's state, int64: its image or -1, the block's row, blocks left in it,
+# the DC coefficient, the bit behind the image's last, whether all was sound so far.
+_IMAGE, _ROW, _LEFT, _DC, _END, _SOUND = range(6)
+_NEXT, _ACTIVE = range(2)  # fields of the queue: the next image, lanes with an image
 # Where the coefficients of a block stand, the blocks of a chunk side by side. Those
-# behind the last, after an end of block or in a damaged film, fall on the DC
+# behind the last, after an end of block or in a damaged image, fall on the DC
 # coefficient, which is written last.
 _POSITIONS = np.zeros(512, np.uint64)
 _POSITIONS[:64] = ZIGZAG * _BLOCKS
@@ -44,14 +44,14 @@ _POSITIONS[:64] = ZIGZAG * _BLOCKS
 class _Work(NamedTuple):
     """What one call of the loop reads and writes."""
 
-    data: np.ndarray  # uint8, the films one after the other
+    data: np.ndarray  # uint8, the images one after the other
     starts: np.ndarray  # int64 [M], where coded bytes begin
     ends: np.ndarray  # int64 [M], where they end
     symbols: np.ndarray  # see Tables
     codes: np.ndarray
     quantisation: np.ndarray
     positions: np.ndarray  # see _POSITIONS
-    bits: np.ndarray  # uint8 [lanes * bytes], a film's coded bytes without stuffing
+    bits: np.ndarray  # uint8 [lanes * bytes], an image's coded bytes without stuffing
     coefficients: np.ndarray  # int16 [lanes * chunks * 64 * _BLOCKS], a row of blocks
     columns: np.ndarray  # int32 [64 * _BLOCKS], after the first pass
     pixels: np.ndarray  # uint64 [8, _BLOCKS], eight pixels each
@@ -63,22 +63,22 @@ class _Work(NamedTuple):
 
 
 def decode(encoded: list[bytes], out: np.ndarray, tables: Tables) -> np.ndarray:
-    """Decodes the films that begin with the tables' header.
+    """Decodes the images that begin with the tables' header.
 
     Args:
-      encoded: N films, one at least.
+      encoded: N images, one at least.
       out: receives them, uint8 [N, *tables.size], contiguous.
-      tables: of the films.
+      tables: of the images.
 
     Returns:
       bool [N]: which of them were decoded.
     """
-    alike = np.array([film.startswith(tables.header) for film in encoded])
+    alike = np.array([image.startswith(tables.header) for image in encoded])
     lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
     ends = np.cumsum(lengths)
     starts = ends - lengths + len(tables.header)
     ends -= len(_EOI)
-    # An unlike film becomes one without a bit, which the loop finds damaged.
+    # An unlike image becomes one without a bit, which the loop finds damaged.
     starts[~alike] = ends[~alike] = 0
     chunks = -(-tables.size[1] // (8 * _BLOCKS))
     longest = max(0, int((ends - starts).max()))
@@ -181,9 +181,9 @@ def _coefficient(window, position, index, block, work):
 
 @_inlined
 def _next_block(lane, position, index, block, work):
-    """Ends a block, perhaps its row or film; returns what `_begin_block` does."""
+    """Ends a block, perhaps its row or image; returns what `_begin_block` does."""
     state = work.lanes[lane]
-    if state[_FILM] < 0:  # over and over its last film's first block
+    if state[_IMAGE] < 0:  # over and over its last image's first block
         return _first_bit(lane, work), _u64(1), block
     work.coefficients[block] = _i16(state[_DC])
     if index > 64 and not END_OF_BLOCK < index <= END_OF_BLOCK + 64:
@@ -195,7 +195,7 @@ def _next_block(lane, position, index, block, work):
     if state[_LEFT] == 0:
         block = _first_block(lane, work)
         if _end_row(lane, position, work):
-            position = _begin_film(lane, work)
+            position = _begin_image(lane, work)
     return _begin_block(lane, position, block, work)
 
 
@@ -224,16 +224,16 @@ def _first_block(lane, work):
 
 
 @_compiled
-def _begin_film(lane, work):
-    """Takes the next film, if there is one; returns the position of its first bit."""
+def _begin_image(lane, work):
+    """Takes the next image, if there is one; returns the position of its first bit."""
     state, first = work.lanes[lane], _first_bit(lane, work)
-    film = work.queue[_NEXT]
-    if film == len(work.starts):
-        state[_FILM] = -1
+    image = work.queue[_NEXT]
+    if image == len(work.starts):
+        state[_IMAGE] = -1
         work.queue[_ACTIVE] -= 1
         return first
     work.queue[_NEXT] += 1
-    at, end = _u64(work.starts[film]), _u64(work.ends[film])
+    at, end = _u64(work.starts[image]), _u64(work.ends[image])
     to = first >> _u64(3)
     while at < end:
         if at + _u64(8) <= end:
@@ -252,7 +252,7 @@ def _begin_film(lane, work):
             if work.data[at] != 0:
                 break  # a marker, too early
             at += _u64(1)  # the zero that is stuffed behind 255
-    state[_FILM], state[_ROW], state[_DC] = film, 0, 0
+    state[_IMAGE], state[_ROW], state[_DC] = image, 0, 0
     state[_LEFT] = -(-work.out.shape[2] // 8)
     state[_END] = to << _u64(3)
     state[_SOUND] = (
@@ -263,23 +263,25 @@ def _begin_film(lane, work):
 
 @_compiled
 def _begin(lane, work):
-    position = _begin_film(lane, work)
+    position = _begin_image(lane, work)
     return _begin_block(lane, position, _first_block(lane, work), work)
 
 
 @_compiled
 def _end_row(lane, position, work):
-    """Turns a row of blocks into pixels; returns whether the film ended, too."""
+    """Turns a row of blocks into pixels; returns whether the image ended, too."""
     state = work.lanes[lane]
     _, height, width = work.out.shape
-    film, top = state[_FILM], state[_ROW] * 8
+    image, top = state[_IMAGE], state[_ROW] * 8
     first = _first_block(lane, work)
     for chunk in range(-(-width // (8 * _BLOCKS))):
         left = chunk * 8 * _BLOCKS
         _inverse_dct(_i64(first) + left * 8, work)
         for row in range(min(8, height - top)):
             for column in range(min(8 * _BLOCKS, width - left)):
-                work.out[film, top + row, left + column] = work.pixel_bytes[row, column]
+                work.out[image, top + row, left + column] = work.pixel_bytes[
+                    row, column
+                ]
     state[_ROW] += 1
     state[_LEFT] = -(-width // 8)
     unread = state[_END] - _i64(position)
@@ -287,7 +289,7 @@ def _end_row(lane, position, work):
         return True
     if top + 8 < height:
         return False
-    work.done[film] = unread < 8  # the last byte is filled up
+    work.done[image] = unread < 8  # the last byte is filled up
     return True
 
 
@@ -330,6 +332,14 @@ def _inverse_dct(first, work):
     LLVM makes SIMD code of them.
     """
     coefficients = work.coefficients[first : first + 64 * _BLOCKS]
+    _transform_columns(coefficients, work)
+    _transform_rows(work)
+    coefficients[:] = 0
+
+
+@_compiled
+def _transform_columns(coefficients, work):
+    """The first pass, over the columns of each block."""
     columns, n = work.columns, _BLOCKS
     for column in range(8):
         q0, q1, q2, q3, q4, q5, q6, q7 = (
@@ -362,6 +372,12 @@ def _inverse_dct(first, work):
             columns[at + 40 * n] = _rounded(b5)
             columns[at + 48 * n] = _rounded(b6)
             columns[at + 56 * n] = _rounded(b7)
+
+
+@_compiled
+def _transform_rows(work):
+    """The second pass, over the rows of each block, to pixels."""
+    columns, n = work.columns, _BLOCKS
     for row in range(8):
         for lane in range(n):
             at = row * 8 * n + lane
@@ -385,7 +401,6 @@ def _inverse_dct(first, work):
                 | (_pixel(b6) << _u64(48))
                 | (_pixel(b7) << _u64(56))
             )
-    coefficients[:] = 0
 
 
 @_inlined
@@ -406,7 +421,7 @@ def _advance(lane, position, index, block, work):
     """Decodes two symbols of a lane; returns position, coefficient, block that follow.
 
     57 bits always hold two. The second counts where the first did not end the block: a
-    choice, not one more branch to guess (-2 us a film).
+    choice, not one more branch to guess (-2 us an image).
     """
     end = _u64(64)
     window = _window(work.bits, position)
@@ -423,7 +438,7 @@ def _advance(lane, position, index, block, work):
 
 @_cached
 def _decode(work):
-    """Decodes films in lanes; see the module's docstring."""
+    """Decodes images in lanes; see the module's docstring."""
     p0, i0, b0 = _begin(0, work)
     p1, i1, b1 = _begin(1, work)
     p2, i2, b2 = _begin(2, work)
