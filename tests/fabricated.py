@@ -39,8 +39,7 @@ def write_records(
     whose mean tells the label, so that a small network can learn it. Without
     `offsets` it is a set of an older version, whose records are found by a walk.
     """
-    path = root / name / "1.0.0"
-    path.mkdir(parents=True)
+    (path := root / name / "1.0.0").mkdir(parents=True)
     random = np.random.default_rng(0)
     rows, starts, splits = [], [], {}
     for split, count in counts.items():
@@ -53,7 +52,7 @@ def write_records(
                 size = (image_size,) * 2
                 pixels = random.integers(low, min(low + 100, 256), size, np.uint8)
                 row = _example_row(split, int(member), class_names[label], pixels)
-                rows.append(row | {"shard": file, "record": record})
+                rows.append({**row, "shard": file, "record": record})
                 starts.append(len(payload))
                 payload += _record(row, label, encode(pixels, encoding), encoding)
             (path / file).write_bytes(payload)

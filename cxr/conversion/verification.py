@@ -204,10 +204,10 @@ def _check_shard(job: _Job) -> tuple[int, list[Fault]]:
             faults.append(Fault(name, None, what))
         elif files.sha256_file(job.path) != job.shard.sha256:
             faults.append(Fault(name, None, "its sha256 is not the manifest's"))
-        listed = job.starts is not None and not faults
-        if listed and not np.array_equal(tfrecord.record_starts(job.path), job.starts):
-            what = f"not where the records of {name} begin"
-            faults.append(Fault(records.OFFSETS, None, what))
+        if job.starts is not None and not faults:
+            if not np.array_equal(tfrecord.record_starts(job.path), job.starts):
+                what = f"not where the records of {name} begin"
+                faults.append(Fault(records.OFFSETS, None, what))
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)
         what = "missing" if missing else f"unreadable: {error.strerror or error}"

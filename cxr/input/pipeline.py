@@ -317,7 +317,13 @@ class Source:
         """
         self._python_functions.add(function)
         known = weakref.ref(function)
-        return tf.numpy_function(lambda array: known()(array), [argument], dtype)
+
+        def call(array: np.ndarray) -> np.ndarray:
+            alive = known()
+            assert alive is not None  # a dataset keeps its source
+            return alive(array)
+
+        return tf.numpy_function(call, [argument], dtype)
 
     def _finished(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
         finished = dataset.with_options(self._options)

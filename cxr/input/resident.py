@@ -94,7 +94,7 @@ class Resident:
 
     def _next_chunk(self) -> np.ndarray | None:
         with self._changed:
-            return next(self._chunks, None)
+            return next(self._chunks or iter(()), None)
 
 
 def _huge_array(shape: tuple[int, ...]) -> np.ndarray:

@@ -74,7 +74,9 @@ class _Loop:
 
         image = images.encode(np.zeros((8, 8), np.uint8), "jpeg")
         out = np.empty((1, 8, 8), np.uint8)
-        loop.decode([image], out, header.read(image))  # the first call compiles
+        tables = header.read(image)
+        assert tables is not None
+        loop.decode([image], out, tables)  # the first call compiles
         self.decode = loop.decode
 
 

@@ -51,7 +51,9 @@ def read(image: bytes) -> Tables | None:
     """
     if not image.startswith(_SOI):
         return None
-    at, size, quantisation, huffman = 2, None, {}, {}
+    at, size = 2, None
+    quantisation: dict[int, np.ndarray] = {}
+    huffman: dict[int, list[tuple[int, int, int]]] = {}
     try:
         while True:
             escape, marker, length = struct.unpack_from(">BBH", image, at)
