@@ -1,4 +1,4 @@
-"""Fixtures shared by the suite, and two CPU devices for tests of mirrored training."""
+"""Fixtures shared by the suite, and the devices that its tests see."""
 
 import os
 import sys
@@ -13,14 +13,17 @@ from tests.fabricated import write_records as write_records
 
 
 def pytest_collection_finish(session):
-    """Splits the CPU in two before a test touches it, where a test module needs it.
+    """Shows tests two CPUs, for mirrored training, and no GPU, for equal numbers.
 
-    Tests without TensorFlow do not wait for its import.
+    Before a test touches a device. Tests without TensorFlow do not wait for its import.
+    With `-m gpu` the GPUs are there.
     """
     if "tensorflow" not in sys.modules:
         return
     import tensorflow as tf
 
+    if session.config.option.markexpr != "gpu":
+        tf.config.set_visible_devices([], "GPU")
     cpu = tf.config.list_physical_devices("CPU")[0]
     logical = [tf.config.LogicalDeviceConfiguration()] * 2
     tf.config.set_logical_device_configuration(cpu, logical)

@@ -215,6 +215,7 @@ def films(make_records):
     return make_records({"train": 26, "validation": 4}, image_size=48, encoding="jpeg")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cache", "sweep"), [("ram", (8, 99)), ("none", ())])
 def test_the_ladder_of_real_cases(films, cache, sweep):
     plan = dataclasses.replace(PLAN, sweep=sweep)
@@ -276,6 +277,7 @@ def test_training_that_draws_wrong_films_stops_the_benchmark(films, monkeypatch)
         runner.run(config(films), films, PLAN)
 
 
+@pytest.mark.slow
 def test_a_step_that_updates_nothing_stops_the_benchmark(films, monkeypatch):
     monkeypatch.setattr(steps.TrainingStep, "_watch", lambda self, bad, loss: None)
     right = steps.TrainingStep.__init__
@@ -311,6 +313,7 @@ def run_main(films, output, *flags):
     )
 
 
+@pytest.mark.slow
 def test_the_command_writes_its_files_and_compares(films, tmp_path, capsys):
     output = tmp_path / "bench"
     assert run_main(films, output) == 0
@@ -332,6 +335,7 @@ def test_the_command_writes_its_files_and_compares(films, tmp_path, capsys):
     assert "**slower**" in (tmp_path / "again" / "bench.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_baseline_of_other_settings_is_refused_before_measuring(
     films, tmp_path, monkeypatch
 ):

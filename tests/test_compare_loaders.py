@@ -43,6 +43,7 @@ def summary(rates, **changes):
     }
 
 
+@pytest.mark.slow
 def test_ours_and_a_bound_on_real_films_and_a_peer_that_is_missing(films, tmp_path):
     config = CompareConfig(
         input_dir=str(films),

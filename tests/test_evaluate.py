@@ -36,6 +36,7 @@ def config(*workdirs, **flags):
     return evaluate.EvaluateConfig(workdir=tuple(map(str, workdirs)), **flags)
 
 
+@pytest.mark.slow
 def test_it_writes_what_the_contract_names(run):
     summary = evaluate.evaluate(config(run, explain=8, report=True))
     folder = run / "evaluation-test"
@@ -173,6 +174,7 @@ def test_two_runs_are_compared_film_by_film(home, tmp_path, capsys):
     assert (folder / "differences.png").is_file()
 
 
+@pytest.mark.slow
 def test_three_classes_have_no_threshold(tmp_path):
     names = ("BACTERIA", "NORMAL", "VIRUS")
     record_set = fabricated.write_records(
@@ -187,6 +189,7 @@ def test_three_classes_have_no_threshold(tmp_path):
     assert summary["collapsed"]["negative_class"] == "NORMAL"
 
 
+@pytest.mark.slow
 def test_another_data_set_is_judged_at_the_same_threshold(run, tmp_path):
     other = fabricated.write_records(
         tmp_path / "other", {"train": 2, "validation": 4, "test": 12}, image_size=8

@@ -245,6 +245,7 @@ def hits(model: keras.Model, images: np.ndarray, boxes: np.ndarray) -> float:
     return float(np.mean((x0 <= x) & (x <= x1) & (y0 <= y) & (y <= y1)))
 
 
+@pytest.mark.slow
 def test_a_trained_model_is_seen_to_look_at_the_opacity(pairs):
     """The peak lies in the box on most true positives; random weights lose that."""
     images, boxes = pairs

@@ -196,6 +196,7 @@ def test_any_coded_bytes(height, width, length, repeated, seed):
     assert not out[[0, 2]].any()
 
 
+@pytest.mark.slow
 def test_no_index_leaves_its_array(tmp_path):
     """What the compiled loop leaves unchecked, checked."""
     checked = {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path)}

@@ -318,6 +318,7 @@ def _scored(table):
     )
 
 
+@pytest.mark.slow
 def test_patient_intervals_cover_and_film_intervals_do_not():
     # 95 % of 100 has a standard error of 2.2 %; 1,000 simulations with 1,000 draws
     # gave 93.3 to 96.9 % by patient and 86 to 94 % by film.

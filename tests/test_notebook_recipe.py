@@ -3,12 +3,14 @@
 import json
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from benchmarks import notebook_recipe
 from cxr.conversion import converter
 
 
+@pytest.mark.slow
 def test_the_recipe_trains_on_the_split_of_a_set(tmp_path, monkeypatch):
     random = np.random.default_rng(0)
     for label, low in (("NORMAL", 0), ("PNEUMONIA", 100)):

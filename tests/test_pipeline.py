@@ -193,6 +193,7 @@ def test_more_than_the_split_holds_is_refused(make_records):
         source.training(8, 0)
 
 
+@pytest.mark.slow
 def test_replicas_share_each_batch_without_loss():
     # In a process of its own: two CPU devices must exist before TensorFlow starts.
     program = """
@@ -306,7 +307,7 @@ def test_without_numba_libjpeg_turbo_decodes(make_records, no_numba):
 def test_the_roofline_needs_no_numba(make_records, no_numba):
     record_set = make_records({"train": N}, encoding="jpeg")
     reader = Reader(record_set, "train", image_size=16)
-    assert roofline.bare_decode_rung(reader).advance() == N
+    assert roofline.bare_decode_case(reader).advance() == N
     assert jpeg._loop.thread is None
 
 
@@ -433,6 +434,7 @@ def test_a_source_is_kept_by_its_datasets_and_goes_with_them(make_records, cache
     assert known() is None
 
 
+@pytest.mark.slow
 def test_a_program_ends_after_the_reads_under_way(make_records):
     """One that wanted Python's lock while the interpreter winds up hung for ever."""
     record_set = make_records({"train": 8}, num_shards=1)

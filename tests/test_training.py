@@ -21,6 +21,8 @@ from cxr.training import preflight, signals, steps, trainer
 from cxr.training.stage_run import StageRun
 from tests.fabricated import write_records
 
+pytestmark = pytest.mark.slow  # each test trains
+
 SIZE = 32
 
 

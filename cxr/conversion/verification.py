@@ -204,15 +204,20 @@ def _check_shard(job: _Job) -> tuple[int, list[Fault]]:
             faults.append(Fault(name, None, what))
         elif files.sha256_file(job.path) != job.shard.sha256:
             faults.append(Fault(name, None, "its sha256 is not the manifest's"))
-        if job.starts is not None and not faults:
-            if not np.array_equal(tfrecord.record_starts(job.path), job.starts):
-                what = f"not where the records of {name} begin"
-                faults.append(Fault(records.OFFSETS, None, what))
+        if not faults and not _starts_agree(job):
+            what = f"not where the records of {name} begin"
+            faults.append(Fault(records.OFFSETS, None, what))
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)
         what = "missing" if missing else f"unreadable: {error.strerror or error}"
         faults = [Fault(name, None, what)]
     return job.shard.count, faults
+
+
+def _starts_agree(job: _Job) -> bool:
+    return job.starts is None or np.array_equal(
+        tfrecord.record_starts(job.path), job.starts
+    )
 
 
 def _check_records(job: _Job) -> tuple[list[Fault], int]:
