@@ -87,7 +87,7 @@ def test_without_numba_the_loop_alone_is_missing(films, tmp_path, monkeypatch):
         repeats=1,
         epochs=1,
     )
-    report = compare_loaders.compare(config)
+    report = loader_speed.compare(config)
     assert set(report["runs"]["8"]) == {"bare decode"}
     missing = report["missing"]["bare decode together"]
     assert missing == "ImportError: numba is not here"
