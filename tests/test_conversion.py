@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxr import cli, files, folders, images, records
+from cxr import cli, files, folders, images, records, tfrecord
 from cxr.conversion import converter, spool
 from tests.films import SIZE, config_for, contents, convert, make_source, read_csv
 from tools import make_tfrecords
@@ -59,11 +59,11 @@ def test_every_record_says_what_its_film_is(source, encoding):
         payloads = [
             payload
             for path in record_set.shard_paths(split)
-            for payload in records.read_frames(path)
+            for payload in tfrecord.read_frames(path)
         ]
         rows = record_set.examples(split)
         for payload, row in zip(payloads, rows, strict=True):
-            fields = records.decode_example(payload)
+            fields = tfrecord.decode_example(payload)
             data = (source / row["filename"]).read_bytes()
             expected = images.to_grey(data, SIZE)
             stored = fields.pop("image/encoded")
@@ -98,8 +98,8 @@ def test_offsets_tell_where_each_record_begins(source, num_shards):
     for row, start in zip(rows, starts.tolist(), strict=True):
         behind = (record_set.path / row["shard"]).read_bytes()[start:]
         (record_set.path / "behind").write_bytes(behind)
-        first = next(records.read_frames(record_set.path / "behind"))
-        name = records.decode_example(first)["image/filename"]
+        first = next(tfrecord.read_frames(record_set.path / "behind"))
+        name = tfrecord.decode_example(first)["image/filename"]
         assert name.decode() == row["filename"]
 
 
