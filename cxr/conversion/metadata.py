@@ -1,7 +1,6 @@
 """Writes the files beside the shards: tables, TFDS metadata, and last the manifest."""
 
 import collections
-import csv
 import dataclasses
 import io
 import itertools
@@ -148,15 +147,8 @@ def _describe(manifest: records.Manifest) -> str:
 def _publish_csv(
     path: pathlib.Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]
 ) -> None:
-    """Writes a table row by row: a large one never stands in memory whole."""
-    with (
-        spool.storing(path),
-        files.publishing(path) as temporary,
-        open(temporary, "w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    with spool.storing(path):
+        files.publish_csv(path, columns, rows)
 
 
 # --- what tensorflow_datasets wants to find, written without it
