@@ -102,11 +102,8 @@ def _next_version(folder: pathlib.Path) -> str:
 def _describe_change(
     folder: pathlib.Path, now: dict[str, str], record_set: records.RecordSet
 ) -> str:
-    before = {
-        row["filename"]: row["source_sha256"]
-        for split in record_set.manifest.splits
-        for row in record_set.examples(split)
-    }
+    rows = record_set.examples()
+    before = {row["filename"]: row["source_sha256"] for row in rows}
     quarantine = (folder / metadata.QUARANTINE).read_bytes().decode()
     bad = {row[0] for row in records.parse_csv(quarantine)[1:]}
     known = before.keys() | bad
