@@ -41,20 +41,13 @@ class Tree:
       root: the input folder.
       sources: sorted by path.
       rejected: entries that cannot be opened as files, sorted by path.
-      folders: class folder names, sorted.
       notes: what was left aside, one line each, for people.
     """
 
     root: pathlib.Path
     sources: tuple[Source, ...]
     rejected: tuple[Rejected, ...]
-    folders: tuple[str, ...]
     notes: tuple[str, ...]
-
-    @property
-    def has_test(self) -> bool:
-        """Whether the source brings a test split of its own."""
-        return any(source.side == "test" for source in self.sources)
 
 
 def find(input_dir: str | os.PathLike) -> Tree:
@@ -93,7 +86,6 @@ def find(input_dir: str | os.PathLike) -> Tree:
         root,
         tuple(sorted(sources)),
         tuple(sorted(rejected)),
-        tuple(sorted(offers)),
         tuple(notes),
     )
 
