@@ -171,8 +171,9 @@ def convert(
         _write_report(config.folder, outcome, time.monotonic() - began)
         manifest = metadata.publish(config.folder, outcome)
         shutil.rmtree(work)
-    _summarise(manifest, config.folder, len(rejected), time.monotonic() - began, log)
-    return records.RecordSet(config.folder, manifest)
+    record_set = records.RecordSet(config.folder, manifest)
+    _summarise(record_set, len(rejected), time.monotonic() - began, log)
+    return record_set
 
 
 def _as_json(value: Any) -> Any:
@@ -320,13 +321,12 @@ def _write_report(
 
 
 def _summarise(
-    manifest: records.Manifest,
-    folder: pathlib.Path,
+    record_set: records.RecordSet,
     num_rejected: int,
     seconds: float,
     log: Callable[[str], None],
 ) -> None:
-    for split in manifest.splits.values():
+    for split in record_set.manifest.splits.values():
         counts = ", ".join(f"{n} {label}" for label, n in split.class_counts.items())
         log(
             f"{split.name}: {split.num_examples} films ({counts}), "
@@ -335,4 +335,4 @@ def _summarise(
         )
     if num_rejected:
         log(f"{num_rejected} files kept out, see {metadata.QUARANTINE}")
-    log(f"complete in {seconds:.1f} s; report: {folder / REPORT}")
+    log(f"complete in {seconds:.1f} s; report: {record_set.path / REPORT}")

@@ -113,7 +113,14 @@ def make(images: Sequence[Converted], config: PlanConfig) -> Plan:
         examples = [e for e in examples if e.image.side != "test"]
     class_names = tuple(sorted({e.label for e in examples + sides["test"]}))
     _check_classes(class_names, sides["test"] if policy == "official" else None)
-    for side, members in splitting.cut(examples, _shares(policy, config)).items():
+    # The sides that we cut: official keeps the source's test.
+    shares = splitting.Shares(
+        validation=config.validation_fraction,
+        test=0.0 if policy == "official" else config.test_fraction,
+        test_in_blocks=policy == "blocks",
+        seed=config.seed,
+    )
+    for side, members in splitting.cut(examples, shares).items():
         sides[side] += members
     del examples, members  # large: each side goes as soon as its shards are planned
     shards = {}
@@ -168,16 +175,6 @@ def _policy(images: Sequence[Converted], config: PlanConfig) -> str:
             "films; use --split_policy=grouped"
         )
     return config.split_policy
-
-
-def _shares(policy: str, config: PlanConfig) -> splitting.Shares:
-    """Returns the sides that are cut by us; official keeps the source's test."""
-    return splitting.Shares(
-        validation=config.validation_fraction,
-        test=0.0 if policy == "official" else config.test_fraction,
-        test_in_blocks=policy == "blocks",
-        seed=config.seed,
-    )
 
 
 def _identify(

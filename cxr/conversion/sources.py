@@ -82,12 +82,7 @@ def find(input_dir: str | os.PathLike) -> Tree:
                 else:
                     sources.append(Source(entry.path, folder.name, side))
     _check_classes(offers, top)
-    return Tree(
-        root,
-        tuple(sorted(sources)),
-        tuple(sorted(rejected)),
-        tuple(notes),
-    )
+    return Tree(root, tuple(sorted(sources)), tuple(sorted(rejected)), tuple(notes))
 
 
 def download(handle: str) -> pathlib.Path:

@@ -8,7 +8,6 @@ raised, so that one run names them all.
 import collections
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -84,18 +83,12 @@ def find_sets(
     return folders
 
 
-def verify(
-    path: pathlib.Path,
-    pool: workers.Workers,
-    *,
-    watch: Callable[..., Iterator] = workers.watch,
-) -> list[Fault]:
+def verify(path: pathlib.Path, pool: workers.Workers) -> list[Fault]:
     """Checks one set completely.
 
     Args:
       path: the version folder.
       pool: reads the shards.
-      watch: shows progress, as `workers.watch` does.
 
     Returns:
       faults by file and record; none for a sound set.
@@ -129,8 +122,8 @@ def verify(
     ]
     results = pool.map(_check_shard, jobs)
     total = sum(split.num_examples for split in manifest.splits.values())
-    for _, shard_faults in watch(results, total=total, label="verifying", unit="image"):
-        faults += shard_faults
+    shown = workers.watch(results, total=total, label="verifying", unit="image")
+    faults += [fault for _, shard_faults in shown for fault in shard_faults]
     return sorted(faults, key=lambda fault: (fault.file, fault.record or 0))
 
 
@@ -191,9 +184,8 @@ def _check_shard(job: _Job) -> tuple[int, list[Fault]]:
     name = job.path.name
     try:
         faults, count = _check_records(job)
-        if count != job.shard.count and not any(
-            f.what.startswith("cut") for f in faults
-        ):
+        cut = any(fault.what.startswith("cut") for fault in faults)
+        if count != job.shard.count and not cut:
             what = f"{count} records, the manifest says {job.shard.count}"
             faults.append(Fault(name, min(count, job.shard.count), what))
         size = job.path.stat().st_size

@@ -11,7 +11,6 @@ import itertools
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -93,11 +92,7 @@ def watch(results: Iterable, *, total: int, label: str, unit: str) -> Iterator[A
       unit: what is counted.
     """
     with tqdm(
-        total=total,
-        desc=label,
-        unit=unit,
-        disable=not sys.stderr.isatty(),
-        dynamic_ncols=True,
+        total=total, desc=label, unit=unit, disable=None, dynamic_ncols=True
     ) as bar:
         for result in results:
             bar.update(result[0] if isinstance(result, tuple) else result)
