@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks import loader_report
 from benchmarks.loader_peers import LOADERS
-from cxr import cli, files, records
+from cxr import cli, files, records, tfrecord
 from cxr.conversion import converter
 
 USAGE = """
@@ -164,8 +164,8 @@ def _prepare(config: CompareConfig, work: pathlib.Path) -> None:
 
 def _encoded(record_set: records.RecordSet) -> Iterator[bytes]:
     for path in record_set.shard_paths("train"):
-        for payload in records.read_frames(path):
-            yield records.decode_example(payload)["image/encoded"]
+        for payload in tfrecord.read_frames(path):
+            yield tfrecord.decode_example(payload)["image/encoded"]
 
 
 # --- measuring

@@ -170,35 +170,24 @@ def run(main: Callable[[list[str]], int | None]) -> None:
 
 
 def _define(field: dataclasses.Field, values: flags.FlagValues) -> None:
-    default = None if field.default is dataclasses.MISSING else field.default
-    meta = field.metadata
-    common = dict(flag_values=values, required=field.default is dataclasses.MISSING)
+    required = field.default is dataclasses.MISSING
+    default: Any = None if required else field.default
+    meta, options = field.metadata, {}
     if meta.get("choices"):
-        flags.DEFINE_enum(field.name, default, meta["choices"], meta["help"], **common)
+        define, options = flags.DEFINE_enum, {"enum_values": meta["choices"]}
     elif get_origin(field.type) is tuple:
-        _check_tuple(field)
+        assert get_args(field.type) == (str, ...), f"{field.name}: only tuple[str, ...]"
         # Given several times, or several values between commas, or both.
-        flags.DEFINE_multi_string(
-            field.name, list(default or ()), meta["help"], **common
-        )
+        define, default = flags.DEFINE_multi_string, list(default or ())
     elif field.type is bool:
-        flags.DEFINE_boolean(field.name, default, meta["help"], **common)
+        define = flags.DEFINE_boolean
     elif field.type in (int, float):
         define = flags.DEFINE_integer if field.type is int else flags.DEFINE_float
-        define(
-            field.name,
-            default,
-            meta["help"],
-            lower_bound=meta.get("lower"),
-            upper_bound=meta.get("upper"),
-            **common,
-        )
+        options = {"lower_bound": meta.get("lower"), "upper_bound": meta.get("upper")}
     else:
-        flags.DEFINE_string(field.name, default, meta["help"], **common)
-
-
-def _check_tuple(field: dataclasses.Field) -> None:
-    assert get_args(field.type) == (str, ...), f"{field.name}: only tuple[str, ...]"
+        define = flags.DEFINE_string
+    options |= {"help": meta["help"], "flag_values": values, "required": required}
+    define(field.name, default, **options)
 
 
 def _asks_help(argv: list[str]) -> bool:
@@ -264,15 +253,11 @@ def _build(config: type, values: flags.FlagValues) -> Any:
 
 def _help_text(usage: str, configs: tuple[type, ...]) -> str:
     lines = [textwrap.dedent(usage).strip(), "", "flags:"]
-    for config in configs:
-        for field in dataclasses.fields(config):
-            lines.append(f"  --{field.name}{_describe_type(field)}")
-            lines += textwrap.wrap(
-                field.metadata["help"],
-                width=76,
-                initial_indent=" " * 6,
-                subsequent_indent=" " * 6,
-            )
+    indent = " " * 6
+    wrapper = textwrap.TextWrapper(76, indent, indent)
+    for field in (f for config in configs for f in dataclasses.fields(config)):
+        lines.append(f"  --{field.name}{_describe_type(field)}")
+        lines += wrapper.wrap(field.metadata["help"])
     lines.append("  --flagfile=PATH\n      read flags from a file, one a line, or from")
     lines.append(f"      one that comes with cxr: {_packaged_names()}")
     lines.append("  --debug\n      show the traceback of an error")

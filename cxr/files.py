@@ -1,10 +1,12 @@
 """Publishes files atomically: temporary name, fsync, rename."""
 
 import contextlib
+import csv
 import hashlib
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 _HASH_CHUNK_BYTES = 1 << 20  # 1 MiB: large enough that Python's loop is free
 
@@ -58,3 +60,27 @@ def publish(path: str | os.PathLike, data: bytes | str) -> None:
     """Writes `data` (text as UTF-8) to `path` atomically."""
     with publishing(path) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def publish_csv(
+    path: str | os.PathLike,
+    columns: Sequence[str],
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    line_end: str = "\n",
+) -> None:
+    """Writes a table to `path` atomically, row by row: never in memory whole.
+
+    Args:
+      path: of the table.
+      columns: the keys of every row, and the header.
+      rows: a float is written so that it reads back the same, None as nothing.
+      line_end: closes every line.
+    """
+    with (
+        publishing(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.DictWriter(file, columns, lineterminator=line_end)
+        writer.writeheader()
+        writer.writerows(rows)

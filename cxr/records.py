@@ -2,8 +2,7 @@
 
 Shared by the converter that writes them, the verifier and the input pipeline
 that read them. Imports no TensorFlow: converter workers and the verifier start
-in a fraction of a second. How a record is framed and filled is `cxr.tfrecord`,
-whose functions are offered here too.
+in a fraction of a second. How a record is framed and filled is `cxr.tfrecord`.
 """
 
 import concurrent.futures
@@ -19,11 +18,6 @@ from typing import Any
 import numpy as np
 
 from cxr import cli, files, tfrecord
-from cxr.tfrecord import CorruptShard as CorruptShard
-from cxr.tfrecord import decode_example as decode_example
-from cxr.tfrecord import encode_example as encode_example
-from cxr.tfrecord import frame as frame
-from cxr.tfrecord import read_frames as read_frames
 
 SCHEMA = 1
 SPLITS = ("train", "validation", "test")
@@ -328,7 +322,7 @@ def _spans(path: pathlib.Path, shard: Shard, starts: np.ndarray) -> np.ndarray:
     whole = not starts[:1].any() and (sizes >= tfrecord.FRAME_BYTES).all()
     if len(starts) != shard.count or not whole:
         reason = f"the manifest says {shard.count} whole records"
-        raise CorruptShard(path, len(starts), reason)
+        raise tfrecord.CorruptShard(path, len(starts), reason)
     return np.stack([starts, sizes], axis=1)
 
 

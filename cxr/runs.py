@@ -133,14 +133,10 @@ def write_json(path: pathlib.Path, document: dict[str, Any]) -> None:
 
 
 def write_history(workdir: pathlib.Path, rows: list[dict[str, Any]]) -> None:
-    """Publishes history.csv: floats as repr, so equal numbers give equal text."""
+    """Publishes history.csv; equal numbers give equal text."""
     columns = REPRODUCIBLE_COLUMNS + TIME_COLUMNS
-    with files.publishing(workdir / HISTORY) as temporary:
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            for row in rows:
-                writer.writerow({name: _cell(row.get(name)) for name in columns})
+    known = ({name: row.get(name) for name in columns} for row in rows)
+    files.publish_csv(workdir / HISTORY, columns, known, line_end="\r\n")
 
 
 def read_history(workdir: pathlib.Path) -> list[dict[str, Any]]:
@@ -181,12 +177,6 @@ def lock(workdir: pathlib.Path) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    return repr(value) if isinstance(value, float) else str(value)
 
 
 def _parse_cell(name: str, text: str) -> Any:

@@ -44,14 +44,8 @@ class CorruptShard(cli.DataError):
 def frame(payload: bytes) -> bytes:
     """Returns `payload` framed as one TFRecord."""
     length = _LENGTH.pack(len(payload))
-    return b"".join(
-        (
-            length,
-            _CRC.pack(_masked_crc(length)),
-            payload,
-            _CRC.pack(_masked_crc(payload)),
-        )
-    )
+    header = length + _CRC.pack(_masked_crc(length))
+    return b"".join((header, payload, _CRC.pack(_masked_crc(payload))))
 
 
 def read_frames(path: str | os.PathLike) -> Iterator[bytes]:

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from cxr import cli, files, records, runs
+from cxr import cli, files, records, runs, tfrecord
 from cxr.config import TrainConfig
 from cxr.metrics import classification
 from cxr.metrics.predictions import Predictions
@@ -112,7 +112,7 @@ def _record(row: dict, label: int, encoded: bytes, encoding: str) -> bytes:
         "image/patient_id": row["patient_id"],
         "image/subtype": "",
     }
-    return records.frame(records.encode_example(example))
+    return tfrecord.frame(tfrecord.encode_example(example))
 
 
 def _write_examples(path: pathlib.Path, rows: list[dict]) -> None:

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxr import cli, files, folders, images, records
-from cxr.conversion import converter, spool
+from cxr import cli, files, folders, images, records, tfrecord
+from cxr.conversion import converter, near_duplicates, sources, spool
 from tests.films import SIZE, config_for, contents, convert, make_source, read_csv
 from tools import make_tfrecords
 
@@ -59,11 +59,11 @@ def test_every_record_says_what_its_film_is(source, encoding):
         payloads = [
             payload
             for path in record_set.shard_paths(split)
-            for payload in records.read_frames(path)
+            for payload in tfrecord.read_frames(path)
         ]
         rows = record_set.examples(split)
         for payload, row in zip(payloads, rows, strict=True):
-            fields = records.decode_example(payload)
+            fields = tfrecord.decode_example(payload)
             data = (source / row["filename"]).read_bytes()
             expected = images.to_grey(data, SIZE)
             stored = fields.pop("image/encoded")
@@ -98,8 +98,8 @@ def test_offsets_tell_where_each_record_begins(source, num_shards):
     for row, start in zip(rows, starts.tolist(), strict=True):
         behind = (record_set.path / row["shard"]).read_bytes()[start:]
         (record_set.path / "behind").write_bytes(behind)
-        first = next(records.read_frames(record_set.path / "behind"))
-        name = records.decode_example(first)["image/filename"]
+        first = next(tfrecord.read_frames(record_set.path / "behind"))
+        name = tfrecord.decode_example(first)["image/filename"]
         assert name.decode() == row["filename"]
 
 
@@ -274,6 +274,25 @@ def test_a_fifo_put_in_place_of_a_film_does_not_hang(source):
         source, spool.Source("NORMAL/IM-0000-0000.png", "NORMAL", ""), encoding
     )
     assert (film.reason, stored) == ("special_file", b"")
+
+
+def test_a_spooled_image_knows_its_bytes_and_its_hash(source, tmp_path):
+    (source / "NORMAL/IM-0001-0002.png").write_text("not a film")
+    tree, encoding = sources.find(source), spool.Encoding(SIZE, "raw", 95)
+    found = []
+    for start in range(0, len(tree.sources), 5):
+        some = tree.sources[start : start + 5]
+        chunk = spool.Chunk(source, some, tmp_path / f"spool-{start}", encoding)
+        spool.convert(chunk)
+        found += spool.read_converted(chunk)
+    readable = [image for image in found if not image.reason]
+    assert len(readable) == len(found) - 1 == 23
+    hashes = spool.read_hashes(readable)
+    assert list(hashes) == [image.path for image in readable]
+    for image in readable:
+        grey = images.to_grey((source / image.path).read_bytes(), SIZE)
+        assert spool.read_stored(image) == grey.tobytes()
+        assert hashes[image.path] == near_duplicates.difference_hash(grey)
 
 
 def test_an_unreadable_file_is_quarantined(source, monkeypatch):

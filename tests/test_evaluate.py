@@ -80,14 +80,14 @@ def _alone(home) -> np.ndarray:
     """The model applied to the stored pixels without any of our code's batches."""
     import keras
 
-    from cxr import records
+    from cxr import tfrecord
 
     workdir = home / "runs" / "seed-0"
     record_set = opening.find_data(runs.open_run(workdir))
     films = [
-        np.frombuffer(records.decode_example(payload)["image/encoded"], np.uint8)
+        np.frombuffer(tfrecord.decode_example(payload)["image/encoded"], np.uint8)
         for path in record_set.shard_paths("test")
-        for payload in records.read_frames(path)
+        for payload in tfrecord.read_frames(path)
     ]
     size = record_set.manifest.image_size
     model = keras.models.load_model(workdir / runs.MODEL, compile=False)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cxr import cli, files, images, platforms, records
+from cxr import cli, files, images, platforms, records, tfrecord
 from cxr.benchmark import roofline
 from cxr.input import pipeline
 from cxr.input.jpeg import decoder as jpeg
@@ -43,12 +43,12 @@ def all_films(source):
 def corrupt(record_set, record, find, replace, *, keep_crc=True):
     """Replaces bytes inside one record of the first shard, its length unchanged."""
     path = record_set.shard_paths("train")[0]
-    payload = list(records.read_frames(path))[record]
+    payload = list(tfrecord.read_frames(path))[record]
     assert payload.count(find) == 1
     assert len(find) == len(replace)
     changed = payload.replace(find, replace)
     if not keep_crc:
-        payload, changed = records.frame(payload), records.frame(changed)
+        payload, changed = tfrecord.frame(payload), tfrecord.frame(changed)
     path.write_bytes(path.read_bytes().replace(payload, changed))
     return path
 
@@ -125,9 +125,9 @@ def test_training_batches_are_the_films_they_say(make_records, cache, encoding):
 def test_both_modes_read_the_pixels_that_were_written(make_records):
     record_set = make_records({"train": N}, encoding="jpeg")
     payloads = [
-        records.decode_example(payload)["image/encoded"]
+        tfrecord.decode_example(payload)["image/encoded"]
         for path in record_set.shard_paths("train")
-        for payload in records.read_frames(path)
+        for payload in tfrecord.read_frames(path)
     ]
     written = np.stack([images.to_grey(payload, 16) for payload in payloads])
     for cache in MODES:
@@ -359,22 +359,22 @@ def test_numba_is_not_imported_before_a_stream_is_worth_it(make_records):
 @pytest.mark.parametrize("encoding", ["raw", "png"])
 def test_a_changed_film_is_named(make_records, cache, encoding):
     record_set = make_records({"train": N}, encoding=encoding)
-    film = records.decode_example(
-        list(records.read_frames(record_set.shard_paths("train")[0]))[3]
+    film = tfrecord.decode_example(
+        list(tfrecord.read_frames(record_set.shard_paths("train")[0]))[3]
     )["image/encoded"]
     path = corrupt(record_set, 3, film, film[:-1] + bytes([film[-1] ^ 1]))
     source = opened(record_set, cache=cache)
     with pytest.raises(cli.DataError, match=rf"{path.name}: record 3: .*CRC"):
         take(source, source.training(8, 0), 12)
-    assert isinstance(source.fault, records.CorruptShard)
+    assert isinstance(source.fault, tfrecord.CorruptShard)
 
 
 @pytest.mark.parametrize("cache", MODES)
 @pytest.mark.parametrize("encoding", ["raw", "png"])
 def test_a_film_that_is_not_its_key_is_named(make_records, cache, encoding):
     record_set = make_records({"train": N}, encoding=encoding)
-    film = records.decode_example(
-        list(records.read_frames(record_set.shard_paths("train")[0]))[3]
+    film = tfrecord.decode_example(
+        list(tfrecord.read_frames(record_set.shard_paths("train")[0]))[3]
     )["image/encoded"]
     other = film[:-1] + bytes([film[-1] ^ 1])
     corrupt(record_set, 3, film, other, keep_crc=False)
@@ -414,8 +414,8 @@ def test_a_record_that_changes_between_epochs_is_verified_again(make_records):
     record_set = make_records({"train": 8}, encoding="raw", num_shards=1)
     source = opened(record_set, cache="none")
     assert len(all_films(source)) == 8
-    payload = list(records.read_frames(record_set.shard_paths("train")[0]))[3]
-    film = records.decode_example(payload)["image/encoded"]
+    payload = list(tfrecord.read_frames(record_set.shard_paths("train")[0]))[3]
+    film = tfrecord.decode_example(payload)["image/encoded"]
     corrupt(record_set, 3, film, film[:-1] + bytes([film[-1] ^ 1]), keep_crc=False)
     with pytest.raises(cli.DataError, match=r"record 3: .*sha256"):
         all_films(source)
@@ -512,10 +512,10 @@ def test_swapped_records_are_refused(make_records, encoding, offsets):
     options = {"encoding": encoding, "num_shards": 1, "offsets": offsets}
     record_set = make_records({"train": 8}, **options)
     path = record_set.shard_paths("train")[0]
-    payloads = list(records.read_frames(path))
+    payloads = list(tfrecord.read_frames(path))
     # Films 2 and 4 have the same label; the manifest's size still holds.
     swapped = [payloads[i] for i in (0, 1, 4, 3, 2, 5, 6, 7)]
-    data = b"".join(map(records.frame, swapped))
+    data = b"".join(map(tfrecord.frame, swapped))
     assert len(data) == path.stat().st_size
     path.write_bytes(data)
     source = pipeline.open_split(record_set, "train", image_size=16, progress=False)

@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-from typing import NamedTuple
 
 import pytest
 from hypothesis import given
@@ -11,24 +10,17 @@ from hypothesis import strategies as st
 from cxr import cli
 from cxr.conversion import planning
 from cxr.conversion.planning import PlanConfig
+from cxr.conversion.sources import Source
+from cxr.conversion.splitting import Example
+from cxr.conversion.spool import Converted
 
 
-class Film(NamedTuple):
-    """A film as far as a plan sees it: a `splitting.ReadableImage`."""
-
-    path: str
-    folder: str
-    side: str
-    digest: bytes
-    length: int
+def film(path: str, *, sha: bytes = b"", side: str = "", folder: str = "") -> Converted:
+    source = Source(path, folder or path.split("/")[-2], side)
+    return Converted(source, digest=sha or f"sha of {path}".encode(), length=1000)
 
 
-def film(path: str, *, sha: bytes = b"", side: str = "", folder: str = "") -> Film:
-    folder = folder or path.split("/")[-2]
-    return Film(path, folder, side, sha or f"sha of {path}".encode(), 1000)
-
-
-def films_of(patients: dict[str, int]) -> list[Film]:
+def films_of(patients: dict[str, int]) -> list[Converted]:
     """Films named as the reference set names them: {'PNEUMONIA/person1_virus': 3}."""
     return [
         film(f"{patient}{'-' if 'IM-' in patient else '_'}{index}.jpeg")
@@ -37,7 +29,7 @@ def films_of(patients: dict[str, int]) -> list[Film]:
     ]
 
 
-def many(count: int, *, side: str = "", start: int = 1) -> list[Film]:
+def many(count: int, *, side: str = "", start: int = 1) -> list[Converted]:
     numbers = range(start, start + count)
     prefix = f"{side}/" if side else ""
     normal = [f"{prefix}NORMAL/IM-{n:04d}-0001.jpeg" for n in numbers]
@@ -45,17 +37,17 @@ def many(count: int, *, side: str = "", start: int = 1) -> list[Film]:
     return [film(path, side=side) for path in normal + bacteria]
 
 
-def sides(plan: planning.Plan, films: list[Film]) -> dict[str, str]:
+def sides(plan: planning.Plan) -> dict[str, str]:
     """Path to side."""
     return {
-        films[one.image].path: side
+        one.image.path: side
         for side, shards in plan.shards.items()
         for shard in shards
         for one in shard
     }
 
 
-def placed(plan: planning.Plan) -> list[planning.PlannedExample]:
+def placed(plan: planning.Plan) -> list[Example]:
     return [one for shards in plan.shards.values() for shard in shards for one in shard]
 
 
@@ -101,7 +93,7 @@ def test_fractions_that_leave_no_training_are_refused():
 
 
 @st.composite
-def film_sets(draw) -> list[Film]:
+def film_sets(draw) -> list[Converted]:
     """Sets with several films a patient, patients of two classes, identical films."""
     films = many(4)
     count = draw(st.integers(0, 40))
@@ -129,14 +121,14 @@ def test_every_plan_keeps_its_promises(films, policy, seed, random):
         # Shared films can join so many patients that a class has too few groups.
         assert "fewer than one" in str(error)
         return
-    where = sides(plan, films)
+    where = sides(plan)
     assert len(placed(plan)) == len(where) == len(films)
     by_patient, by_content = collections.defaultdict(set), collections.defaultdict(set)
     held = collections.defaultdict(set)
     for one in placed(plan):
-        side = where[films[one.image].path]
+        side = where[one.image.path]
         by_patient[one.patient_id].add(side)
-        by_content[films[one.image].digest].add(side)
+        by_content[one.image.digest].add(side)
         held[side].add(one.label)
     assert all(len(found) == 1 for found in by_patient.values())
     assert all(len(found) == 1 for found in by_content.values())
@@ -144,12 +136,12 @@ def test_every_plan_keeps_its_promises(films, policy, seed, random):
     assert all(labels == {"NORMAL", "PNEUMONIA"} for labels in held.values())
     shuffled = films[:]
     random.shuffle(shuffled)
-    assert sides(planning.make(shuffled, config), shuffled) == where
+    assert sides(planning.make(shuffled, config)) == where
 
 
 def test_fractions_are_kept_in_every_class():
     films = many(400)
-    where = sides(planning.make(films, PlanConfig()), films)
+    where = sides(planning.make(films, PlanConfig()))
     counts = collections.Counter((path.split("/")[0], s) for path, s in where.items())
     for label in ("NORMAL", "PNEUMONIA"):
         assert counts[label, "validation"] == 60
@@ -160,7 +152,7 @@ def test_fractions_are_kept_in_every_class():
 def test_large_patients_do_not_spoil_the_fractions():
     films = films_of({f"NORMAL/IM-{n:04d}": 1 + 7 * (n % 9 == 0) for n in range(300)})
     films += films_of({f"PNEUMONIA/person{n}_virus": 2 for n in range(300)})
-    where = sides(planning.make(films, PlanConfig()), films)
+    where = sides(planning.make(films, PlanConfig()))
     test = sum(s == "test" and p.startswith("NORMAL") for p, s in where.items())
     total = sum(f.folder == "NORMAL" for f in films)
     assert abs(test - 0.15 * total) <= 4
@@ -169,7 +161,7 @@ def test_large_patients_do_not_spoil_the_fractions():
 def test_the_cut_is_this_one():
     """A golden: other splits would make published numbers incomparable."""
     films = many(6)
-    where = sides(planning.make(films, PlanConfig()), films)
+    where = sides(planning.make(films, PlanConfig()))
     assert {p for p, s in where.items() if s == "test"} == GOLDEN["test"]
     assert {p for p, s in where.items() if s == "validation"} == GOLDEN["validation"]
 
@@ -182,7 +174,7 @@ GOLDEN = {
 
 def test_another_seed_is_another_cut():
     films = many(50)
-    cuts = [sides(planning.make(films, PlanConfig(seed=s)), films) for s in (0, 1)]
+    cuts = [sides(planning.make(films, PlanConfig(seed=s))) for s in (0, 1)]
     assert cuts[0] != cuts[1]
 
 
@@ -204,9 +196,9 @@ def test_a_group_of_both_labels_goes_by_majority():
     films += [film(f"B/{p}_0.png") for p in range(20, 30)]
     config = PlanConfig(patient_pattern=r"^(?P<patient>\d+)_")
     plan = planning.make(films, config)
-    where = sides(plan, films)
+    where = sides(plan)
     assert len({where[f.path] for f in mixed}) == 1
-    labels = {films[one.image].path: one.label for one in placed(plan)}
+    labels = {one.image.path: one.label for one in placed(plan)}
     assert labels["A/7_0.png"] == "A"
 
 
@@ -215,7 +207,7 @@ def test_a_group_of_both_labels_counts_for_its_majority_s_class():
     films += [film(f"A/{p}_0.png") for p in (10, 11)]  # with patient 7: three groups
     films += [film(f"B/{p}_0.png") for p in range(20, 30)]
     config = PlanConfig(patient_pattern=r"^(?P<patient>\d+)_")
-    where = sides(planning.make(films, config), films)
+    where = sides(planning.make(films, config))
     assert len({where[f"A/{p}_0.png"] for p in (7, 10, 11)}) == 3
 
 
@@ -223,7 +215,7 @@ def test_official_keeps_the_source_s_test_and_pools_its_val():
     films = many(20, side="train") + many(3, side="val", start=50)
     films += many(5, side="test", start=90)
     plan = planning.make(films, PlanConfig())
-    where = sides(plan, films)
+    where = sides(plan)
     assert plan.policy == "official"
     assert {p for p, s in where.items() if s == "test"} == {
         f.path for f in films if f.side == "test"
@@ -237,7 +229,7 @@ def test_official_keeps_the_source_s_test_and_pools_its_val():
 def test_grouped_pools_the_source_s_splits():
     films = many(40, side="train") + many(10, side="test", start=90)
     plan = planning.make(films, PlanConfig(split_policy="grouped"))
-    where = sides(plan, films)
+    where = sides(plan)
     assert {where[f.path] for f in films if f.side == "test"} >= {"train", "test"}
 
 
@@ -256,7 +248,7 @@ def test_blocks_hold_out_the_lowest_numbers_of_each_series():
     films = many(20)
     films += [film(f"NORMAL/NORMAL2-IM-{n:04d}-1.jpeg") for n in range(5, 45)]
     plan = planning.make(films, PlanConfig(split_policy="blocks"))
-    where = sides(plan, films)
+    where = sides(plan)
     test = {path for path, side in where.items() if side == "test"}
     assert test == {
         *(f"NORMAL/IM-{n:04d}-0001.jpeg" for n in range(1, 4)),
@@ -270,7 +262,7 @@ def test_the_seed_chooses_the_block():
     tests = []
     for seed in range(6):
         config = PlanConfig(split_policy="blocks", seed=seed)
-        where = sides(planning.make(films, config), films)
+        where = sides(planning.make(films, config))
         numbers = sorted(
             int(path.split("-")[1])
             for path, side in where.items()
@@ -288,9 +280,9 @@ def test_identical_films_are_kept_marked_and_on_one_side():
     films = many(30)
     films.append(film("NORMAL/IM-8000-0001.jpeg", sha=films[0].digest))
     plan = planning.make(films, PlanConfig())
-    where = sides(plan, films)
+    where = sides(plan)
     assert where["NORMAL/IM-8000-0001.jpeg"] == where[films[0].path]
-    marks = {films[one.image].path: one.duplicate_of for one in placed(plan)}
+    marks = {one.image.path: one.duplicate_of for one in placed(plan)}
     assert marks["NORMAL/IM-8000-0001.jpeg"] == films[0].path
     assert marks[films[0].path] == ""
 
@@ -316,7 +308,7 @@ def test_across_the_source_s_splits_the_training_copy_goes():
         (copy.path, "duplicate_in_test"),
         (same_patient.path, "patient_in_test"),
     }
-    assert sides(plan, films)[test[0].path] == "test"
+    assert sides(plan)[test[0].path] == "test"
 
 
 # --- labels

@@ -15,8 +15,8 @@ from cxr import cli, files, records, tfrecord
 @given(st.lists(st.binary(max_size=300), max_size=5))
 def test_frames_round_trip(tmp_path_factory, payloads):
     path = tmp_path_factory.mktemp("frames") / "shard"
-    path.write_bytes(b"".join(map(records.frame, payloads)))
-    assert list(records.read_frames(path)) == payloads
+    path.write_bytes(b"".join(map(tfrecord.frame, payloads)))
+    assert list(tfrecord.read_frames(path)) == payloads
 
 
 def test_tensorflow_reads_and_writes_the_same_frames(tmp_path):
@@ -24,7 +24,7 @@ def test_tensorflow_reads_and_writes_the_same_frames(tmp_path):
     with tf.io.TFRecordWriter(str(tmp_path / "tf")) as writer:
         for payload in payloads:
             writer.write(payload)
-    ours = b"".join(map(records.frame, payloads))
+    ours = b"".join(map(tfrecord.frame, payloads))
     assert (tmp_path / "tf").read_bytes() == ours
 
 
@@ -40,9 +40,9 @@ def test_tensorflow_reads_and_writes_the_same_frames(tmp_path):
 )
 def test_damage_names_file_and_record(tmp_path, damage, index, reason):
     path = tmp_path / "shard"
-    path.write_bytes(damage(records.frame(b"a" * 40) + records.frame(b"b" * 40)))
-    with pytest.raises(records.CorruptShard, match=reason) as caught:
-        list(records.read_frames(path))
+    path.write_bytes(damage(tfrecord.frame(b"a" * 40) + tfrecord.frame(b"b" * 40)))
+    with pytest.raises(tfrecord.CorruptShard, match=reason) as caught:
+        list(tfrecord.read_frames(path))
     assert (caught.value.path, caught.value.index) == (path, index)
     assert caught.value.exit_code == 65
 
@@ -51,30 +51,30 @@ def test_a_forged_length_is_refused_before_it_is_allocated(tmp_path):
     length = struct.pack("<Q", 1 << 60)
     crc = struct.pack("<I", tfrecord._masked_crc(length))
     (tmp_path / "shard").write_bytes(length + crc + b"x" * 20)
-    with pytest.raises(records.CorruptShard, match="cut inside"):
-        list(records.read_frames(tmp_path / "shard"))
+    with pytest.raises(tfrecord.CorruptShard, match="cut inside"):
+        list(tfrecord.read_frames(tmp_path / "shard"))
 
 
 FIELDS = {"image/encoded": b"\x00\xff", "image/class/label": 1, "image/format": "raw"}
 
 
 def test_tensorflow_parses_our_example():
-    payload = records.encode_example(FIELDS)
+    payload = tfrecord.encode_example(FIELDS)
     example = tf.train.Example.FromString(payload).features.feature
     assert example["image/encoded"].bytes_list.value[0] == b"\x00\xff"
     assert example["image/class/label"].int64_list.value[0] == 1
-    assert records.decode_example(payload) == {**FIELDS, "image/format": b"raw"}
+    assert tfrecord.decode_example(payload) == {**FIELDS, "image/format": b"raw"}
 
 
 def test_equal_fields_give_equal_bytes_in_any_order():
     turned = dict(reversed(FIELDS.items()))
-    assert records.encode_example(FIELDS) == records.encode_example(turned)
+    assert tfrecord.encode_example(FIELDS) == tfrecord.encode_example(turned)
 
 
 @pytest.mark.parametrize("payload", [b"\xff\xff\xff", b"\x0a\x04\x0a\x02\x0a\x00"])
 def test_what_is_no_flat_example_is_a_value_error(payload):
     with pytest.raises(ValueError, match=r"Example|values"):
-        records.decode_example(payload)
+        tfrecord.decode_example(payload)
 
 
 def test_manifest_round_trip_and_fingerprint(make_records):

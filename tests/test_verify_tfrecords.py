@@ -46,7 +46,7 @@ def verify(path: pathlib.Path) -> list[verification.Fault]:
 
 def frames(path: pathlib.Path) -> list[bytes]:
     """The framed records of a shard."""
-    return [records.frame(payload) for payload in records.read_frames(path)]
+    return [tfrecord.frame(payload) for payload in tfrecord.read_frames(path)]
 
 
 def flip(path: pathlib.Path, position: int, bit: int) -> None:
@@ -127,11 +127,11 @@ class Damage:
 
     def forge_an_image(self):
         """Changed pixels under sound CRCs: only the key and the manifest know."""
-        fields = records.decode_example(
-            list(records.read_frames(self.path))[self.record]
+        fields = tfrecord.decode_example(
+            list(tfrecord.read_frames(self.path))[self.record]
         )
         fields["image/encoded"] = fields["image/encoded"][::-1]
-        forged = records.frame(records.encode_example(fields))
+        forged = tfrecord.frame(tfrecord.encode_example(fields))
         self.frames[self.record] = forged
         self.path.write_bytes(b"".join(self.frames))
         return self.record

@@ -96,12 +96,22 @@ class ConversionConfig(planning.PlanConfig, _SetConfig):
         return pathlib.Path(self.output_dir) / self.dataset / self.version
 
     @property
+    def stored(self) -> spool.Encoding:
+        """How the images are stored."""
+        return spool.Encoding(self.image_size, self.encoding, self.quality)
+
+    @property
     def shaping_flags(self) -> dict[str, Any]:
-        """The flags that shape the set's bytes, for the manifest."""
+        """The flags that shape the set's bytes, as a manifest would hold them."""
+        return {name: _as_json(getattr(self, name)) for name in self.default_flags}
+
+    @property
+    def listed_flags(self) -> dict[str, Any]:
+        """Those of them that the manifest lists."""
         return {
-            name: _as_json(getattr(self, name))
-            for name, default in sorted(self.default_flags.items())
-            if name in _ALWAYS_LISTED or _as_json(getattr(self, name)) != default
+            name: value
+            for name, value in sorted(self.shaping_flags.items())
+            if name in _ALWAYS_LISTED or value != self.default_flags[name]
         }
 
     @property
@@ -140,25 +150,30 @@ def convert(
         # A second process would cost a small set more than it brings.
         few = len(tree.sources) <= spool.CHUNK_IMAGES
         with workers.started(1 if few else config.workers, preload=__name__) as pool:
-            chunks = _chunks(config, tree, work)
-            _fill_spool(chunks, pool, log)
-            converted, unreadable = _read_spool(chunks)
-            rejected = [*tree.rejected, *map(_quarantined, unreadable)]
-            _check_bad_fraction(config, rejected, len(converted) + len(rejected), work)
+            spooled = _convert_images(_chunks(config, tree, work), pool, log)
+            converted = [image for image in spooled if not image.reason]
+            unreadable = [
+                Rejected(image.path, image.reason, image.detail)
+                for image in spooled
+                if image.reason
+            ]
+            rejected = [*tree.rejected, *unreadable]
+            total = len(spooled) + len(tree.rejected)
+            _check_bad_fraction(config, rejected, total, work)
             plan = planning.make(converted, config)
             _announce(plan, log)
-            written = _write_shards(config, plan, converted, chunks, pool)
+            written = _write_shards(config, plan, pool, work)
         rejected = sorted([*rejected, *plan.rejected])
-        outcome = metadata.Outcome(converted, plan, tuple(rejected), written)
         identities = {row.path: row.reason for row in tree.rejected}
-        for image in [*converted, *unreadable]:
-            identities[image.path] = image.sha256 or image.reason
-        manifest = _manifest(config, outcome, identities)
-        _write_report(config, outcome, chunks, manifest, time.monotonic() - began)
-        manifest = metadata.publish(config.folder, outcome, manifest)
+        identities |= {image.path: image.sha256 or image.reason for image in spooled}
+        manifest = _manifest(config, plan, written, identities)
+        outcome = metadata.Outcome(converted, plan, rejected, manifest)
+        _write_report(config.folder, outcome, time.monotonic() - began)
+        manifest = metadata.publish(config.folder, outcome)
         shutil.rmtree(work)
-    _summarise(manifest, outcome, config.folder, time.monotonic() - began, log)
-    return records.RecordSet(config.folder, manifest)
+    record_set = records.RecordSet(config.folder, manifest)
+    _summarise(record_set, len(rejected), time.monotonic() - began, log)
+    return record_set
 
 
 def _as_json(value: Any) -> Any:
@@ -193,24 +208,22 @@ def _work_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 def _chunks(
     config: ConversionConfig, tree: sources.Tree, work: pathlib.Path
 ) -> list[spool.Chunk]:
-    encoding = spool.Encoding(config.image_size, config.encoding, config.quality)
     starts = range(0, len(tree.sources), spool.CHUNK_IMAGES)
     return [
         spool.Chunk(
-            index=index,
             root=tree.root,
             sources=tree.sources[start : start + spool.CHUNK_IMAGES],
             path=work / f"films-{index:06d}",
-            encoding=encoding,
+            encoding=config.stored,
         )
         for index, start in enumerate(starts)
     ]
 
 
-def _fill_spool(
+def _convert_images(
     chunks: list[spool.Chunk], pool: workers.Workers, log: Callable[[str], None]
-) -> None:
-    """Converts the images that the spool does not hold yet."""
+) -> list[spool.Converted]:
+    """Converts the images that the spool does not hold yet; returns all of them."""
     missing = [chunk for chunk in chunks if not spool.is_current(chunk)]
     todo = sum(len(chunk.sources) for chunk in missing)
     total = sum(len(chunk.sources) for chunk in chunks)
@@ -224,19 +237,7 @@ def _fill_spool(
     if todo:
         rate = todo / seconds
         log(f"converted {todo} images in {seconds:.1f} s ({rate:.0f} images/s)")
-
-
-def _read_spool(
-    chunks: list[spool.Chunk],
-) -> tuple[list[spool.Converted], list[spool.Converted]]:
-    """Returns the readable images and the others, each by path."""
-    images = [image for chunk in chunks for image in spool.read_converted(chunk)]
-    readable = [image for image in images if not image.reason]
-    return readable, [image for image in images if image.reason]
-
-
-def _quarantined(image: spool.Converted) -> Rejected:
-    return Rejected(image.path, image.reason, image.detail)
+    return [image for chunk in chunks for image in spool.read_converted(chunk)]
 
 
 def _check_bad_fraction(
@@ -271,69 +272,67 @@ def _announce(plan: planning.Plan, log: Callable[[str], None]) -> None:
 def _write_shards(
     config: ConversionConfig,
     plan: planning.Plan,
-    converted: list[spool.Converted],
-    chunks: list[spool.Chunk],
     pool: workers.Workers,
+    work: pathlib.Path,
 ) -> dict[str, tuple[records.Shard, ...]]:
     """Writes the shards that are missing; returns all of them by split, in order."""
-    names = shards.names(plan, config.dataset)
-    wanted = {name for split in names.values() for name in split}
-    for old in config.folder.glob("*.tfrecord-*"):
-        if old.name not in wanted:  # of an unfinished conversion with other flags
-            old.unlink()
-    jobs = shards.jobs(
-        plan, converted, chunks, folder=config.folder, dataset=config.dataset
+    by_split = shards.jobs(
+        plan, config.stored, folder=config.folder, work=work, dataset=config.dataset
     )
+    jobs = [job for split in by_split.values() for job in split]
+    wanted = {job.path for job in jobs}
+    for old in config.folder.glob("*.tfrecord-*"):
+        if old not in wanted:  # of an unfinished conversion with other flags
+            old.unlink()
     written = {shard.file: shard for shard in pool.map(shards.write, jobs)}
-    return {split: tuple(written[name] for name in names[split]) for split in names}
+    return {
+        split: tuple(written[job.path.name] for job in jobs)
+        for split, jobs in by_split.items()
+    }
 
 
 def _manifest(
-    config: ConversionConfig, outcome: metadata.Outcome, identities: dict[str, str]
+    config: ConversionConfig,
+    plan: planning.Plan,
+    written: dict[str, tuple[records.Shard, ...]],
+    identities: dict[str, str],
 ) -> records.Manifest:
     """Returns the manifest but for its files."""
     return records.Manifest(
         name=config.dataset,
         version=config.version,
-        class_names=outcome.plan.class_names,
+        class_names=plan.class_names,
         image_size=config.image_size,
         encoding=config.encoding,
-        splits=metadata.splits(outcome),
+        splits=metadata.splits(plan, written),
         files={},
-        flags=config.shaping_flags,
+        flags=config.listed_flags,
         versions={"cxr": cxr.__version__, **spool.versions()},
         sources=existing_set.sources_digest(identities),
     )
 
 
 def _write_report(
-    config: ConversionConfig,
-    outcome: metadata.Outcome,
-    chunks: list[spool.Chunk],
-    manifest: records.Manifest,
-    seconds: float,
+    folder: pathlib.Path, outcome: metadata.Outcome, seconds: float
 ) -> None:
-    content = set_report.numbers(outcome, chunks, manifest=manifest, seconds=seconds)
-    sheets = set_report.contact_sheets(outcome, chunks, manifest)
-    spool.store(config.folder / REPORT_JSON, set_report.to_json(content))
-    page = set_report.to_html(content, outcome, sheets)
-    spool.store(config.folder / REPORT, page)
+    content = set_report.numbers(outcome, seconds)
+    spool.store(folder / REPORT_JSON, set_report.to_json(content))
+    spool.store(folder / REPORT, set_report.to_html(content, outcome))
 
 
 def _summarise(
-    manifest: records.Manifest,
-    outcome: metadata.Outcome,
-    folder: pathlib.Path,
+    record_set: records.RecordSet,
+    num_rejected: int,
     seconds: float,
     log: Callable[[str], None],
 ) -> None:
-    for split in manifest.splits.values():
+    for split in record_set.manifest.splits.values():
         counts = ", ".join(f"{n} {label}" for label, n in split.class_counts.items())
         log(
             f"{split.name}: {split.num_examples} films ({counts}), "
             f"{split.num_patients} patients, {len(split.shards)} shards, "
             f"{split.num_bytes / 1e6:.1f} MB"
         )
-    if outcome.rejected:
-        log(f"{len(outcome.rejected)} files kept out, see {metadata.QUARANTINE}")
-    log(f"complete in {seconds:.1f} s; report: {folder / REPORT}")
+    if num_rejected:
+        log(f"{num_rejected} files kept out, see {metadata.QUARANTINE}")
+    log(f"complete in {seconds:.1f} s; report: {record_set.path / REPORT}")

@@ -23,11 +23,11 @@ def find(
 
     Args:
       folder: of the version.
-      flags: that shape the bytes, as the manifest lists them.
+      flags: all that shape the bytes, as a manifest would hold them.
       tree: the sources of today.
       log: receives what was found.
-      defaults: of flags; a flag that `flags` or the manifest does not list, because
-        it came later, has its default there.
+      defaults: of flags; a flag that the manifest does not list, because it came
+        later, has its default there.
 
     Raises:
       UsageError: another set, or foreign files, lie there; nothing is mixed in.
@@ -37,20 +37,14 @@ def find(
         _check_foreign(folder)
         return None
     record_set = records.load(folder)
-    held = record_set.manifest.flags
-    wanted = {**defaults, **flags}
-    there = {**defaults, **held}
-    differing = sorted(
-        name
-        for name in flags.keys() | held.keys()
-        if wanted.get(name) != there.get(name)
-    )
+    there = {**defaults, **record_set.manifest.flags}
+    differing = [
+        f"--{name}={flags.get(name)} (there: {there.get(name)})"
+        for name in sorted(flags.keys() | there.keys())
+        if flags.get(name) != there.get(name)
+    ]
     if differing:
-        listed = ", ".join(
-            f"--{name}={wanted.get(name)} (there: {there.get(name)})"
-            for name in differing
-        )
-        raise _refusal(folder, f"made with other flags: {listed}")
+        raise _refusal(folder, f"made with other flags: {', '.join(differing)}")
     identities = identify(tree)
     if sources_digest(identities)["sha256"] != record_set.manifest.sources["sha256"]:
         change = _describe_change(folder, identities, record_set)
@@ -108,11 +102,8 @@ def _next_version(folder: pathlib.Path) -> str:
 def _describe_change(
     folder: pathlib.Path, now: dict[str, str], record_set: records.RecordSet
 ) -> str:
-    before = {
-        row["filename"]: row["source_sha256"]
-        for split in record_set.manifest.splits
-        for row in record_set.examples(split)
-    }
+    rows = record_set.examples()
+    before = {row["filename"]: row["source_sha256"] for row in rows}
     quarantine = (folder / metadata.QUARANTINE).read_bytes().decode()
     bad = {row[0] for row in records.parse_csv(quarantine)[1:]}
     known = before.keys() | bad

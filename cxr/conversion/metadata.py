@@ -1,9 +1,9 @@
 """Writes the files beside the shards: tables, TFDS metadata, and last the manifest."""
 
 import collections
-import csv
 import dataclasses
 import io
+import itertools
 import json
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cxr import files, records, tfrecord
-from cxr.conversion import planning, spool
+from cxr.conversion import planning, splitting, spool
 from cxr.reasons import Rejected
 
 QUARANTINE = "quarantine.csv"
@@ -24,48 +24,49 @@ class Outcome:
     """What a conversion came to.
 
     Attributes:
-      converted: readable images, which the plan refers to.
+      converted: readable images.
       plan: where they went.
       rejected: rows of quarantine.csv, by path.
-      shards: by split, in order.
+      manifest: complete but for its `files`.
     """
 
     converted: Sequence[spool.Converted]
     plan: planning.Plan
-    rejected: tuple[Rejected, ...]
-    shards: dict[str, tuple[records.Shard, ...]]
+    rejected: Sequence[Rejected]
+    manifest: records.Manifest
 
-    def examples(self, split: str) -> Iterator[planning.PlannedExample]:
-        """Yields the images of a split in the order of their records."""
-        for shard in self.plan.shards[split]:
-            yield from shard
+    @property
+    def examples(self) -> Iterator[tuple[str, splitting.Example]]:
+        """Yields (split, example) in the order of the records."""
+        for split, shards in self.plan.shards.items():
+            for shard in shards:
+                for example in shard:
+                    yield split, example
 
 
-def publish(
-    folder: pathlib.Path, outcome: Outcome, manifest: records.Manifest
-) -> records.Manifest:
+def publish(folder: pathlib.Path, outcome: Outcome) -> records.Manifest:
     """Writes all files beside the shards, the manifest last.
 
     Args:
       folder: of the set.
       outcome: what was converted.
-      manifest: complete but for its `files`.
 
     Raises:
       DataError: a patient or an identical image stands on two sides.
       StorageError: the disk refused.
     """
     records.check_disjoint(example_rows(outcome))
-    names = manifest.class_names
+    manifest = outcome.manifest
     _publish_csv(
         folder / records.EXAMPLES, records.EXAMPLE_COLUMNS, example_rows(outcome)
     )
     publish_quarantine(folder / QUARANTINE, outcome.rejected)
     spool.store(folder / records.OFFSETS, _offsets(folder, manifest))
     texts = {
-        "features.json": features_json(names, manifest.image_size, manifest.encoding),
-        "dataset_info.json": dataset_info_json(manifest, _describe(manifest)),
-        **label_files(names),
+        "features.json": features_json(manifest),
+        "dataset_info.json": dataset_info_json(manifest),
+        # TFDS's label names
+        "image-class-label.labels.txt": "".join(f"{n}\n" for n in manifest.class_names),
     }
     for name, text in texts.items():
         spool.store(folder / name, text)
@@ -83,9 +84,10 @@ def publish_quarantine(path: pathlib.Path, rejected: Iterable[Rejected]) -> None
 def example_rows(outcome: Outcome) -> Iterator[dict[str, Any]]:
     """Yields the rows of examples.csv: by split, shard and record."""
     for split, shards in outcome.plan.shards.items():
-        for shard, members in zip(outcome.shards[split], shards, strict=True):
-            for record, example in enumerate(members):
-                image = outcome.converted[example.image]
+        written = outcome.manifest.splits[split].shards
+        for shard, examples in zip(written, shards, strict=True):
+            for record, example in enumerate(examples):
+                image = example.image
                 yield {
                     "filename": image.path,
                     "split": split,
@@ -102,18 +104,20 @@ def example_rows(outcome: Outcome) -> Iterator[dict[str, Any]]:
                 }
 
 
-def splits(outcome: Outcome) -> dict[str, records.Split]:
-    """Returns the manifest's splits."""
+def splits(
+    plan: planning.Plan, written: dict[str, tuple[records.Shard, ...]]
+) -> dict[str, records.Split]:
+    """Returns the manifest's splits; `written` are the plan's shards."""
     by_name = {}
-    for name, shards in outcome.shards.items():
-        members = list(outcome.examples(name))
-        counts = collections.Counter(example.label for example in members)
+    for name, shards in written.items():
+        examples = list(itertools.chain.from_iterable(plan.shards[name]))
+        counts = collections.Counter(example.label for example in examples)
         by_name[name] = records.Split(
             name=name,
-            num_examples=len(members),
+            num_examples=len(examples),
             num_bytes=sum(shard.bytes for shard in shards),
-            num_patients=len({example.patient_id for example in members}),
-            class_counts={label: counts[label] for label in outcome.plan.class_names},
+            num_patients=len({example.patient_id for example in examples}),
+            class_counts={label: counts[label] for label in plan.class_names},
             shards=shards,
         )
     return by_name
@@ -143,32 +147,21 @@ def _describe(manifest: records.Manifest) -> str:
 def _publish_csv(
     path: pathlib.Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]
 ) -> None:
-    """Writes a table row by row: a large one never stands in memory whole."""
-    try:
-        with (
-            files.publishing(path) as temporary,
-            open(temporary, "w", newline="", encoding="utf-8") as file,
-        ):
-            writer = csv.DictWriter(file, columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-    except OSError as error:
-        raise spool.storage_error(path, None, error) from error
+    with spool.storing(path):
+        files.publish_csv(path, columns, rows)
 
 
 # --- what tensorflow_datasets wants to find, written without it
 
 
-def features_json(class_names: tuple[str, ...], image_size: int, encoding: str) -> str:
+def features_json(manifest: records.Manifest) -> str:
     """Returns features.json as `tfds.features.FeaturesDict.save_config` writes it.
 
-    Args:
-      class_names: label i is `class_names[i]`.
-      image_size: stored height = width in pixels.
-      encoding: `jpeg` and `png` become an Image feature, `raw` a Tensor.
+    Images in `jpeg` and `png` become an Image feature, `raw` ones a Tensor.
     """
-    shape = {"dimensions": [str(image_size), str(image_size), "1"]}
-    if encoding == "raw":
+    side = str(manifest.image_size)
+    shape = {"dimensions": [side, side, "1"]}
+    if manifest.encoding == "raw":
         encoded = _feature(
             "tensor_feature.Tensor",
             tensor={"shape": shape, "dtype": "uint8", "encoding": "bytes"},
@@ -176,7 +169,11 @@ def features_json(class_names: tuple[str, ...], image_size: int, encoding: str) 
     else:
         encoded = _feature(
             "image_feature.Image",
-            image={"shape": shape, "dtype": "uint8", "encodingFormat": encoding},
+            image={
+                "shape": shape,
+                "dtype": "uint8",
+                "encodingFormat": manifest.encoding,
+            },
         )
     text = _feature("text_feature.Text", text={})
     integer = _feature(
@@ -185,7 +182,7 @@ def features_json(class_names: tuple[str, ...], image_size: int, encoding: str) 
     )
     label = _feature(
         "class_label_feature.ClassLabel",
-        classLabel={"numClasses": str(len(class_names))},
+        classLabel={"numClasses": str(len(manifest.class_names))},
     )
     image = {
         "encoded": encoded,
@@ -202,12 +199,7 @@ def features_json(class_names: tuple[str, ...], image_size: int, encoding: str) 
     return json.dumps(tree, indent=4, sort_keys=True) + "\n"
 
 
-def label_files(class_names: tuple[str, ...]) -> dict[str, str]:
-    """Returns TFDS's label-name side file: name to text."""
-    return {"image-class-label.labels.txt": "".join(f"{n}\n" for n in class_names)}
-
-
-def dataset_info_json(manifest: records.Manifest, description: str) -> str:
+def dataset_info_json(manifest: records.Manifest) -> str:
     """Returns dataset_info.json as TFDS reads it (its DatasetInfo proto)."""
     splits = [
         {
@@ -221,7 +213,7 @@ def dataset_info_json(manifest: records.Manifest, description: str) -> str:
     document = {
         "name": manifest.name,
         "version": manifest.version,
-        "description": description,
+        "description": _describe(manifest),
         "fileFormat": "tfrecord",
         "splits": splits,
         "releaseNotes": {},

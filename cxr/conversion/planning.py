@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 
 from cxr import cli, records, reference_set
 from cxr.conversion import splitting
-from cxr.conversion.splitting import PlannedExample, ReadableImage
+from cxr.conversion.splitting import Example
+from cxr.conversion.spool import Converted
 from cxr.reasons import Rejected
 
 SHARD_BYTES = 64 << 20  # 64 MiB: few files, and eight readers still find work
@@ -77,19 +78,19 @@ class Plan:
     Attributes:
       policy: the split policy used, `auto` resolved.
       class_names: sorted; label i is `class_names[i]`.
-      shards: split name to its shards in order, each a tuple of images in order.
+      shards: split name to its shards in order, each a tuple of examples in order.
       rejected: readable images that are kept out, with the reason.
       unmatched: number of images whose name told no patient.
     """
 
     policy: str
     class_names: tuple[str, ...]
-    shards: dict[str, tuple[tuple[PlannedExample, ...], ...]]
+    shards: dict[str, tuple[tuple[Example, ...], ...]]
     rejected: tuple[Rejected, ...]
     unmatched: int
 
 
-def make(images: Sequence[ReadableImage], config: PlanConfig) -> Plan:
+def make(images: Sequence[Converted], config: PlanConfig) -> Plan:
     """Plans a conversion.
 
     Args:
@@ -103,24 +104,29 @@ def make(images: Sequence[ReadableImage], config: PlanConfig) -> Plan:
     policy = _policy(images, config)
     rejected: list[Rejected] = []
     examples = _identify(images, config, rejected)
-    unmatched = sum(p.patient_id == images[p.image].path for p in examples)
-    examples = _drop_conflicts(images, examples, rejected)
-    sides: dict[str, list[PlannedExample]] = {name: [] for name in records.SPLITS}
+    unmatched = sum(e.patient_id == e.image.path for e in examples)
+    examples = _drop_conflicts(examples, rejected)
+    sides: dict[str, list[Example]] = {name: [] for name in records.SPLITS}
     if policy == "official":
-        examples = _drop_leaks(images, examples, rejected)
-        sides["test"] = [p for p in examples if images[p.image].side == "test"]
-        examples = [p for p in examples if images[p.image].side != "test"]
-    class_names = tuple(sorted({p.label for p in examples + sides["test"]}))
+        examples = _drop_leaks(examples, rejected)
+        sides["test"] = [e for e in examples if e.image.side == "test"]
+        examples = [e for e in examples if e.image.side != "test"]
+    class_names = tuple(sorted({e.label for e in examples + sides["test"]}))
     _check_classes(class_names, sides["test"] if policy == "official" else None)
-    for side, members in splitting.cut(
-        images, examples, _shares(policy, config)
-    ).items():
+    # The sides that we cut: official keeps the source's test.
+    shares = splitting.Shares(
+        validation=config.validation_fraction,
+        test=0.0 if policy == "official" else config.test_fraction,
+        test_in_blocks=policy == "blocks",
+        seed=config.seed,
+    )
+    for side, members in splitting.cut(examples, shares).items():
         sides[side] += members
     del examples, members  # large: each side goes as soon as its shards are planned
     shards = {}
     for side in records.SPLITS:
-        if members := _mark_duplicates(images, sides.pop(side)):
-            shards[side] = _shards(images, members, config)
+        if members := _mark_duplicates(sides.pop(side)):
+            shards[side] = _shards(members, config)
     return Plan(policy, class_names, shards, tuple(sorted(rejected)), unmatched)
 
 
@@ -159,7 +165,7 @@ def _compile(pattern: str) -> re.Pattern:
     return compiled
 
 
-def _policy(images: Sequence[ReadableImage], config: PlanConfig) -> str:
+def _policy(images: Sequence[Converted], config: PlanConfig) -> str:
     has_test = any(image.side == "test" for image in images)
     if config.split_policy == "auto":
         return "official" if has_test else "grouped"
@@ -171,19 +177,9 @@ def _policy(images: Sequence[ReadableImage], config: PlanConfig) -> str:
     return config.split_policy
 
 
-def _shares(policy: str, config: PlanConfig) -> splitting.Shares:
-    """Returns the sides that are cut by us; official keeps the source's test."""
-    return splitting.Shares(
-        validation=config.validation_fraction,
-        test=0.0 if policy == "official" else config.test_fraction,
-        test_in_blocks=policy == "blocks",
-        seed=config.seed,
-    )
-
-
 def _identify(
-    images: Sequence[ReadableImage], config: PlanConfig, rejected: list[Rejected]
-) -> list[PlannedExample]:
+    images: Sequence[Converted], config: PlanConfig, rejected: list[Rejected]
+) -> list[Example]:
     """Gives every image its label and patient, in the order of paths."""
     parse = patient_parser(config.patient_pattern)
     with_subtypes = set()
@@ -195,8 +191,7 @@ def _identify(
                 "or a --patient_pattern with a group 'subtype'"
             )
     examples = []
-    for index in sorted(range(len(images)), key=lambda i: images[i].path):
-        image = images[index]
+    for image in sorted(images, key=lambda image: image.path):
         subtype, patient = parse(image.path)
         label = image.folder
         if config.labels == "subtype":
@@ -206,45 +201,34 @@ def _identify(
                 continue
             label = subtype.upper() or image.folder
         key = f"{subtype}:{patient}" if subtype else patient
-        examples.append(
-            PlannedExample(index, label, key if patient else image.path, subtype, "")
-        )
+        patient_id = key if patient else image.path
+        examples.append(Example(image, label, patient_id, subtype))
     return examples
 
 
-def _drop_conflicts(
-    images: Sequence[ReadableImage],
-    examples: list[PlannedExample],
-    rejected: list[Rejected],
-) -> list[PlannedExample]:
+def _drop_conflicts(examples: list[Example], rejected: list[Rejected]) -> list[Example]:
     """Removes all copies of images that stand under several labels."""
     dropped = set()
-    for copies in splitting.identical(images, examples):
+    for copies in splitting.identical(examples):
         labels = sorted({example.label for example in copies})
         if len(labels) > 1:
-            paths = [images[example.image].path for example in copies]
-            for example, path in zip(copies, paths, strict=True):
-                dropped.add(example.image)
+            dropped.add(copies[0].image.digest)
+            paths = [example.image.path for example in copies]
+            for path in paths:
                 other = next(p for p in paths if p != path)
                 detail = f"identical to {other}; labels {', '.join(labels)}"
                 rejected.append(Rejected(path, "label_conflict", detail))
-    return [example for example in examples if example.image not in dropped]
+    return [example for example in examples if example.image.digest not in dropped]
 
 
-def _drop_leaks(
-    images: Sequence[ReadableImage],
-    examples: list[PlannedExample],
-    rejected: list[Rejected],
-) -> list[PlannedExample]:
+def _drop_leaks(examples: list[Example], rejected: list[Rejected]) -> list[Example]:
     """Removes training images whose bytes or patient the source's test holds too."""
-    test = [example for example in examples if images[example.image].side == "test"]
-    contents = {
-        images[example.image].digest: images[example.image].path for example in test
-    }
-    patients = {example.patient_id: images[example.image].path for example in test}
+    test = [example for example in examples if example.image.side == "test"]
+    contents = {example.image.digest: example.image.path for example in test}
+    patients = {example.patient_id: example.image.path for example in test}
     kept = []
     for example in examples:
-        image = images[example.image]
+        image = example.image
         if image.side == "test":
             kept.append(example)
         elif image.digest in contents:
@@ -258,9 +242,7 @@ def _drop_leaks(
     return kept
 
 
-def _check_classes(
-    class_names: tuple[str, ...], test: list[PlannedExample] | None
-) -> None:
+def _check_classes(class_names: tuple[str, ...], test: list[Example] | None) -> None:
     if len(class_names) < 2:
         held = ", ".join(class_names) or "none"
         raise cli.DataError(
@@ -275,28 +257,23 @@ def _check_classes(
             )
 
 
-def _mark_duplicates(
-    images: Sequence[ReadableImage], members: list[PlannedExample]
-) -> list[PlannedExample]:
+def _mark_duplicates(members: list[Example]) -> list[Example]:
     first: dict[bytes, str] = {}
     marked = []
-    for example in sorted(members, key=lambda example: images[example.image].path):
-        path = images[example.image].path
-        original = first.setdefault(images[example.image].digest, path)
+    for example in sorted(members, key=lambda example: example.image.path):
+        path = example.image.path
+        original = first.setdefault(example.image.digest, path)
         copy = original != path
         marked.append(example._replace(duplicate_of=original) if copy else example)
     return marked
 
 
 def _shards(
-    images: Sequence[ReadableImage], members: list[PlannedExample], config: PlanConfig
-) -> tuple[tuple[PlannedExample, ...], ...]:
+    members: list[Example], config: PlanConfig
+) -> tuple[tuple[Example, ...], ...]:
     """Orders a split by salted hash, so that classes mix, and cuts it evenly."""
-    order = sorted(
-        members,
-        key=lambda example: splitting.salted(config.seed, images[example.image].path),
-    )
-    total = sum(images[example.image].length for example in members)
+    order = sorted(members, key=lambda e: splitting.salted(config.seed, e.image.path))
+    total = sum(example.image.length for example in members)
     count = min(config.num_shards or _num_shards(total, len(members)), len(members))
     edges = [index * len(order) // count for index in range(count + 1)]
     return tuple(tuple(order[low:high]) for low, high in itertools.pairwise(edges))

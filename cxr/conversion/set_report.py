@@ -3,7 +3,7 @@
 import base64
 import collections
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from cxr import images, reasons, records
 from cxr.conversion import near_duplicates, spool
 from cxr.conversion.metadata import Outcome
-from cxr.conversion.planning import PlannedExample
+from cxr.conversion.splitting import Example
 from cxr.metrics import classification
 from cxr.reporting import html
 
@@ -23,25 +23,15 @@ _WARNED = ("width", "height", "aspect", "colour")  # the bytes follow the conten
 _SHORTCUT_AUC = 0.6  # a property ranked this well or better gives the class away
 
 
-def numbers(
-    outcome: Outcome,
-    chunks: Sequence[spool.Chunk],
-    *,
-    manifest: records.Manifest,
-    seconds: float,
-) -> dict[str, Any]:
+def numbers(outcome: Outcome, seconds: float) -> dict[str, Any]:
     """Returns the report's content, ready for JSON.
 
     Args:
       outcome: the images and where they went.
-      chunks: the spool they lie in.
-      manifest: with its splits.
       seconds: wall time of the conversion so far.
     """
-    examples = [
-        (s, example) for s in outcome.plan.shards for example in outcome.examples(s)
-    ]
-    converted = [outcome.converted[example.image] for _, example in examples]
+    manifest, examples = outcome.manifest, list(outcome.examples)
+    originals = [e.duplicate_of for _, e in examples if e.duplicate_of]
     return {
         "name": manifest.name,
         "version": manifest.version,
@@ -49,12 +39,12 @@ def numbers(
         "films": len(examples),
         "splits": [_split(split) for split in manifest.splits.values()],
         "subtypes": _subtypes(examples),
-        "source": _by_class(examples, converted, manifest.class_names),
-        "shortcuts": _shortcuts(examples, converted, manifest.class_names),
+        "source": [_class(label, mine) for label, mine in _by_class(outcome).items()],
+        "shortcuts": _shortcuts(examples, manifest.class_names),
         "files_without_patient": outcome.plan.unmatched,
         "patients_on_two_sides": _on_two_sides(examples),
-        "duplicates": _duplicates(examples, outcome),
-        "near_duplicates_across_splits": _near(examples, outcome, chunks),
+        "duplicates": {"groups": len(set(originals)), "surplus": len(originals)},
+        "near_duplicates_across_splits": _near(examples, outcome),
         "quarantine": dict(collections.Counter(r.reason for r in outcome.rejected)),
         "bytes_in": sum(image.source_bytes for image in outcome.converted),
         "bytes_out": sum(split.num_bytes for split in manifest.splits.values()),
@@ -63,35 +53,12 @@ def numbers(
     }
 
 
-def contact_sheets(
-    outcome: Outcome, chunks: Sequence[spool.Chunk], manifest: records.Manifest
-) -> dict[str, bytes]:
-    """Returns a JPEG a class: stored images spread evenly over the class."""
-    members = collections.defaultdict(list)
-    for split in outcome.plan.shards:
-        for example in outcome.examples(split):
-            members[example.label].append(example.image)
-    sheets = {}
-    for label in manifest.class_names:
-        indices = sorted(members[label])
-        count = min(len(indices), _SHEET_IMAGES)
-        chosen = [indices[turn * len(indices) // count] for turn in range(count)]
-        thumbnails = []
-        for index in chosen:
-            image = outcome.converted[index]
-            path = chunks[image.chunk].path
-            stored = spool.read_stored(path, image.offset, image.length)
-            thumbnails.append(_thumbnail(stored, manifest))
-        sheets[label] = images.encode(_grid(thumbnails), "jpeg", quality=85)
-    return sheets
-
-
 def to_json(content: dict[str, Any]) -> str:
     """Returns report.json's text."""
     return json.dumps(content, indent=1) + "\n"
 
 
-def to_html(content: dict[str, Any], outcome: Outcome, sheets: dict[str, bytes]) -> str:
+def to_html(content: dict[str, Any], outcome: Outcome) -> str:
     """Returns report.html's text: one file, no scripts, nothing fetched."""
     title = f"{content['name']} {content['version']}"
     copies = content["duplicates"]
@@ -134,7 +101,10 @@ def to_html(content: dict[str, Any], outcome: Outcome, sheets: dict[str, bytes])
             f"Files kept out (at most {_MAX_ROWS})",
             [row._asdict() for row in outcome.rejected[:_MAX_ROWS]],
         ),
-        *(_sheet(label, data) for label, data in sheets.items()),
+        *(
+            _sheet(label, members, outcome.manifest)
+            for label, members in _by_class(outcome).items()
+        ),
     ]
     return html.page(title, body)
 
@@ -150,7 +120,7 @@ def _split(split: records.Split) -> dict[str, Any]:
     }
 
 
-def _subtypes(examples: list[tuple[str, PlannedExample]]) -> list[dict[str, Any]]:
+def _subtypes(examples: list[tuple[str, Example]]) -> list[dict[str, Any]]:
     counts = collections.Counter(
         (example.label, example.subtype, split)
         for split, example in examples
@@ -164,27 +134,25 @@ def _subtypes(examples: list[tuple[str, PlannedExample]]) -> list[dict[str, Any]
     ]
 
 
-def _by_class(
-    examples: list[tuple[str, PlannedExample]],
-    converted: list[spool.Converted],
-    class_names: tuple[str, ...],
-) -> list[dict[str, Any]]:
-    rows = []
-    for label in class_names:
-        mine = [
-            image
-            for image, (_, example) in zip(converted, examples, strict=True)
-            if example.label == label
-        ]
-        modes = collections.Counter(f"{image.format} {image.mode}" for image in mine)
-        kinds = ", ".join(f"{n} {mode}" for mode, n in sorted(modes.items()))
-        row: dict[str, Any] = {"class": label, "kinds": kinds, "films": len(mine)}
-        for name, values in _properties(mine).items():
-            digits = 2 if name == "aspect" else 0
-            low, middle, high = np.quantile(values, (0, 0.5, 1))
-            row[name] = f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
-        rows.append(row)
-    return rows
+def _by_class(outcome: Outcome) -> dict[str, list[spool.Converted]]:
+    """Returns the images of each class in the order of their records."""
+    members: dict[str, list[spool.Converted]] = {
+        label: [] for label in outcome.manifest.class_names
+    }
+    for _, example in outcome.examples:
+        members[example.label].append(example.image)
+    return members
+
+
+def _class(label: str, members: list[spool.Converted]) -> dict[str, Any]:
+    modes = collections.Counter(f"{image.format} {image.mode}" for image in members)
+    kinds = ", ".join(f"{n} {mode}" for mode, n in sorted(modes.items()))
+    row: dict[str, Any] = {"class": label, "kinds": kinds, "films": len(members)}
+    for name, values in _properties(members).items():
+        digits = 2 if name == "aspect" else 0
+        low, middle, high = np.quantile(values, (0, 0.5, 1))
+        row[name] = f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+    return row
 
 
 def _properties(converted: list[spool.Converted]) -> dict[str, np.ndarray]:
@@ -199,10 +167,9 @@ def _properties(converted: list[spool.Converted]) -> dict[str, np.ndarray]:
 
 
 def _shortcuts(
-    examples: list[tuple[str, PlannedExample]],
-    converted: list[spool.Converted],
-    class_names: tuple[str, ...],
+    examples: list[tuple[str, Example]], class_names: tuple[str, ...]
 ) -> list[dict[str, Any]]:
+    converted = [example.image for _, example in examples]
     properties = _properties(converted)
     properties["colour"] = np.array(
         [image.mode not in ("L", "I;16", "1") for image in converted], float
@@ -224,29 +191,18 @@ def _auc(values: np.ndarray, positive: np.ndarray) -> float:
     return 0.5 if np.isnan(areas[0]) else float(areas[0])
 
 
-def _on_two_sides(examples: list[tuple[str, PlannedExample]]) -> int:
+def _on_two_sides(examples: list[tuple[str, Example]]) -> int:
     sides = {(example.patient_id, split) for split, example in examples}
     return len(sides) - len({patient for patient, _ in sides})
 
 
-def _duplicates(
-    examples: list[tuple[str, PlannedExample]], outcome: Outcome
-) -> dict[str, int]:
-    originals = [
-        example.duplicate_of for _, example in examples if example.duplicate_of
-    ]
-    return {"groups": len(set(originals)), "surplus": len(originals)}
-
-
 def _near(
-    examples: list[tuple[str, PlannedExample]],
-    outcome: Outcome,
-    chunks: Sequence[spool.Chunk],
+    examples: list[tuple[str, Example]], outcome: Outcome
 ) -> list[dict[str, Any]]:
-    stored = [h for chunk in chunks for h in spool.read_hashes(chunk)]
-    hashes = [stored[example.image] for _, example in examples]
+    looks = spool.read_hashes(outcome.converted)
+    paths = [example.image.path for _, example in examples]
+    hashes = [looks[path] for path in paths]
     sides = np.array([records.SPLITS.index(split) for split, _ in examples])
-    paths = [outcome.converted[example.image].path for _, example in examples]
     return [
         {
             "film": paths[i],
@@ -298,7 +254,15 @@ def _grid(thumbnails: list[np.ndarray]) -> np.ndarray:
     return grid
 
 
-def _sheet(label: str, data: bytes) -> str:
+def _sheet(
+    label: str, members: list[spool.Converted], manifest: records.Manifest
+) -> str:
+    """Stored images spread evenly over a class, as one JPEG."""
+    members = sorted(members, key=lambda image: image.path)
+    count = min(len(members), _SHEET_IMAGES)
+    chosen = [members[turn * len(members) // count] for turn in range(count)]
+    thumbnails = [_thumbnail(spool.read_stored(image), manifest) for image in chosen]
+    data = images.encode(_grid(thumbnails), "jpeg", quality=85)
     source = base64.b64encode(data).decode()
     alt = html.escape(f"stored films of {label}")
     figure = f'<figure><img alt="{alt}" src="data:image/jpeg;base64,{source}"></figure>'

@@ -5,37 +5,10 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 from cxr import files, records, tfrecord
 from cxr.conversion import planning, spool
-
-
-class Member(NamedTuple):
-    """One record to write.
-
-    Attributes:
-      chunk: the spool file that holds its stored image.
-      offset: of the stored image.
-      length: its bytes.
-      source: SHA-256 of the image it was made from.
-      filename: the image's path.
-      label: index of its class.
-      text: name of its class.
-      patient_id: whose image it is.
-      subtype: may be empty.
-    """
-
-    chunk: pathlib.Path
-    offset: int
-    length: int
-    source: bytes
-    filename: str
-    label: int
-    text: str
-    patient_id: str
-    subtype: str
+from cxr.conversion.splitting import Example
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,52 +19,44 @@ class Job:
       path: its final name.
       receipt: where its checksum is noted, so that a later run can trust it.
       encoding: how the images are stored.
-      members: its records in order.
+      class_names: label i is `class_names[i]`.
+      examples: its records in order.
     """
 
     path: pathlib.Path
     receipt: pathlib.Path
     encoding: spool.Encoding
-    members: tuple[Member, ...]
-
-
-def names(plan: planning.Plan, dataset: str) -> dict[str, list[str]]:
-    """Returns the file names of every split's shards."""
-    return {
-        split: [
-            records.shard_name(dataset, split, index, len(shards))
-            for index in range(len(shards))
-        ]
-        for split, shards in plan.shards.items()
-    }
+    class_names: tuple[str, ...]
+    examples: tuple[Example, ...]
 
 
 def jobs(
     plan: planning.Plan,
-    converted: Sequence[spool.Converted],
-    chunks: Sequence[spool.Chunk],
+    encoding: spool.Encoding,
     *,
     folder: pathlib.Path,
+    work: pathlib.Path,
     dataset: str,
-) -> Iterator[Job]:
-    """Yields the job of every shard, split by split in order.
+) -> dict[str, list[Job]]:
+    """Returns the jobs of every split's shards, in order.
 
     Args:
-      plan: refers to readable images by their index in `converted`.
-      converted: the readable images that the plan was made from.
-      chunks: the spool.
+      plan: what goes into which shard.
+      encoding: how the images are stored.
       folder: where the shards go.
+      work: where their receipts go.
       dataset: the set's name.
     """
-    encoding = chunks[0].encoding
-    for split, file_names in names(plan, dataset).items():
-        for file_name, examples in zip(file_names, plan.shards[split], strict=True):
-            members = tuple(
-                _member(example, converted[example.image], chunks, plan.class_names)
-                for example in examples
+    by_split: dict[str, list[Job]] = {}
+    for split, shards in plan.shards.items():
+        by_split[split] = []
+        for index, examples in enumerate(shards):
+            name = records.shard_name(dataset, split, index, len(shards))
+            receipt = work / f"{name}.json"
+            by_split[split].append(
+                Job(folder / name, receipt, encoding, plan.class_names, examples)
             )
-            receipt = chunks[0].path.parent / f"{file_name}.json"
-            yield Job(folder / file_name, receipt, encoding, members)
+    return by_split
 
 
 def write(job: Job) -> records.Shard:
@@ -103,65 +68,47 @@ def write(job: Job) -> records.Shard:
     key = _key(job)
     if done := _already(job, key):
         return done
-    size = sum(member.length for member in job.members)
+    size = sum(example.image.length for example in job.examples)
     digest, count = hashlib.sha256(), 0
-    try:
-        with files.publishing(job.path) as temporary, open(temporary, "wb") as file:
-            for member in job.members:
-                framed = tfrecord.frame(tfrecord.encode_example(_fields(member, job)))
-                digest.update(framed)
-                count += file.write(framed)
-    except OSError as error:
-        raise spool.storage_error(job.path, size, error) from error
-    shard = records.Shard(job.path.name, len(job.members), count, digest.hexdigest())
+    with (
+        spool.storing(job.path, size),
+        files.publishing(job.path) as temporary,
+        open(temporary, "wb") as file,
+    ):
+        for example in job.examples:
+            framed = tfrecord.frame(tfrecord.encode_example(_fields(example, job)))
+            digest.update(framed)
+            count += file.write(framed)
+    shard = records.Shard(job.path.name, len(job.examples), count, digest.hexdigest())
     receipt = {"key": key, "shard": dataclasses.asdict(shard)}
     spool.store(job.receipt, json.dumps(receipt))
     return shard
 
 
-def _member(
-    example: planning.PlannedExample,
-    image: spool.Converted,
-    chunks: Sequence[spool.Chunk],
-    class_names: tuple[str, ...],
-) -> Member:
-    return Member(
-        chunk=chunks[image.chunk].path,
-        offset=image.offset,
-        length=image.length,
-        source=image.digest,
-        filename=image.path,
-        label=class_names.index(example.label),
-        text=example.label,
-        patient_id=example.patient_id,
-        subtype=example.subtype,
-    )
-
-
-def _fields(member: Member, job: Job) -> dict[str, bytes | str | int]:
-    stored = spool.read_stored(member.chunk, member.offset, member.length)
+def _fields(example: Example, job: Job) -> dict[str, bytes | str | int]:
+    stored = spool.read_stored(example.image)
     return {
         "image/encoded": stored,
         "image/format": job.encoding.encoding,
         "image/height": job.encoding.image_size,
         "image/width": job.encoding.image_size,
         "image/key/sha256": files.sha256_bytes(stored),
-        "image/filename": member.filename,
-        "image/class/label": member.label,
-        "image/class/text": member.text,
-        "image/patient_id": member.patient_id,
-        "image/subtype": member.subtype,
+        "image/filename": example.image.path,
+        "image/class/label": job.class_names.index(example.label),
+        "image/class/text": example.label,
+        "image/patient_id": example.patient_id,
+        "image/subtype": example.subtype,
     }
 
 
 def _key(job: Job) -> str:
     """Returns a hash over everything that shapes the shard's bytes."""
     digest = hashlib.sha256()
-    for shared in (dataclasses.asdict(job.encoding), spool.versions()):
+    for shared in (dataclasses.asdict(job.encoding), spool.versions(), job.class_names):
         digest.update(json.dumps(shared).encode())
-    for member in job.members:
-        digest.update(member.source)
-        digest.update(json.dumps(member[4:]).encode())  # wherever the spool has it
+    for example in job.examples:  # wherever the spool has it
+        digest.update(example.image.digest)
+        digest.update(json.dumps([example.image.path, *example[1:]]).encode())
     return digest.hexdigest()
 
 

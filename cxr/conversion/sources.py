@@ -41,20 +41,13 @@ class Tree:
       root: the input folder.
       sources: sorted by path.
       rejected: entries that cannot be opened as files, sorted by path.
-      folders: class folder names, sorted.
       notes: what was left aside, one line each, for people.
     """
 
     root: pathlib.Path
     sources: tuple[Source, ...]
     rejected: tuple[Rejected, ...]
-    folders: tuple[str, ...]
     notes: tuple[str, ...]
-
-    @property
-    def has_test(self) -> bool:
-        """Whether the source brings a test split of its own."""
-        return any(source.side == "test" for source in self.sources)
 
 
 def find(input_dir: str | os.PathLike) -> Tree:
@@ -89,13 +82,7 @@ def find(input_dir: str | os.PathLike) -> Tree:
                 else:
                     sources.append(Source(entry.path, folder.name, side))
     _check_classes(offers, top)
-    return Tree(
-        root,
-        tuple(sorted(sources)),
-        tuple(sorted(rejected)),
-        tuple(sorted(offers)),
-        tuple(notes),
-    )
+    return Tree(root, tuple(sorted(sources)), tuple(sorted(rejected)), tuple(notes))
 
 
 def download(handle: str) -> pathlib.Path:

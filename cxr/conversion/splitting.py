@@ -12,39 +12,17 @@ import itertools
 import math
 import re
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from cxr import cli
+from cxr.conversion.spool import Converted
 
 
-class ReadableImage(Protocol):
-    """What a plan needs to know of a readable image.
-
-    Attributes:
-      path: POSIX path relative to the input folder.
-      folder: its class folder.
-      side: `train`, `val`, `test` or empty, as the source has it.
-      digest: SHA-256 of the source file.
-      length: bytes of its stored image.
-    """
-
-    @property
-    def path(self) -> str: ...
-    @property
-    def folder(self) -> str: ...
-    @property
-    def side(self) -> str: ...
-    @property
-    def digest(self) -> bytes: ...
-    @property
-    def length(self) -> int: ...
-
-
-class PlannedExample(NamedTuple):
+class Example(NamedTuple):
     """One image of the plan.
 
     Attributes:
-      image: index into the images the plan was made from.
+      image: the readable image it is made from.
       label: class name.
       patient_id: `SUBTYPE:PATIENT`, `PATIENT`, or the path of an image whose name
         tells no patient.
@@ -52,11 +30,11 @@ class PlannedExample(NamedTuple):
       duplicate_of: path of the first byte-identical image; empty for itself.
     """
 
-    image: int
+    image: Converted
     label: str
     patient_id: str
     subtype: str
-    duplicate_of: str
+    duplicate_of: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,36 +60,32 @@ class _Group:
 
     key: str
     label: str
-    members: tuple[PlannedExample, ...]
+    members: tuple[Example, ...]
 
 
-def cut(
-    images: Sequence[ReadableImage], examples: list[PlannedExample], shares: Shares
-) -> dict[str, list[PlannedExample]]:
+def cut(examples: list[Example], shares: Shares) -> dict[str, list[Example]]:
     """Returns the members of each side.
 
     Raises:
       DataError: naming a class with fewer groups than sides.
     """
     groups = collections.defaultdict(list)
-    for group in _groups(images, examples):
+    for group in _groups(examples):
         groups[group.label].append(group)
-    sides: dict[str, list[PlannedExample]] = collections.defaultdict(list)
+    sides: dict[str, list[Example]] = collections.defaultdict(list)
     for label in sorted({example.label for example in examples}):
         for side, members in _cut_class(label, groups[label], shares).items():
             sides[side] += [example for group in members for example in group.members]
     return sides
 
 
-def identical(
-    images: Sequence[ReadableImage], examples: Sequence[PlannedExample]
-) -> list[list[PlannedExample]]:
+def identical(examples: Sequence[Example]) -> list[list[Example]]:
     """Returns the groups of images with the same bytes, each in the order given."""
-    counts = collections.Counter(images[example.image].digest for example in examples)
+    counts = collections.Counter(example.image.digest for example in examples)
     groups = collections.defaultdict(list)
     for example in examples:
-        if counts[images[example.image].digest] > 1:
-            groups[images[example.image].digest].append(example)
+        if counts[example.image.digest] > 1:
+            groups[example.image.digest].append(example)
     return list(groups.values())
 
 
@@ -121,9 +95,7 @@ def salted(seed: int, key: str) -> bytes:
     return hashlib.sha256(f"{seed}:{key}".encode()).digest()[:16]
 
 
-def _groups(
-    images: Sequence[ReadableImage], examples: list[PlannedExample]
-) -> list[_Group]:
+def _groups(examples: list[Example]) -> list[_Group]:
     parent: dict[str, str] = {}  # of patients that share images; the others have none
 
     def root(key: str) -> str:
@@ -132,13 +104,13 @@ def _groups(
             key = parent[key]
         return key
 
-    for copies in identical(images, examples):
+    for copies in identical(examples):
         for example in copies[1:]:
             low, high = sorted((root(copies[0].patient_id), root(example.patient_id)))
             if low != high:
                 parent[high] = low
 
-    def key(example: PlannedExample) -> str:
+    def key(example: Example) -> str:
         return root(example.patient_id)
 
     # Sorted runs instead of lists in a table: half of the memory of a plan.
@@ -147,7 +119,7 @@ def _groups(
     return [_Group(name, _majority(group), group) for name, group in members]
 
 
-def _majority(members: tuple[PlannedExample, ...]) -> str:
+def _majority(members: tuple[Example, ...]) -> str:
     """Returns the commonest label; among equals the first by name."""
     counts = collections.Counter(example.label for example in members)
     return min(counts, key=lambda label: (-counts[label], label))

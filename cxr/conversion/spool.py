@@ -8,6 +8,7 @@ A chunk file carries a key of everything that shaped it, and a later run takes
 it over where the key still fits.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -15,6 +16,7 @@ import os
 import pathlib
 import shutil
 import sys
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy
@@ -59,9 +61,9 @@ class Converted(NamedTuple):
       height: likewise.
       mode: Pillow's name of the source's pixel layout.
       format: the source's format.
-      offset: of the stored image in the chunk's images.
+      offset: of the stored image in its spool file.
       length: its bytes.
-      chunk: index of the chunk that holds it.
+      file: the spool file that holds it, one object for all of its images.
     """
 
     source: Source
@@ -75,7 +77,7 @@ class Converted(NamedTuple):
     format: str = ""
     offset: int = 0
     length: int = 0
-    chunk: int = 0
+    file: pathlib.Path = pathlib.Path()
 
     @property
     def sha256(self) -> str:
@@ -102,7 +104,6 @@ class Converted(NamedTuple):
 class Chunk:
     """One worker's turn: a run of the sorted sources and where they go."""
 
-    index: int
     root: pathlib.Path
     sources: tuple[Source, ...]
     path: pathlib.Path
@@ -122,8 +123,7 @@ def versions() -> dict[str, str]:
 def is_current(chunk: Chunk) -> bool:
     """Whether the chunk's file exists and would be written again just so."""
     try:
-        with open(chunk.path, "rb") as file:
-            return json.loads(file.readline())["key"] == _key(chunk)
+        return _read_head(chunk.path)[0]["key"] == _key(chunk)
     except (OSError, ValueError, KeyError):
         return False
 
@@ -154,53 +154,66 @@ def convert(chunk: Chunk) -> int:
 
 def read_converted(chunk: Chunk) -> list[Converted]:
     """Returns a chunk's images, offsets counted from the start of the file."""
-    with open(chunk.path, "rb") as file:
-        line = file.readline()
-    rows = json.loads(line)["films"]
+    head, start = _read_head(chunk.path)
     return [
-        _from_json(source, row, chunk.index, len(line))
-        for source, row in zip(chunk.sources, rows, strict=True)
+        _from_json(source, row, chunk.path, start)
+        for source, row in zip(chunk.sources, head["films"], strict=True)
     ]
+
+
+def _read_head(path: pathlib.Path) -> tuple[dict[str, Any], int]:
+    """Returns what a spool file says of its images, and where the first begins."""
+    with open(path, "rb") as file:
+        line = file.readline()
+    return json.loads(line), len(line)
 
 
 def _to_json(image: Converted) -> dict[str, Any]:
     fields = image._asdict()
-    del fields["source"], fields["chunk"]  # known from the chunk
+    del fields["source"], fields["file"]  # known from the chunk
     return fields | {"digest": image.sha256}
 
 
 def _from_json(
-    source: Source, row: dict[str, Any], chunk: int, start: int
+    source: Source, row: dict[str, Any], file: pathlib.Path, start: int
 ) -> Converted:
-    """Returns an image of a chunk whose stored images begin at `start`."""
+    """Returns an image of a spool file whose stored images begin at `start`."""
     for name in ("mode", "format", "reason"):  # equal values are held once
         row[name] = sys.intern(row[name])
     for name in ("width", "height"):
         row[name] = _shared_sides.setdefault(row[name], row[name])
     row["digest"] = bytes.fromhex(row["digest"])
     row["offset"] += start
-    return Converted(source, chunk=chunk, **row)
+    return Converted(source, file=file, **row)
 
 
-def read_hashes(chunk: Chunk) -> list[int]:
-    """Returns the difference hashes of a chunk's readable images, in order."""
-    with open(chunk.path, "rb") as file:
-        head = json.loads(file.readline())
-    pairs = zip(head["films"], head["hashes"], strict=True)
-    return [difference_hash for row, difference_hash in pairs if not row["reason"]]
+def read_hashes(readable: Sequence[Converted]) -> dict[str, int]:
+    """Returns the difference hash of every image by path.
+
+    Args:
+      readable: all of these that the spool holds, in its order.
+    """
+    heads = (_read_head(file)[0] for file in dict.fromkeys(i.file for i in readable))
+    hashes = (
+        difference_hash
+        for head in heads
+        for row, difference_hash in zip(head["films"], head["hashes"], strict=True)
+        if not row["reason"]
+    )
+    return dict(zip((image.path for image in readable), hashes, strict=True))
 
 
-def read_stored(path: pathlib.Path, offset: int, length: int) -> bytes:
-    """Returns one stored image out of a chunk's file."""
-    with open(path, "rb") as file:
-        file.seek(offset)
-        return file.read(length)
+def read_stored(image: Converted) -> bytes:
+    """Returns the stored image out of its spool file."""
+    with open(image.file, "rb") as file:
+        file.seek(image.offset)
+        return file.read(image.length)
 
 
 def identify(root: pathlib.Path, path: str) -> str:
     """Returns a source's SHA-256, or the reason why it cannot be read."""
     try:
-        return hashlib.sha256(_read(root / path)).hexdigest()
+        return files.sha256_bytes(folders.read_file(root / path, images.MAX_BYTES))
     except BadImage as bad:
         return bad.reason
     except OSError:
@@ -209,22 +222,27 @@ def identify(root: pathlib.Path, path: str) -> str:
 
 def store(path: pathlib.Path, data: bytes | str) -> None:
     """Publishes `data`; StorageError names the path and the bytes."""
-    try:
+    with storing(path, len(data)):
         files.publish(path, data)
+
+
+@contextlib.contextmanager
+def storing(path: pathlib.Path, size: int | None = None) -> Iterator[None]:
+    """Tells people of a file of `size` bytes that could not be written.
+
+    Raises:
+      StorageError: in the place of any OSError.
+    """
+    try:
+        yield
     except OSError as error:
-        raise storage_error(path, len(data), error) from error
-
-
-def storage_error(
-    path: pathlib.Path, size: int | None, error: OSError
-) -> cli.StorageError:
-    """Returns the error for people of a file that could not be written."""
-    what = "" if size is None else f" {size} bytes"
-    free = shutil.disk_usage(path.parent).free
-    return cli.StorageError(
-        f"{path}: cannot write{what}: {error.strerror or error} ({free} bytes free)\n"
-        "make room, then repeat the command: it goes on from what is complete"
-    )
+        what = "" if size is None else f" {size} bytes"
+        free = shutil.disk_usage(path.parent).free
+        raise cli.StorageError(
+            f"{path}: cannot write{what}: {error.strerror or error} ({free} bytes "
+            "free)\nmake room, then repeat the command: it goes on from what is "
+            "complete"
+        ) from error
 
 
 def _key(chunk: Chunk) -> str:
@@ -239,17 +257,13 @@ def _key(chunk: Chunk) -> str:
     return files.sha256_bytes(json.dumps(seen).encode())
 
 
-def _read(path: pathlib.Path) -> bytes:
-    return folders.read_file(path, images.MAX_BYTES)
-
-
 def _convert_one(
     root: pathlib.Path, source: Source, encoding: Encoding
 ) -> tuple[Converted, bytes, int]:
     """Returns what became of one source, its stored image and difference hash."""
     image = Converted(source)
     try:
-        data = _read(root / source.path)
+        data = folders.read_file(root / source.path, images.MAX_BYTES)
         image = image._replace(
             source_bytes=len(data), digest=hashlib.sha256(data).digest()
         )

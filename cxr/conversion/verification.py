@@ -8,7 +8,6 @@ raised, so that one run names them all.
 import collections
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -84,18 +83,12 @@ def find_sets(
     return folders
 
 
-def verify(
-    path: pathlib.Path,
-    pool: workers.Workers,
-    *,
-    watch: Callable[..., Iterator] = workers.watch,
-) -> list[Fault]:
+def verify(path: pathlib.Path, pool: workers.Workers) -> list[Fault]:
     """Checks one set completely.
 
     Args:
       path: the version folder.
       pool: reads the shards.
-      watch: shows progress, as `workers.watch` does.
 
     Returns:
       faults by file and record; none for a sound set.
@@ -117,19 +110,20 @@ def verify(
             starts = record_set.stored_starts()
         except cli.DataError as error:
             faults.append(Fault(records.OFFSETS, None, str(error)))
-    jobs = []
-    for shard in manifest.shards:
-        expected = None
-        if rows is not None:
-            expected = tuple(_expected(row) for row in rows[shard.file])
-        begins = starts.get(shard.file)
-        jobs.append(
-            _Job(path / shard.file, shard, manifest.class_names, expected, begins)
+    jobs = [
+        _Job(
+            path=path / shard.file,
+            shard=shard,
+            class_names=manifest.class_names,
+            expected=None if rows is None else _expected(rows[shard.file]),
+            starts=starts.get(shard.file),
         )
+        for shard in manifest.shards
+    ]
     results = pool.map(_check_shard, jobs)
     total = sum(split.num_examples for split in manifest.splits.values())
-    for _, shard_faults in watch(results, total=total, label="verifying", unit="image"):
-        faults += shard_faults
+    shown = workers.watch(results, total=total, label="verifying", unit="image")
+    faults += [fault for _, shard_faults in shown for fault in shard_faults]
     return sorted(faults, key=lambda fault: (fault.file, fault.record or 0))
 
 
@@ -148,18 +142,15 @@ def _side_faults(path: pathlib.Path, manifest: records.Manifest) -> list[Fault]:
             faults.append(Fault(name, None, "missing"))
         elif files.sha256_file(file) != listed["sha256"]:
             faults.append(Fault(name, None, "its sha256 is not the manifest's"))
-    shards = {shard.file for shard in manifest.shards}
-    for file in path.glob("*.tfrecord*"):
-        if file.name not in shards:
-            faults.append(Fault(file.name, None, "not in the manifest"))
-    return faults
+    found = {file.name for file in path.glob("*.tfrecord*")}
+    unlisted = found - {shard.file for shard in manifest.shards}
+    return faults + [Fault(name, None, "not in the manifest") for name in unlisted]
 
 
 def _rows_by_shard(record_set: records.RecordSet) -> dict[str, list[dict[str, str]]]:
     rows = collections.defaultdict(list)
-    for split in record_set.manifest.splits:
-        for row in record_set.examples(split):
-            rows[row["shard"]].append(row)
+    for row in record_set.examples():
+        rows[row["shard"]].append(row)
     return rows
 
 
@@ -184,8 +175,8 @@ def _set_faults(
     return faults
 
 
-def _expected(row: dict[str, str]) -> Expected:
-    return Expected(*(row[name] for name in Expected._fields))
+def _expected(rows: list[dict[str, str]]) -> tuple[Expected, ...]:
+    return tuple(Expected(*(row[name] for name in Expected._fields)) for row in rows)
 
 
 def _check_shard(job: _Job) -> tuple[int, list[Fault]]:
@@ -193,9 +184,8 @@ def _check_shard(job: _Job) -> tuple[int, list[Fault]]:
     name = job.path.name
     try:
         faults, count = _check_records(job)
-        if count != job.shard.count and not any(
-            f.what.startswith("cut") for f in faults
-        ):
+        cut = any(fault.what.startswith("cut") for fault in faults)
+        if count != job.shard.count and not cut:
             what = f"{count} records, the manifest says {job.shard.count}"
             faults.append(Fault(name, min(count, job.shard.count), what))
         size = job.path.stat().st_size
@@ -236,19 +226,14 @@ def _judge(payload: bytes, job: _Job, index: int) -> str:
     """Returns what is wrong with a record whose framing is sound."""
     try:
         fields = tfrecord.decode_example(payload)
-        label = fields["image/class/label"]
-        text = fields["image/class/text"].decode()
+        names = ("filename", "class/text", "patient_id", "subtype")
+        held = Expected(*(fields[f"image/{name}"].decode() for name in names))
+        label, text = fields["image/class/label"], held.label
         if not 0 <= label < len(job.class_names) or job.class_names[label] != text:
             return f"label {label} is not class {text!r} of {job.class_names}"
         key = fields["image/key/sha256"].decode()
         if files.sha256_bytes(fields["image/encoded"]) != key:
             return "the image's sha256 is not its key"
-        held = Expected(
-            fields["image/filename"].decode(),
-            text,
-            fields["image/patient_id"].decode(),
-            fields["image/subtype"].decode(),
-        )
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         return f"not a film's record: {error!r}"
     if job.expected is None:

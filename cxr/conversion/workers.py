@@ -6,11 +6,11 @@ that may hold TensorFlow's threads, and they import no TensorFlow themselves.
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import itertools
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -23,16 +23,12 @@ from cxr import cli, platforms
 _AHEAD = 1  # jobs that wait beside those under way: memory stays bounded
 
 
+@dataclasses.dataclass(frozen=True)
 class Workers:
-    """Runs functions over jobs in `count` processes; in this one for 1."""
+    """Runs functions over jobs in `count` processes; in this one without a pool."""
 
-    def __init__(self, count: int, preload: str):
-        self._count = count
-        self._pool = None
-        if count > 1:
-            self._pool = concurrent.futures.ProcessPoolExecutor(
-                count, mp_context=_context(preload), initializer=_start
-            )
+    count: int
+    pool: concurrent.futures.Executor | None
 
     def map(self, function: Callable[[Any], Any], jobs: Iterable) -> Iterator[Any]:
         """Yields the results in the order in which they are ready.
@@ -40,36 +36,29 @@ class Workers:
         Raises:
           UnavailableError: a worker process died.
         """
-        if self._pool is None:
+        if self.pool is None:
             yield from map(function, jobs)
             return
         jobs = iter(jobs)
-        pending = {
-            self._pool.submit(function, job)
-            for job in itertools.islice(jobs, self._count + _AHEAD)
-        }
+        pending: set[concurrent.futures.Future] = set()
         try:
-            while pending:
+            while True:
+                room = self.count + _AHEAD - len(pending)
+                for job in itertools.islice(jobs, room):
+                    pending.add(self.pool.submit(function, job))
+                if not pending:
+                    return
                 done, pending = concurrent.futures.wait(
                     pending, return_when=concurrent.futures.FIRST_COMPLETED
                 )
                 for future in done:
                     yield future.result()
-                    pending |= {
-                        self._pool.submit(function, job)
-                        for job in itertools.islice(jobs, 1)
-                    }
         except BrokenProcessPool as error:
             raise cli.UnavailableError(
-                f"one of {self._count} worker processes died: killed from outside, or "
+                f"one of {self.count} worker processes died: killed from outside, or "
                 "out of memory\nrepeat the command, with fewer --workers if memory is "
                 "short: it goes on from what is complete"
             ) from error
-
-    def close(self) -> None:
-        """Waits for the jobs under way and drops the others."""
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
 
 
 @contextlib.contextmanager
@@ -80,11 +69,17 @@ def started(count: int, *, preload: str) -> Iterator[Workers]:
       count: processes; 0 means one a core.
       preload: the module whose functions they run.
     """
-    workers = Workers(count or platforms.available_cores(), preload)
+    count = count or platforms.available_cores()
+    if count == 1:
+        yield Workers(1, None)
+        return
+    pool = concurrent.futures.ProcessPoolExecutor(
+        count, mp_context=_context(preload), initializer=_start
+    )
     try:
-        yield workers
+        yield Workers(count, pool)
     finally:
-        workers.close()
+        pool.shutdown(cancel_futures=True)  # waits for the jobs under way
 
 
 def watch(results: Iterable, *, total: int, label: str, unit: str) -> Iterator[Any]:
@@ -97,11 +92,7 @@ def watch(results: Iterable, *, total: int, label: str, unit: str) -> Iterator[A
       unit: what is counted.
     """
     with tqdm(
-        total=total,
-        desc=label,
-        unit=unit,
-        disable=not sys.stderr.isatty(),
-        dynamic_ncols=True,
+        total=total, desc=label, unit=unit, disable=None, dynamic_ncols=True
     ) as bar:
         for result in results:
             bar.update(result[0] if isinstance(result, tuple) else result)

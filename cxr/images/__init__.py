@@ -7,8 +7,6 @@ size)`, then `area_resize` to the model's size.
 from cxr.images.formats import ENCODINGS as ENCODINGS
 from cxr.images.formats import FORMATS as FORMATS
 from cxr.images.formats import MAX_BYTES as MAX_BYTES
-from cxr.images.formats import MAX_PIXELS as MAX_PIXELS
-from cxr.images.formats import MIN_SIDE as MIN_SIDE
 from cxr.images.formats import Decoded as Decoded
 from cxr.images.formats import decode as decode
 from cxr.images.formats import encode as encode

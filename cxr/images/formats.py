@@ -180,8 +180,7 @@ def _accepted_format(data: bytes) -> str:
             return kind
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return "WEBP"
-    foreign = _foreign_format(data)
-    if foreign:
+    if foreign := _foreign_format(data):
         raise BadImage(
             "unsupported_format", f"{foreign}; accepted: {', '.join(FORMATS)}"
         )

@@ -193,7 +193,7 @@ class Reader:
     def _verified(self, payload: bytes, index: int) -> bytes:
         """Returns the image of an intact record that is the one it should be."""
         try:
-            fields = records.decode_example(payload, _KEYS)
+            fields = tfrecord.decode_example(payload, _KEYS)
         except ValueError as error:
             raise self._fault(index, str(error)) from error
         image = fields["image/encoded"]
@@ -211,10 +211,10 @@ class Reader:
                 raise self._fault(index, reason)
         return image
 
-    def _fault(self, index: int, reason: str) -> records.CorruptShard:
+    def _fault(self, index: int, reason: str) -> tfrecord.CorruptShard:
         shard = int(self._shard_of[index])
         record = index - int(self._first_of[shard])
-        return records.CorruptShard(self._paths[shard], record, reason)
+        return tfrecord.CorruptShard(self._paths[shard], record, reason)
 
 
 def _labels(record_set: records.RecordSet, labels: list[str], n: int) -> np.ndarray:

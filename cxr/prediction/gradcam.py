@@ -17,14 +17,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+_POOLING = (keras.layers.MaxPooling2D, keras.layers.AveragePooling2D)
 _WINDOWED = (
     keras.layers.Conv2D,
     keras.layers.DepthwiseConv2D,
     keras.layers.SeparableConv2D,
-    keras.layers.MaxPooling2D,
-    keras.layers.AveragePooling2D,
+    *_POOLING,
 )
-_POOLING = (keras.layers.MaxPooling2D, keras.layers.AveragePooling2D)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -52,14 +52,10 @@ class Predictor:
     def _predict_batch(self, batch, batch_size: int) -> np.ndarray:
         films = batch[0] if isinstance(batch, tuple) else batch
         padded = pad(tf.cast(films, tf.float32), batch_size)
-        outputs = self._forward(padded).numpy()[: len(films)]
+        outputs = _compiled(self.model)(padded).numpy()[: len(films)]
         if outputs.shape[1] == 1:
             outputs = np.concatenate([1 - outputs, outputs], axis=1)
         return outputs
-
-    @property
-    def _forward(self) -> tf.types.experimental.PolymorphicFunction:
-        return _compiled(self.model)
 
 
 def load_predictor(run: runs.Run) -> Predictor:

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 from collections.abc import Sequence
 from typing import Any, TextIO
 
@@ -26,25 +25,25 @@ class Writer:
           name: whose suffix, one of `SUFFIXES`, tells the format.
           columns: the keys of every row.
         """
-        self._file, self._columns = file, columns
-        self._json = name.lower().endswith(".json")
-        self._csv = csv.writer(file, lineterminator="\n")
+        self._file = file
+        self._csv = None
         self._separator = "[\n"
-        if not self._json:
-            self._csv.writerow(columns)
+        if not name.lower().endswith(".json"):
+            self._csv = csv.DictWriter(file, columns, lineterminator="\n")
+            self._csv.writeheader()
 
     def add(self, row: dict[str, Any]) -> None:
         """Appends a row."""
-        if self._json:
+        if self._csv:
+            self._csv.writerow(row)
+        else:
             text = json.dumps(row, ensure_ascii=False, allow_nan=False)
             self._file.write(self._separator + text)
             self._separator = ",\n"
-        else:
-            self._csv.writerow([_cell(row[column]) for column in self._columns])
 
     def close(self) -> None:
         """Ends the table."""
-        if self._json:
+        if not self._csv:
             self._file.write("\n]\n")
 
 
@@ -67,26 +66,16 @@ def row(
       run: whose threshold decides.
     """
     threshold = (run.info["threshold"] or {}).get("value")
-    values, name = None, None
+    if probabilities is not None and not np.isfinite(probabilities).all():
+        probabilities = None
+        status = error_status("not_finite", "the model gave no number")
+    name = None
+    values: list[float | None] = [None] * len(run.class_names)
     if probabilities is not None:
         values = [float(value) for value in probabilities]
-        if not all(map(math.isfinite, values)):
-            values, status = (
-                None,
-                error_status("not_finite", "the model gave no number"),
-            )
-    if values is not None:
         decided = classification.decide(
             np.array([values]), run.positive_index, threshold
         )
         name = run.class_names[decided[0]]
-    cells: dict[str, Any] = {"path": path, "prediction": name}
-    for index, class_name in enumerate(run.class_names):
-        cells[f"probability_{class_name}"] = None if values is None else values[index]
-    return {**cells, "threshold": threshold, "status": status}
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    return repr(value) if isinstance(value, float) else str(value)
+    cells = [path, name, *values, threshold, status]
+    return dict(zip(columns(run), cells, strict=True))

@@ -155,10 +155,8 @@ def air(grid: Grid, body: Body) -> np.ndarray:
     hu, hv, ru, rv, tilt = body.heart
     du, dv = u - np.float32(hu), v - np.float32(hv)
     c, s = np.float32(np.cos(tilt)), np.float32(np.sin(tilt))
-    along, beside = (
-        (du * c + dv * s) / np.float32(ru),
-        (dv * c - du * s) / np.float32(rv),
-    )
+    along = (du * c + dv * s) / np.float32(ru)
+    beside = (dv * c - du * s) / np.float32(rv)
     lungs *= 1 - _inside(1 - np.sqrt(along * along + beside * beside), 0.2)
     return lungs
 

@@ -7,7 +7,7 @@ import dataclasses
 
 import numpy as np
 
-from cxr.synthesis import anatomy as anatomy
+from cxr.synthesis import anatomy
 
 PATTERNS = ("none", "focal", "diffuse")
 # Centres of the lobes in (u, v); the left lower one lies lateral to the heart.

@@ -13,8 +13,7 @@ import functools
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from cxr.synthesis import anatomy as anatomy
-from cxr.synthesis import disease as disease
+from cxr.synthesis import anatomy, disease
 
 
 @dataclasses.dataclass(frozen=True)

@@ -187,7 +187,8 @@ def write(
         files.publish(root / film.path, data)
         corners = "" if box is None else ";".join(map(str, box))
         rows.append((film.path, film.label, film.patient, corners))
-    files.publish(root / CSV_NAME, _csv_text(rows))
+    table = (dict(zip(CSV_COLUMNS, row, strict=True)) for row in sorted(rows))
+    files.publish_csv(root / CSV_NAME, CSV_COLUMNS, table)
     counts = collections.Counter(film.path.rsplit("/", 1)[0] for film in films)
     return Summary(len(films), dict(sorted(counts.items())))
 
@@ -245,11 +246,3 @@ def _prepare(root: pathlib.Path, planned: set[str]) -> None:
             )
     for path in halves:
         path.unlink()
-
-
-def _csv_text(rows: list[tuple[str, str, str, str]]) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
-    writer.writerows(sorted(rows))
-    return buffer.getvalue()
