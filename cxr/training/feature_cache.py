@@ -20,9 +20,6 @@ from cxr.config import TrainConfig
 from cxr.input import augmenters, pipeline
 from cxr.training import models, progress, publishing, steps
 
-# `(batches, count, view) -> float32 [count, D]`
-Extract = Callable[[tf.data.Dataset, int, int], np.ndarray]
-
 CHUNK_IMAGES = 512  # of a chunk: half a minute of VGG16 on two cores
 
 
@@ -82,136 +79,105 @@ class FeatureSource:
 AnySource = pipeline.Source | FeatureSource
 
 
-def cache_backbone(
-    config: TrainConfig,
-    data_fingerprint: str,
-    *,
-    model: keras.Model,
-    train: pipeline.Source,
-    validation: pipeline.Source,
-    strategy: tf.distribute.Strategy,
-    check: Callable[[], None],
-) -> tuple[FeatureSource, FeatureSource]:
-    """Computes the frozen backbone's features of training and validation films.
-
-    Training films have `config.feature_views` augmented views, keyed by the view's
-    number where training through the backbone would be keyed by the step;
-    validation films are as they are.
+class FeatureCache:
+    """Computes the frozen backbone's features of images, or finds them on disk.
 
     Args:
       config: the run's flags.
       data_fingerprint: of the data set.
       model: the network whose `features` layer ends the frozen part.
-      train: films to train on.
-      validation: films to validate on.
       strategy: all its replicas compute.
       check: asked between batches; may raise to leave.
     """
-    backbone = models.feature_model(model)
-    recipe = {
-        "data": data_fingerprint,
-        "weights": publishing.weights_sha256(backbone.get_weights()),
-        "image_size": config.image_size,
-        "precision": keras.config.dtype_policy().name,
-    }
-    passes = config.feature_views * train.n + validation.n
-    size = progress.size(4 * backbone.output.shape[-1] * passes)
-    progress.say(
-        f"feature cache: {config.feature_views} views of {train.n:,} films, "
-        f"{passes:,} forward passes, {size}"
-    )
 
-    def features_of(source, split: str, policy: str, views: int) -> FeatureSource:
-        return compute(
-            source,
-            _extractor(backbone, config, policy, strategy=strategy, check=check),
-            views=views,
-            folder=pathlib.Path(config.workdir) / runs.FEATURES,
-            recipe={**recipe, "split": split, "policy": policy, "seed": config.seed},
-            batch_size=config.batch_size,
-            title=f"features of {split}",
-            progress=config.progress,
+    def __init__(
+        self,
+        config: TrainConfig,
+        data_fingerprint: str,
+        model: keras.Model,
+        *,
+        strategy: tf.distribute.Strategy,
+        check: Callable[[], None],
+    ):
+        self._config, self._strategy, self._check = config, strategy, check
+        self._backbone = models.feature_model(model)
+        self._shaping = {
+            "data": data_fingerprint,
+            "weights": publishing.weights_sha256(self._backbone.get_weights()),
+            "image_size": config.image_size,
+            "precision": keras.config.dtype_policy().name,
+            "seed": config.seed,
+        }
+
+    def both(
+        self, train: pipeline.Source, validation: pipeline.Source
+    ) -> tuple[FeatureSource, FeatureSource]:
+        """Returns the features to train and to validate on.
+
+        Training images have `config.feature_views` augmented views, keyed by the
+        view's number where training through the backbone would be keyed by the step;
+        validation images are as they are.
+        """
+        views = self._config.feature_views
+        passes = views * train.n + validation.n
+        progress.say(
+            f"feature cache: {views} views of {train.n:,} images, {passes:,} forward "
+            f"passes, {progress.size(4 * self._backbone.output.shape[-1] * passes)}"
+        )
+        return (
+            self._compute(train, "train", self._config.augmentation, views),
+            self._compute(validation, "validation", "none", 1),
         )
 
-    return (
-        features_of(train, "train", config.augmentation, config.feature_views),
-        features_of(validation, "validation", "none", 1),
-    )
+    def _compute(
+        self, source: pipeline.Source, split: str, policy: str, views: int
+    ) -> FeatureSource:
+        shaping = {**self._shaping, "split": split, "policy": policy}
+        name = files.sha256_bytes(json.dumps(shaping, sort_keys=True).encode())[:16]
+        folder = pathlib.Path(self._config.workdir) / runs.FEATURES / name
+        batch_size = self._config.batch_size
+        chunk = max(CHUNK_IMAGES // batch_size, 1) * batch_size
+        extract = self._extractor(policy)
+        hidden = None if self._config.progress else True  # None: on terminals only
+        parts = []
+        with tqdm(
+            total=views * source.n, desc=f"features of {split}", disable=hidden
+        ) as bar:
+            for view in range(views):
+                for start in range(0, source.n, chunk):
+                    count = min(chunk, source.n - start)
+                    path = folder / f"view-{view:03d}-{start:08d}.npy"
+                    part = _read(path, count)
+                    if part is None:
+                        batches = source.evaluation(batch_size, start=start)
+                        batches = batches.take(-(-count // batch_size))
+                        part = extract.run(
+                            batches,
+                            count=count,
+                            batch_size=batch_size,
+                            argument=view,
+                            check=self._check,
+                        )
+                        _write(path, part)
+                    parts.append(part)
+                    bar.update(count)
+        features = np.concatenate(parts).reshape(views, source.n, -1)
+        return FeatureSource(features, source.labels)
 
+    def _extractor(self, policy: str) -> steps.BatchMap:
+        """Returns what runs augmented images through the backbone."""
+        augment = augmenters.build(policy, seed=self._config.seed)
 
-def _extractor(
-    backbone: keras.Model,
-    config: TrainConfig,
-    policy: str,
-    *,
-    strategy: tf.distribute.Strategy,
-    check: Callable[[], None],
-) -> Extract:
-    """Returns what runs augmented films through the backbone, on all replicas."""
-    augment = augmenters.build(policy, seed=config.seed)
+        def features(images, indices, view):
+            outputs = self._backbone(augment(images, view, indices), training=False)
+            return tf.cast(outputs, tf.float32)
 
-    def function(films, indices, view):
-        found = backbone(augment(films, view, indices), training=False)
-        return tf.cast(found, tf.float32)
-
-    mapped = steps.BatchMap(function, strategy=strategy)
-    return lambda batches, count, view: mapped.run(
-        batches,
-        count=count,
-        batch_size=config.batch_size,
-        argument=view,
-        check=check,
-    )
-
-
-def compute(
-    source: pipeline.Source,
-    extract: Extract,
-    *,
-    views: int,
-    folder: pathlib.Path,
-    recipe: dict,
-    batch_size: int,
-    title: str,
-    progress: bool = True,
-) -> FeatureSource:
-    """Computes, or finds on disk, the features of a split.
-
-    Args:
-      source: the films.
-      extract: `(batches, count, view) -> float32 [count, D]`.
-      views: K.
-      folder: where chunks are kept, in a folder named by the recipe's hash.
-      recipe: everything that shapes the features, JSON-serialisable.
-      batch_size: films a batch.
-      title: what the progress bar says.
-      progress: show it.
-    """
-    fingerprint = files.sha256_bytes(json.dumps(recipe, sort_keys=True).encode())[:16]
-    folder = folder / fingerprint
-    chunk = max(CHUNK_IMAGES // batch_size, 1) * batch_size
-    parts = []
-    with tqdm(total=views * source.n, desc=title, disable=_hidden(progress)) as bar:
-        for view in range(views):
-            for start in range(0, source.n, chunk):
-                count = min(chunk, source.n - start)
-                path = folder / f"view-{view:03d}-{start:08d}.npy"
-                part = _read(path, count)
-                if part is None:
-                    batches = source.evaluation(batch_size, start=start)
-                    batches = batches.take(-(-count // batch_size))
-                    part = extract(batches, count, view)
-                    _write(path, part)
-                parts.append(part)
-                bar.update(count)
-    features = np.concatenate(parts).reshape(views, source.n, -1)
-    return FeatureSource(features, source.labels)
+        return steps.BatchMap(features, strategy=self._strategy)
 
 
 def _write(path: pathlib.Path, part: np.ndarray) -> None:
-    with files.publishing(path) as temporary:
-        with open(temporary, "wb") as file:
-            np.save(file, part)
+    with files.publishing(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, part)
     files.publish(path.with_suffix(".sha256"), files.sha256_file(path))
 
 
@@ -224,8 +190,3 @@ def _read(path: pathlib.Path, count: int) -> np.ndarray | None:
         return None
     part = np.load(path, allow_pickle=False)
     return part if len(part) == count else None
-
-
-def _hidden(progress: bool) -> bool | None:
-    """What tqdm's `disable`: None shows the bar on terminals only."""
-    return None if progress else True

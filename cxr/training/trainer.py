@@ -238,15 +238,14 @@ class Trainer:
             return
         sources: tuple[feature_cache.AnySource, feature_cache.AnySource]
         if run.on_features:
-            sources = feature_cache.cache_backbone(
+            cache = feature_cache.FeatureCache(
                 self._config,
                 self._record_set.manifest.fingerprint,
-                model=self._model,
-                train=self._train,
-                validation=self._validation,
+                self._model,
                 strategy=self._devices.strategy,
                 check=self._interruption.check,
             )
+            sources = cache.both(self._train, self._validation)
         else:
             sources = (self._train, self._validation)
             self._show_augmented()
