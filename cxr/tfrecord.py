@@ -43,9 +43,14 @@ class CorruptShard(cli.DataError):
 
 def frame(payload: bytes) -> bytes:
     """Returns `payload` framed as one TFRecord."""
-    length = _LENGTH.pack(len(payload))
-    header = length + _CRC.pack(_masked_crc(length))
-    return b"".join((header, payload, _CRC.pack(_masked_crc(payload))))
+    footer = _CRC.pack(_masked_crc(payload))
+    return b"".join((frame_header(len(payload)), payload, footer))
+
+
+def frame_header(payload_bytes: int) -> bytes:
+    """Returns what stands before a payload of this length."""
+    length = _LENGTH.pack(payload_bytes)
+    return length + _CRC.pack(_masked_crc(length))
 
 
 def read_frames(path: str | os.PathLike) -> Iterator[bytes]:

@@ -488,15 +488,16 @@ def test_a_cut_shard_is_named_before_anything_is_read(make_records):
         opened(record_set)
 
 
-def test_a_changed_length_is_named(make_records):
-    """Where a walk finds the records; with offsets, no one reads lengths."""
-    record_set = make_records({"train": N}, offsets=False)
+@pytest.mark.parametrize("offsets", [True, False])
+@pytest.mark.parametrize("at", [0, 11])
+def test_a_changed_length_is_named(make_records, at, offsets):
+    record_set = make_records({"train": N}, offsets=offsets)
     path = record_set.shard_paths("train")[0]
     data = bytearray(path.read_bytes())
-    data[0] ^= 1
+    data[at] ^= 1
     path.write_bytes(data)
-    with pytest.raises(cli.DataError, match=f"{path.name}: record 0: "):
-        opened(record_set)
+    with pytest.raises(cli.DataError, match=f"{path.name}: record 0: .*length"):
+        all_films(opened(record_set))
 
 
 def test_a_size_above_the_stored_one_is_refused(make_records):

@@ -87,8 +87,8 @@ class Reader:
         self._first_of = np.cumsum((0, *self.shard_sizes))
         # Of each record: file descriptor, offset, length of payload and footer.
         self._places = np.zeros((self.n, 3), np.int64)
-        header = tfrecord.HEADER_BYTES
-        self._places[:, 1:] = record_set.record_spans(split) + (header, -header)
+        before = tfrecord.HEADER_BYTES
+        self._places[:, 1:] = record_set.record_spans(split) + (before, -before)
         # Open for the reader's life: a read is one system call.
         self._files = [path.open("rb", buffering=0) for path in self._paths]
         descriptors = np.array([file.fileno() for file in self._files], np.int64)
@@ -192,6 +192,12 @@ class Reader:
 
     def _verified(self, payload: bytes, index: int) -> bytes:
         """Returns the image of an intact record that is the one it should be."""
+        file, offset, _ = self._places[index].tolist()
+        before = platforms.read_at(
+            file, offset - tfrecord.HEADER_BYTES, tfrecord.HEADER_BYTES
+        )
+        if before != tfrecord.frame_header(len(payload)):
+            raise self._fault(index, "the length is not the payload's")
         try:
             fields = tfrecord.decode_example(payload, _KEYS)
         except ValueError as error:
