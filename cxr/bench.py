@@ -42,9 +42,7 @@ class BenchConfig:
         "--batch_size where a step is short, none with --quick; 'none'",
     )
     stage: str = cli.option(
-        "last",
-        "which of the training's stages is measured",
-        choices=("first", "last"),
+        "last", "which of the training's stages is measured", choices=("first", "last")
     )
     baseline: str = cli.option(
         "",

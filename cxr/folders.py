@@ -140,10 +140,9 @@ def _judge(file: str, path: str) -> Rejected | None:
     try:
         mode = os.stat(file).st_mode
     except OSError as error:
-        code = {
-            errno.ENOENT: "dangling_link",
-            errno.ELOOP: "link_loop",
-        }.get(error.errno or 0, "unreadable")
+        code = {errno.ENOENT: "dangling_link", errno.ELOOP: "link_loop"}.get(
+            error.errno or 0, "unreadable"
+        )
         return Rejected(path, code, error.strerror or str(error))
     if not stat.S_ISREG(mode):
         return Rejected(path, "special_file", _kind(mode))

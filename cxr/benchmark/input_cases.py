@@ -218,11 +218,7 @@ def _stream_case(
     name: str, batches: Batches, *, audit: FilmAudit, contents: Contents, clock: Clock
 ) -> Case:
     drawn = Drawn(
-        batches,
-        epoch_films=audit.reader.n,
-        audit=audit,
-        contents=contents,
-        clock=clock,
+        batches, epoch_films=audit.reader.n, audit=audit, contents=contents, clock=clock
     )
     return Case(name, drawn.advance, audit=drawn.audit)
 

@@ -177,8 +177,7 @@ def features_json(manifest: records.Manifest) -> str:
         )
     text = _feature("text_feature.Text", text={})
     integer = _feature(
-        "scalar.Scalar",
-        tensor={"shape": {}, "dtype": "int64", "encoding": "none"},
+        "scalar.Scalar", tensor={"shape": {}, "dtype": "int64", "encoding": "none"}
     )
     label = _feature(
         "class_label_feature.ClassLabel",

@@ -98,11 +98,7 @@ def _explain(
 ) -> dict[str, pathlib.Path]:
     path = folder / "attention.png"
     attention = film_plots.draw_grad_cam(
-        path,
-        predictor,
-        evaluated.evaluation,
-        read=evaluated.read_images,
-        count=count,
+        path, predictor, evaluated.evaluation, read=evaluated.read_images, count=count
     )
     evaluated.summary["attention"] = attention
     return {"attention": path} if attention else {}

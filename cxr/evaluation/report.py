@@ -200,7 +200,7 @@ def render_comparison(
         html.paragraph(
             f"{films}, judged by both models; the interval of a difference comes from "
             f"{result['draws']:,} resamples of the patients, the same for both. Each "
-            "model keeps its own frozen threshold.",
+            "model keeps its own frozen threshold."
         ),
         html.picture(picture, alt="differences with intervals"),
         html.table(("metric", first, second, "difference", "95 % interval"), rows),

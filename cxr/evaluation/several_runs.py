@@ -6,13 +6,7 @@ import statistics
 from typing import Any
 
 from cxr import files, records, runs
-from cxr.evaluation import (
-    evaluator,
-    plots,
-    report,
-    report_figures,
-    split_predictions,
-)
+from cxr.evaluation import evaluator, plots, report, report_figures, split_predictions
 from cxr.evaluation.evaluator import EvaluatedRun
 from cxr.evaluation.opening import EvaluateConfig
 from cxr.metrics import comparison, predictions, thresholds

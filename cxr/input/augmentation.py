@@ -137,8 +137,7 @@ def draw(
       (0..1); `hole_x`, `hole_y`, `hole_side` (fractions).
     """
     numbers = tf.unstack(
-        randomness.uniform(seed, step, examples, shape=(_NUMBERS,), salt=_SALT),
-        axis=1,
+        randomness.uniform(seed, step, examples, shape=(_NUMBERS,), salt=_SALT), axis=1
     )
 
     def between(number: int, low: float, high: float) -> tf.Tensor:

@@ -57,11 +57,7 @@ class Resamples:
 
 
 def resample(
-    patient_ids: Sequence[str],
-    labels: np.ndarray,
-    *,
-    draws: int = DRAWS,
-    seed: int = 0,
+    patient_ids: Sequence[str], labels: np.ndarray, *, draws: int = DRAWS, seed: int = 0
 ) -> Resamples:
     """Draws patients within classes; a patient's class is that of most of its films.
 
