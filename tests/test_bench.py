@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 
 from cxr import bench, cli
-from cxr.benchmark import cases, checks, input_cases, regression, runner, timing
+from cxr.benchmark import (
+    cases,
+    checks,
+    input_cases,
+    regression,
+    roofline,
+    runner,
+    timing,
+    workload,
+)
 from cxr.config import TrainConfig
 from cxr.input.pipeline import Source
 from cxr.input.reader import Reader
@@ -254,6 +263,20 @@ def test_raw_images_have_no_decoding_to_compare_with(make_records):
     found = runner.run(config(films), films, protocol)
     assert "bare_decode" not in found["calibration"]
     assert found["stages"][2]["roofline"] is None
+
+
+def test_on_an_accelerator_its_own_memory_is_the_roof_of_augmentation(
+    films, monkeypatch
+):
+    monkeypatch.setattr(workload.Workload, "accelerated", True)
+    monkeypatch.setattr(roofline, "_ACCELERATOR_SIDE", 64)
+    monkeypatch.setattr(roofline, "_DEVICE_COPY_BYTES", 1 << 20)
+    found = runner.run(config(films, jit_compile=True), films, PROTOCOL)
+    roofs = {case["name"]: case["roofline"] for case in found["stages"]}
+    assert roofs["augment"]["limit"] == "device copy"
+    assert roofs["batch"]["limit"] == "memory copy"
+    assert found["calibration"]["device_copy"]["unit"] == "bytes"
+    assert "--jit_compile" not in found["verdict"]
 
 
 def test_read_hands_out_more_than_the_image_and_parse_exactly_it(films):

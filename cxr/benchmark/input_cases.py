@@ -2,7 +2,6 @@
 
 import collections
 import concurrent.futures
-import dataclasses
 import itertools
 import time
 from collections.abc import Callable
@@ -24,24 +23,14 @@ class ReadOnly(Reader):
         return framed
 
 
-@dataclasses.dataclass(frozen=True)
-class Start:
-    """How the input began.
+def start(workload: Workload) -> tuple[CheckedBatches, dict[str, float | None]]:
+    """Draws the first batch; in memory mode the first epoch.
 
-    Attributes:
-      batches: goes on where the first epoch ended.
-      first_batch_s: seconds from opening the split to its first batch.
-      first_epoch_s: seconds from opening the split to the end of its first epoch,
-        when all images are in memory; None where they are not kept there.
+    Returns:
+      What goes on where that ended, and what bench.json says of it: the seconds from
+      opening the split to its first batch, and to the end of its first epoch, when all
+      images are in memory; None where they are not kept there.
     """
-
-    batches: CheckedBatches
-    first_batch_s: float
-    first_epoch_s: float | None
-
-
-def start(workload: Workload) -> Start:
-    """Draws the first batch; in memory mode the first epoch."""
     batch_size, source = workload.config.batch_size, workload.source
     batches = workload.training_batches(batch_size)
     count = batches.advance()
@@ -50,7 +39,8 @@ def start(workload: Workload) -> Start:
         count += sum(batches.advance() for _ in range(source.n // batch_size - 1))
         first_epoch_s = time.perf_counter() - workload.opened_at
     batches.check(count)
-    return Start(batches, first_batch_s, first_epoch_s)
+    times = {"time_to_first_batch_s": first_batch_s, "first_epoch_s": first_epoch_s}
+    return batches, times
 
 
 def cases(workload: Workload, batches: CheckedBatches) -> list[Case]:

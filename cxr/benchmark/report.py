@@ -110,12 +110,11 @@ def plot(document: Mapping[str, Any], path: str | os.PathLike) -> None:
     """
     sweep = document["sweep"]
     figure = Figure(figsize=(11 if sweep else 8, 4.6), layout="constrained")
+    ratios = (2, 1) if sweep else (1,)
+    axes = figure.subplots(1, len(ratios), width_ratios=ratios, squeeze=False)[0]
+    _draw_ladder(axes[0], document["stages"], document["bottleneck"]["rung"])
     if sweep:
-        ladder, lines = figure.subplots(1, 2, width_ratios=(2, 1))
-        _draw_sweep(lines, sweep)
-    else:
-        ladder = figure.subplots()
-    _draw_ladder(ladder, document["stages"], document["bottleneck"]["rung"])
+        _draw_sweep(axes[1], sweep)
     plotting.save(figure, path)
 
 
@@ -134,8 +133,10 @@ def _draw_ladder(axes, cases: Sequence[Mapping[str, Any]], limit: str) -> None:
         xerr=(middle - low, high - middle),
         error_kw={"ecolor": plotting.INK, "capsize": 3},
     )
-    marks = ("  bottleneck" if mark else "" for mark in marked)
-    labels = [f"{x:,.0f}{mark}" for x, mark in zip(middle, marks, strict=True)]
+    labels = [
+        f"{rate:,.0f}" + ("  bottleneck" if mark else "")
+        for rate, mark in zip(middle, marked, strict=True)
+    ]
     axes.bar_label(bars, labels, padding=8, fontsize=10)
     axes.set_xscale("log")
     axes.set_xlim(middle.min() / 4, high.max() * 12)
@@ -150,10 +151,8 @@ def _draw_sweep(axes, sweep: Sequence[Mapping[str, Any]]) -> None:
         ("step", plotting.BLUE, "--"),
         ("train", plotting.RED, "-"),
     ):
-        rates = [row[name] for row in sweep]
-        axes.plot(
-            sizes, rates, line, color=color, marker="o", label=name, **plotting.STYLE
-        )
+        style = {"color": color, "marker": "o", "label": name, **plotting.STYLE}
+        axes.plot(sizes, [row[name] for row in sweep], line, **style)
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.minorticks_off()

@@ -3,7 +3,8 @@
 - `environment`: device, processor, cores, memory, versions, load before the start.
 - `config`: what must be equal for two files to be comparable; `plan`: how long and
   how often was measured; `method`: the same in words.
-- `calibration`: `memory_copy` (bytes/s, one thread), `matrix_product` (operations/s)
+- `calibration`: `memory_copy` (bytes/s, one thread), `matrix_product` (operations/s),
+  on a GPU `device_copy` (bytes/s)
   and, for compressed images, `bare_decode` (images/s, one thread), each
   `{unit, per_sec}` with `per_sec` as `images_per_sec` below.
 - `stages`: a list in the ladder's order, of `name`, `what`; `images_per_sec`
@@ -30,7 +31,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cxr import platforms
-from cxr.benchmark import cases, compute_cases, input_cases, roofline, timing, verdict
+from cxr.benchmark import cases, compute_cases, roofline, timing, verdict
 from cxr.benchmark.checks import CheckedBatches
 from cxr.benchmark.timing import Window, rates
 from cxr.benchmark.workload import SPLIT, Workload
@@ -46,14 +47,14 @@ class Measured:
     Attributes:
       workload: what was measured.
       windows: of the cases and the calibrations.
-      start: how the input began.
+      start_times: seconds until the input's first batch and the end of its epoch.
       network: the stage's; None where only the input was measured.
       training: the batches that it was trained on; None likewise.
     """
 
     workload: Workload
     windows: Mapping[str, list[Window]]
-    start: input_cases.Start
+    start_times: Mapping[str, float | None]
     network: compute_cases.Network | None
     training: CheckedBatches | None
 
@@ -65,8 +66,7 @@ class Measured:
             "calibration": self._calibration(),
             "stages": [self._case(name) for name in self._medians()],
             "input_wait_share": self._wait_share(),
-            "time_to_first_batch_s": self.start.first_batch_s,
-            "first_epoch_s": self.start.first_epoch_s,
+            **self.start_times,
             "peak_rss_mb": timing.peak_mib(),
             "pixel_checksum": self.workload.image_check.checksum(),
             "mfu": mfu,
@@ -123,12 +123,14 @@ class Measured:
         pixels = self.workload.config.image_size**2
         cores = platforms.available_cores()
         recorded = (roofline.COPY, split.num_examples / split.num_bytes)
+        copied = roofline.DEVICE_COPY in self.windows
+        copy = roofline.DEVICE_COPY if copied else roofline.COPY
         bounds = {  # of each case: what bounds it, and images for one item of that
             "read": recorded,
             "parse": recorded,
             "decode": (roofline.BARE_DECODE, cores),
             "batch": (roofline.COPY, 1 / pixels),
-            "augment": (roofline.COPY, 1 / (5 * pixels)),  # uint8 in, float32 out
+            "augment": (copy, 1 / (5 * pixels)),  # uint8 in, float32 out
         }
         if self.network:
             each = self._processors / self.network.flops_per_image
@@ -178,6 +180,7 @@ class Measured:
             memory_fits=source.nbytes < _memory_bytes() / 2,
             encoding=self.workload.manifest.encoding,
             mfu=mfu["value"] if mfu else None,
+            jit_compile=self.workload.config.jit_compile,
         )
 
 

@@ -4,6 +4,9 @@ Measured in the same rounds as the cases, so that a case can be given as a share
 what was possible at that moment.
 """
 
+import re
+from collections.abc import Callable
+
 import numpy as np
 import tensorflow as tf
 
@@ -11,13 +14,16 @@ from cxr.benchmark.timing import Case
 from cxr.benchmark.workload import Workload
 from cxr.input.jpeg import decoder as jpeg
 
-COPY, PRODUCT, BARE_DECODE = "memory copy", "matrix product", "bare decode"
+COPY, DEVICE_COPY = "memory copy", "device copy"
+PRODUCT, BARE_DECODE = "matrix product", "bare decode"
 UNITS = {
     COPY: "bytes",
+    DEVICE_COPY: "bytes",
     PRODUCT: "floating-point operations",
     BARE_DECODE: "films, one thread",
 }
 _COPY_BYTES = 32 << 20  # 32 MiB: beyond the caches that a core has to itself
+_DEVICE_COPY_BYTES = 256 << 20  # 256 MiB: beyond the caches of any GPU
 _SIDE, _ACCELERATOR_SIDE = 1024, 8192  # of the matrices; 10 ms each, or so
 
 _DECODED_IMAGES = 48  # enough for those decoded together
@@ -41,18 +47,21 @@ _VENDOR_PEAKS = {
 
 def vendor_peak(device_name: str, precision: str) -> float | None:
     """Returns the maker's figure in FLOP/s, None where the device is not known."""
-    for name, (half, single) in _VENDOR_PEAKS.items():
-        if name in device_name:
+    for name in sorted(_VENDOR_PEAKS, key=len, reverse=True):
+        if re.search(rf"\b{name}\b", device_name):
+            half, single = _VENDOR_PEAKS[name]
             return single if precision == "float32" else half
     return None
 
 
 def cases(workload: Workload) -> list[Case]:
     """Returns what the cases of a workload are held against."""
-    copy, product = _copy_case(), _product_case(workload)
-    if workload.manifest.encoding == "raw":
-        return [copy, product]
-    return [copy, product, _bare_decode_case(workload)]
+    cases = [_copy_case(), _product_case(workload)]
+    if workload.accelerated:
+        cases.append(_device_copy_case(workload))
+    if workload.manifest.encoding != "raw":
+        cases.append(_bare_decode_case(workload))
+    return cases
 
 
 def _copy_case() -> Case:
@@ -72,16 +81,33 @@ def _product_case(workload: Workload) -> Case:
     dtype = workload.devices.precision.removeprefix("mixed_")
     side = _ACCELERATOR_SIDE if workload.accelerated else _SIDE
     matrix = tf.cast(tf.random.stateless_normal([side, side], (0, 0)), dtype)
-    newest: list[tf.Tensor] = [matrix]
+    return _device_case(
+        PRODUCT, lambda: tf.linalg.matmul(matrix, matrix), 2 * side**3, workload
+    )
+
+
+def _device_copy_case(workload: Workload) -> Case:
+    """Returns an accelerator copying its memory; an item is a byte.
+
+    By an addition, which reads and writes every value once: `tf.identity` copies none.
+    """
+    source = tf.zeros(_DEVICE_COPY_BYTES // 4)  # float32
+    return _device_case(DEVICE_COPY, lambda: source + 1, _DEVICE_COPY_BYTES, workload)
+
+
+def _device_case(
+    name: str, run: Callable[[], tf.Tensor], items: int, workload: Workload
+) -> Case:
+    newest: list[tf.Tensor] = []
 
     def advance() -> int:
-        newest[0] = tf.linalg.matmul(matrix, matrix)
-        return 2 * side**3
+        newest[:] = [run()]
+        return items
 
     def settle() -> None:
-        newest[0][0, 0].numpy()
+        tf.reshape(newest[0], [-1])[0].numpy()
 
-    return Case(PRODUCT, advance, settle)
+    return Case(name, advance, settle, steps_per_sample=workload.steps_per_sample)
 
 
 def _bare_decode_case(workload: Workload) -> Case:

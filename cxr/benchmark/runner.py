@@ -116,8 +116,8 @@ def run(
 
 def measure(workload: Workload, protocol: Protocol) -> result.Measured:
     """Measures all cases of a workload and what bounds them."""
-    start = input_cases.start(workload)
-    cases = input_cases.cases(workload, start.batches)
+    batches, times = input_cases.start(workload)
+    cases = input_cases.cases(workload, batches)
     network = training = None
     if not protocol.input_only:
         progress.say(f"network: building {workload.config.model}, counting operations")
@@ -126,20 +126,20 @@ def measure(workload: Workload, protocol: Protocol) -> result.Measured:
         cases += compute_cases.cases(workload, network.network, training)
     cases += roofline.cases(workload)
     windows = protocol.measure(cases, protocol.window_s)
-    return result.Measured(workload, windows, start, network, training)
+    return result.Measured(workload, windows, times, network, training)
 
 
 def _sweep(measured: result.Measured, protocol: Protocol) -> list[dict[str, float]]:
     """Returns step and training rates by batch size, measured in turn."""
-    if not measured.network:
+    sizes, network = _sweep_sizes(measured, protocol), measured.network
+    if not sizes or not network:
         return []
     workload, pair = measured.workload, ("step", "train")
-    sizes = _sweep_sizes(measured, protocol)
     cases = [
         compute_cases.step_case(
             workload,
             f"{name} of {size}",
-            measured.network.network,
+            network.network,
             batch_size=size,
             batches=workload.training_batches(size) if name == "train" else None,
         )
@@ -156,10 +156,10 @@ def _sweep(measured: result.Measured, protocol: Protocol) -> list[dict[str, floa
 
 def _sweep_sizes(measured: result.Measured, protocol: Protocol) -> Sequence[int]:
     sizes, batch_size = protocol.sweep, measured.workload.config.batch_size
-    if sizes is None:
+    if sizes is None and measured.network:
         slowest_s = max(w.step_seconds[0] for w in measured.windows["train"])
         if slowest_s > protocol.window_s:
             progress.say(f"no sweep: a step takes {slowest_s:.1f} s; ask with --sweep")
             return ()
         sizes = (batch_size // 2, batch_size, 2 * batch_size)
-    return [size for size in sizes if 0 < size <= measured.workload.source.n]
+    return [size for size in sizes or () if 0 < size <= measured.workload.source.n]

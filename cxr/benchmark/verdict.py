@@ -35,6 +35,7 @@ class Setting:
       memory_fits: the decoded split fits the memory that is free.
       encoding: of the records: `jpeg`, `png` or `raw`.
       mfu: the step's share of the measured matrix-product peak.
+      jit_compile: XLA compiles the step already.
     """
 
     resident: bool
@@ -43,6 +44,7 @@ class Setting:
     memory_fits: bool = True
     encoding: str = "jpeg"
     mfu: float | None = None
+    jit_compile: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,23 +66,20 @@ def own_seconds(rates: Mapping[str, float], *, resident: bool) -> dict[str, floa
     """Returns each case's own seconds an image, without what it contains.
 
     Args:
-      rates: images/s of the cases that were measured.
+      rates: images/s of all cases, or of the input cases alone.
       resident: `batch` reads from memory and contains no other case.
     """
-    own, contained = {}, 0.0
+    own, fed = {}, 0.0
     for name in _STREAM:
         if name == "batch" and resident:
-            contained = 0.0
-        if name in rates:
-            own[name] = max(1 / rates[name] - contained, 0.0)
-            contained = max(1 / rates[name], contained)
-    for name in ("augment", "step"):
-        if name in rates:
-            own[name] = 1 / rates[name]
-    for name, parts in (("trivial", ["augment"]), ("train", ["augment", "step"])):
-        if name in rates:
-            explained = contained + sum(own[part] for part in parts)
-            own[name] = max(1 / rates[name] - explained, 0.0)
+            fed = 0.0
+        own[name] = max(1 / rates[name] - fed, 0.0)
+        fed = max(1 / rates[name], fed)
+    if "step" in rates:
+        own["augment"], own["step"] = 1 / rates["augment"], 1 / rates["step"]
+        own["trivial"] = max(1 / rates["trivial"] - fed - own["augment"], 0.0)
+        parts = fed + own["augment"] + own["step"]
+        own["train"] = max(1 / rates["train"] - parts, 0.0)
     return own
 
 
@@ -107,7 +106,7 @@ class _Judge:
         self.rates, self.setting = rates, setting
         self.own = own_seconds(rates, resident=setting.resident)
         awaited = ("batch",) if setting.resident else _STREAM
-        self.fed = max(1 / rates[name] for name in awaited if name in rates)
+        self.fed = max(1 / rates[name] for name in awaited)
         self.computed = sum(self.own.get(name, 0.0) for name in ("augment", "step"))
 
     def verdict(self) -> Verdict:
@@ -130,8 +129,8 @@ class _Judge:
     def _limit(self) -> str:
         """Returns the case that limits training."""
         own = self.own
-        loop = max(("trivial", "train"), key=lambda name: own.get(name, 0.0))
-        if own.get(loop, 0.0) > max(self.fed, self.computed):
+        loop = self._largest(("trivial", "train"))
+        if own[loop] > max(self.fed, self.computed):
             return loop
         case = "batch" if self.setting.resident else self._largest(_STREAM)
         slowest = own[case] > max(own["augment"], own["step"])
@@ -174,7 +173,8 @@ class _Judge:
     def _step_advice(self) -> str:
         if (self.setting.mfu or 0.0) >= _NEAR_PEAK:
             return "only a faster device, a smaller --image_size or network would help"
-        return "try a larger --batch_size, --jit_compile or a lower --precision"
+        compile_ = "" if self.setting.jit_compile else ", --jit_compile"
+        return f"try a larger --batch_size{compile_} or a lower --precision"
 
     def _input_advice(self, case: str, ratio: float) -> str:
         setting = self.setting
