@@ -2,7 +2,7 @@
 
   python -m benchmarks.bench_reliability --verdicts=10 --pairs=10
 
-A verdict trial trains a network of no cost on streamed films with a delay in one
+A verdict trial trains a network of no cost on streamed images with a delay in one
 part of the pipeline, drawn at random, that makes its case twice as slow as the
 slowest other; the verdict must name it. A pair is two `--quick` runs of this build,
 each case of which must agree within the noise that they state, and a third one with a

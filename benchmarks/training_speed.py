@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks import noise_set
 from cxr import cli
 
-_LOOP_FILMS, _LOOP_BATCH = 16_000, 8  # 2,000 steps an epoch, long enough to time
+_LOOP_IMAGES, _LOOP_BATCH = 16_000, 8  # 2,000 steps an epoch, long enough to time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +44,11 @@ def loop_us(folder: pathlib.Path) -> list[float]:
     from cxr import config, runs
     from cxr.training import steps, trainer
 
-    films = noise_set.make(folder, _LOOP_FILMS, image_size=32)
-    steps_an_epoch = films.split("train").num_examples // _LOOP_BATCH
+    noise = noise_set.make(folder, _LOOP_IMAGES, image_size=32)
+    steps_an_epoch = noise.split("train").num_examples // _LOOP_BATCH
     settings = config.TrainConfig(
         data_dir=str(folder),
-        dataset=films.manifest.name,
+        dataset=noise.manifest.name,
         workdir=str(folder / "run"),
         model="small_cnn",
         image_size=32,
@@ -62,7 +62,7 @@ def loop_us(folder: pathlib.Path) -> list[float]:
         self.step.assign_add(1)
 
     with mock.patch.object(steps.TrainingStep, "_run", count):
-        trainer.train(settings, films)
+        trainer.train(settings, noise)
     with open(folder / "run" / runs.HISTORY, newline="") as file:
         seconds = [float(row["seconds"]) for row in csv.DictReader(file)]
     return [1e6 * epoch / steps_an_epoch for epoch in seconds[1:]]
