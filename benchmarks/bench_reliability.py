@@ -2,7 +2,7 @@
 
   python -m benchmarks.bench_reliability --verdicts=10 --pairs=10
 
-A verdict trial trains a network of no cost on streamed films with a delay in one
+A verdict trial trains a network of no cost on streamed images with a delay in one
 part of the pipeline, drawn at random, that makes its case twice as slow as the
 slowest other; the verdict must name it. A pair is two `--quick` runs of this build,
 each case of which must agree within the noise that they state, and a third one with a
@@ -69,88 +69,108 @@ class TrialsConfig:
 # --- verdicts
 
 
-@contextlib.contextmanager
-def planted(case: str, seconds_a_film: float):
-    """Delays one part of the pipeline by some seconds a film."""
-    import tensorflow as tf
+class Delay:
+    """Holds a part of the pipeline up, one caller at a time.
 
-    from cxr.benchmark import compute_cases
-    from cxr.benchmark.input_cases import ReadOnly
-    from cxr.input.pipeline import Source
-    from cxr.input.reader import Reader
-    from cxr.training.steps import TrainingStep
+    Args:
+      seconds: for each image.
+    """
 
-    one_at_a_time = threading.Lock()
+    def __init__(self, seconds: float):
+        self._seconds, self._one_at_a_time = seconds, threading.Lock()
 
-    def delay(films: int) -> None:
-        with one_at_a_time:
-            time.sleep(seconds_a_film * films)
+    def wait(self, images: int) -> None:
+        """Lets some images' seconds go by."""
+        with self._one_at_a_time:
+            time.sleep(self._seconds * images)
 
-    def before(right, applies=lambda reader: True):
-        def slow(self, indices):
-            if applies(self):
-                delay(len(indices))
-            return right(self, indices)
+    def in_graph(self, tensor):
+        """Returns a tensor [B, ...] as it was, later."""
+        import tensorflow as tf
 
-        return slow
-
-    def drawn(right):
-        def slow(self, dataset):
-            for batch in right(self, dataset):
-                delay(len(batch[1]))
-                yield batch
-
-        return slow
-
-    def in_graph(tensor: tf.Tensor) -> tf.Tensor:
-        def wait(tensor):
-            delay(len(tensor))
-            return tensor
+        def wait(array):
+            self.wait(len(array))
+            return array
 
         waited = tf.numpy_function(wait, [tensor], tensor.dtype)
         return tf.ensure_shape(waited, tensor.shape)
 
-    def augmented(right):
-        def slow(self, config, *rest):
-            right(self, config, *rest)
-            augment = self.augment
-            self.augment = lambda films, *rest: in_graph(augment(films, *rest))
+    # --- what takes the place of a function of the pipeline
+
+    def of_reading(self, right, applies=lambda reader: True):
+        """Delays a method of readers, those that it applies to."""
+
+        def slow(reader, indices):
+            if applies(reader):
+                self.wait(len(indices))
+            return right(reader, indices)
 
         return slow
 
-    def stepped(right):
-        def slow(self, inputs, key, labels, scale):
-            return right(self, inputs, key, in_graph(labels), scale)
+    def of_drawing(self, right):
+        """Delays the iteration over batches."""
+
+        def slow(source, dataset):
+            for batch in right(source, dataset):
+                self.wait(len(batch[1]))
+                yield batch
 
         return slow
 
-    def parses(reader):
-        return not isinstance(reader, ReadOnly)
+    def of_augmenting(self, right):
+        """Delays the augmentation that is built."""
+
+        def slow(policy, **options):
+            augment = right(policy, **options)
+            return lambda images, *rest: self.in_graph(augment(images, *rest))
+
+        return slow
+
+    def of_computing(self, right):
+        """Delays the core of a step."""
+
+        def slow(step, inputs, key, labels, scale):
+            return right(step, inputs, key, self.in_graph(labels), scale)
+
+        return slow
+
+
+def planted(case: str, seconds_an_image: float):
+    """Delays one part of the pipeline, as a context, by some seconds an image."""
+    from cxr.benchmark.input_cases import ReadOnly
+    from cxr.input import augmenters
+    from cxr.input.pipeline import Source
+    from cxr.input.reader import Reader
+    from cxr.training.steps import TrainingStep
+
+    delay = Delay(seconds_an_image)
+
+    def of_parsing(right):
+        return delay.of_reading(right, lambda reader: not isinstance(reader, ReadOnly))
 
     holder, name, change = {
-        "read": (Reader, "_read", before),
-        "parse": (Reader, "encoded", lambda right: before(right, parses)),
-        "decode": (Reader, "images", before),
-        "batch": (Source, "batches", drawn),
-        "augment": (compute_cases.Workshop, "__init__", augmented),
-        "step": (TrainingStep, "_compute", stepped),
+        "read": (Reader, "_read", delay.of_reading),
+        "parse": (Reader, "encoded", of_parsing),
+        "decode": (Reader, "images", delay.of_reading),
+        "batch": (Source, "batches", delay.of_drawing),
+        "augment": (augmenters, "build", delay.of_augmenting),
+        "step": (TrainingStep, "_compute", delay.of_computing),
     }[case]
-    with mock.patch.object(holder, name, change(getattr(holder, name))):
-        yield
+    return mock.patch.object(holder, name, change(getattr(holder, name)))
 
 
-def seconds_of_cases(films, delay: tuple[str, float] | None = None) -> tuple:
+def seconds_of_cases(record_set, delay: tuple[str, float] | None = None) -> tuple:
     """Runs the ladder over a network of no cost.
 
     Returns:
-      Each case's seconds a film, and the case that the verdict names.
+      Each case's seconds an image, and the case that the verdict names.
     """
     from cxr.benchmark import compute_cases, runner
     from cxr.config import TrainConfig
 
     config = TrainConfig(
-        data_dir=str(films.path.parent.parent),
-        dataset=films.manifest.name,
+        data_dir=str(record_set.path.parent.parent),
+        dataset=record_set.manifest.name,
         model="small_cnn",
         image_size=64,
         batch_size=32,
@@ -158,35 +178,34 @@ def seconds_of_cases(films, delay: tuple[str, float] | None = None) -> tuple:
         cache="none",
         progress=False,
     )
-    plan = runner.Plan(repeats=3, window_s=0.2, warm_up_s=0.1)
+    protocol = runner.Protocol(repeats=3, window_s=0.2, warm_up_s=0.1)
 
-    def trivial(self, stage):
-        return compute_cases.Network(self.trivial_network(), 1, 1)
+    def trivial(workload):
+        return compute_cases.Network(compute_cases.trivial_network(workload), 1, 1)
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(
-            mock.patch.object(compute_cases.Workshop, "network", trivial)
-        )
+        stack.enter_context(mock.patch.object(compute_cases, "stage_network", trivial))
         if delay:
             stack.enter_context(planted(*delay))
-        found = runner.run(config, films, plan)
-    rates = {s["name"]: s["images_per_sec"]["median"] for s in found["stages"]}
-    return {name: 1 / rate for name, rate in rates.items()}, found["bottleneck"]["rung"]
+        document = runner.run(config, record_set, protocol)
+    rates = {s["name"]: s["images_per_sec"]["median"] for s in document["stages"]}
+    limit = document["bottleneck"]["rung"]
+    return {name: 1 / rate for name, rate in rates.items()}, limit
 
 
 def try_verdicts(count: int, chance: random.Random, folder: pathlib.Path) -> None:
     """Prints how often the verdict named the planted case."""
-    films = noise_set.make(folder, 544, image_size=64, encoding="jpeg", held_out=32)
-    plain, _ = seconds_of_cases(films)
+    noise = noise_set.make(folder, 544, image_size=64, encoding="jpeg", held_out=32)
+    plain, _ = seconds_of_cases(noise)
     named = 0
     for _ in range(count):
         case = chance.choice(PLANTED)
         slowest = max(plain[name] for name in PLANTED if name != case)
         # What is prepared ahead of the loop is prepared while the loop is delayed.
         own = 0.0 if case == "batch" else plain[case]
-        _, found = seconds_of_cases(films, (case, 2 * slowest - own))
-        named += found == case
-        print(f"  planted in {case}, named {found}", flush=True)
+        _, limit = seconds_of_cases(noise, (case, 2 * slowest - own))
+        named += limit == case
+        print(f"  planted in {case}, named {limit}", flush=True)
     print(f"verdicts: {named} of {count} planted cases named", flush=True)
 
 
@@ -218,7 +237,7 @@ def try_pairs(count: int, chance: random.Random, folder: pathlib.Path) -> None:
         _, plain = quick(first, command, data)
         baseline = f"--baseline={first / 'bench.json'}"
         _, again = quick(folder / "again", command, data, baseline)
-        changes = [Change(**change) for change in again["changes"]]
+        changes = map(Change.from_json, again["changes"])
         apart = [dataclasses.astuple(c) for c in changes if not c.agrees]
         agreed += not apart
         stage = chance.choice(plain["stages"])

@@ -73,14 +73,14 @@ def bench(train_config: TrainConfig, options: BenchConfig) -> dict[str, Any]:
     # TensorFlow: only after everything that can be refused.
     from cxr.benchmark import report, runner
 
-    plan = runner.Plan(
+    protocol = runner.Protocol(
         repeats=options.repeats or (5 if options.quick else 7),
         window_s=(options.window_ms or (200 if options.quick else 800)) / 1000,
         input_only=options.only == "input",
         sweep=_sweep(options),
         stage=options.stage,
     )
-    document = runner.run(train_config, record_set, plan, baseline=baseline)
+    document = runner.run(train_config, record_set, protocol, baseline=baseline)
     changes = regression.compare(baseline, document) if baseline else []
     document["changes"] = [change.to_json() for change in changes]
     text = report.markdown(document, changes)

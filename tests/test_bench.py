@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 
 from cxr import bench, cli
-from cxr.benchmark import checks, input_cases, regression, runner, timing
+from cxr.benchmark import (
+    cases,
+    checks,
+    input_cases,
+    regression,
+    roofline,
+    runner,
+    timing,
+    workload,
+)
 from cxr.config import TrainConfig
 from cxr.input.pipeline import Source
 from cxr.input.reader import Reader
@@ -17,21 +26,27 @@ KEYS = {
 }
 
 
-class FakeClock(timing.Clock):
+class FakeTime:
     """Time passes when the test says so."""
 
     def __init__(self):
-        self.seconds, self.processor = 0.0, 0.0
+        self.seconds = 0.0
 
-    def wall(self):
+    def perf_counter(self):
         return self.seconds
 
-    def cpu(self):
-        return self.processor
+    def process_time(self):
+        return 2 * self.seconds
 
     def sleep(self, seconds):
         self.seconds += seconds
-        self.processor += 2 * seconds
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = FakeTime()
+    monkeypatch.setattr(timing, "time", clock)
+    return clock
 
 
 def case(clock, seconds, items=8, name="case", **options):
@@ -45,45 +60,42 @@ def case(clock, seconds, items=8, name="case", **options):
 # --- timing
 
 
-def test_a_rate_is_items_by_seconds():
-    clock = FakeClock()
-    window = timing.measure(case(clock, 0.25, items=10), seconds=1.0, clock=clock)
+def test_a_rate_is_items_by_seconds(clock):
+    window = timing.measure(case(clock, 0.25, items=10), seconds=1.0)
     assert (window.items, window.seconds) == (40, 1.0)
     assert window.per_sec == 40.0
     assert window.cpu_seconds == 2.0
     assert window.step_seconds == (0.25,) * 4
 
 
-def test_a_window_holds_one_step_however_slow():
-    clock = FakeClock()
-    window = timing.measure(case(clock, 100.0, items=3), seconds=0.1, clock=clock)
+def test_a_window_holds_one_step_however_slow(clock):
+    window = timing.measure(case(clock, 100.0, items=3), seconds=0.1)
     assert (window.items, window.seconds, window.per_sec) == (3, 100.0, 0.03)
 
 
-def test_what_was_prepared_in_a_pause_does_not_count():
-    clock, ready = FakeClock(), [20]
+def test_what_was_prepared_in_a_pause_does_not_count(clock):
+    ready = [20]
 
     def advance():
         clock.sleep(0.001 if ready[0] > 0 else 0.1)
         ready[0] -= 1
         return 1
 
-    window = timing.measure(timing.Case("case", advance), seconds=1.0, clock=clock)
+    window = timing.measure(timing.Case("case", advance), seconds=1.0)
     assert window.per_sec == pytest.approx(10)
 
 
-def test_settling_is_part_of_the_time():
-    clock = FakeClock()
+def test_settling_is_part_of_the_time(clock):
     asynchronous = case(
         clock, 0.0, items=5, settle=lambda: clock.sleep(0.5), steps_per_sample=4
     )
-    window = timing.measure(asynchronous, seconds=1.0, clock=clock)
+    window = timing.measure(asynchronous, seconds=1.0)
     assert (window.items, window.seconds) == (40, 1.0)
     assert window.step_seconds == (0.125, 0.125)
 
 
-def test_rungs_take_turns():
-    clock, seen = FakeClock(), []
+def test_rungs_take_turns(clock):
+    seen = []
 
     def advance(name):
         seen.append(name)
@@ -91,7 +103,7 @@ def test_rungs_take_turns():
         return 1
 
     cases = [timing.Case(n, lambda n=n: advance(n)) for n in "ABC"]
-    found = timing.interleave(cases, repeats=2, seconds=1.0, clock=clock)
+    found = timing.interleave(cases, repeats=2, seconds=1.0)
     assert "".join(seen) == "AABBCCAABBCC"  # one to drain, one to count
     assert [len(windows) for windows in found.values()] == [2, 2, 2]
 
@@ -117,10 +129,10 @@ def test_statistics_of_windows():
     assert timing.split_halves_difference([3.0]) is None
 
 
-def test_every_window_is_audited_with_its_own_count():
-    clock, counts = FakeClock(), []
-    one = case(clock, 0.5, items=8, audit=counts.append)
-    timing.measure(one, seconds=2.0, clock=clock)
+def test_every_window_is_checked_with_its_own_count(clock):
+    counts = []
+    one = case(clock, 0.5, items=8, check=counts.append)
+    timing.measure(one, seconds=2.0)
     assert counts == [8, 32]  # drained, counted
 
 
@@ -128,67 +140,63 @@ def test_every_window_is_audited_with_its_own_count():
 
 
 @pytest.fixture
-def audited(make_records):
+def checked(make_records):
     records = make_records({"train": 12}, image_size=16, encoding="png")
-    audit = checks.FilmAudit(records, "train", image_size=8)
-    films = audit.films(audit.reader.encoded(np.arange(12)))
+    check = checks.ImageCheck(records, "train", image_size=8)
+    images = check.expected_images(np.arange(12))
 
     def drawn(change=lambda *batch: batch):
         def batches():
             for start in (0, 4, 8) * 2:
                 indices = np.arange(start, start + 4)
-                yield change(films[indices], audit.reader.labels[indices], indices)
+                yield change(images[indices], check.reader.labels[indices], indices)
 
-        return input_cases.Drawn(
-            batches(),
-            epoch_films=12,
-            audit=audit,
-            contents=audit.check_films,
-            clock=FakeClock(),
+        return checks.CheckedBatches(
+            batches(), check, check.check_images, epoch_images=12
         )
 
     return drawn
 
 
-def test_right_batches_pass(audited):
-    drawn = audited()
-    drawn.audit(sum(drawn.advance() for _ in range(6)))
+def test_right_batches_pass(checked):
+    drawn = checked()
+    drawn.check(sum(drawn.advance() for _ in range(6)))
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda films, labels, indices: (films ^ 1, labels, indices),
-        lambda films, labels, indices: (films[::-1], labels, indices),
-        lambda films, labels, indices: (films, 1 - labels, indices),
-        lambda films, labels, indices: (films, labels, indices * 0),
-        lambda films, labels, indices: (films.astype("f4"), labels, indices),
+        lambda images, labels, indices: (images ^ 1, labels, indices),
+        lambda images, labels, indices: (images[::-1], labels, indices),
+        lambda images, labels, indices: (images, 1 - labels, indices),
+        lambda images, labels, indices: (images, labels, indices * 0),
+        lambda images, labels, indices: (images.astype("f4"), labels, indices),
     ],
-    ids=["one_grey_level", "order", "labels", "same_film_again", "dtype"],
+    ids=["one_grey_level", "order", "labels", "same_image_again", "dtype"],
 )
-def test_wrong_batches_fail(audited, change):
-    drawn = audited(change)
+def test_wrong_batches_fail(checked, change):
+    drawn = checked(change)
     with pytest.raises(checks.WrongBatch):
-        drawn.audit(drawn.advance())
+        drawn.check(drawn.advance())
 
 
-def test_wrong_counts_fail(audited):
-    drawn = audited()
+def test_wrong_counts_fail(checked):
+    drawn = checked()
     drawn.advance()
-    with pytest.raises(checks.WrongBatch, match="5 films counted, 4 delivered"):
-        drawn.audit(5)
+    with pytest.raises(checks.WrongBatch, match="5 images counted, 4 delivered"):
+        drawn.check(5)
 
 
-def test_an_epoch_that_shows_the_same_batch_twice_fails(audited):
+def test_an_epoch_that_shows_the_same_batch_twice_fails(checked):
     first = []
 
     def again(*batch):
         first.append(batch)
         return first[0]
 
-    drawn = audited(again)
+    drawn = checked(again)
     with pytest.raises(checks.WrongBatch, match="twice"):
-        drawn.audit(drawn.advance() + drawn.advance())
+        drawn.check(drawn.advance() + drawn.advance())
 
 
 # --- the whole
@@ -207,7 +215,7 @@ def config(records, **options):
     return TrainConfig(**settings | options)
 
 
-PLAN = runner.Plan(repeats=2, window_s=0.01, warm_up_s=0.0, warm_up_steps=1)
+PROTOCOL = runner.Protocol(repeats=2, window_s=0.01, warm_up_s=0.0, warm_up_steps=1)
 
 
 @pytest.fixture
@@ -218,10 +226,10 @@ def films(make_records):
 @pytest.mark.slow
 @pytest.mark.parametrize(("cache", "sweep"), [("ram", (8, 99)), ("none", ())])
 def test_the_ladder_of_real_cases(films, cache, sweep):
-    plan = dataclasses.replace(PLAN, sweep=sweep)
-    found = runner.run(config(films, cache=cache), films, plan)
+    protocol = dataclasses.replace(PROTOCOL, sweep=sweep)
+    found = runner.run(config(films, cache=cache), films, protocol)
     assert set(found) >= KEYS
-    assert tuple(stage["name"] for stage in found["stages"]) == input_cases.CASES
+    assert tuple(stage["name"] for stage in found["stages"]) == tuple(cases.CASES)
     for stage in found["stages"]:
         rate = stage["images_per_sec"]
         assert len(rate["repeats"]) == 2
@@ -243,38 +251,52 @@ def test_the_ladder_of_real_cases(films, cache, sweep):
 
 def test_input_only_builds_no_network(films, monkeypatch):
     monkeypatch.setattr("cxr.training.models.build", None)
-    plan = dataclasses.replace(PLAN, input_only=True)
-    found = runner.run(config(films), films, plan)
-    assert tuple(s["name"] for s in found["stages"]) == input_cases.INPUT_CASES
+    protocol = dataclasses.replace(PROTOCOL, input_only=True)
+    found = runner.run(config(films), films, protocol)
+    assert tuple(s["name"] for s in found["stages"]) == tuple(cases.INPUT)
     assert found["mfu"] is None
     assert found["verdict"].startswith("input only")
 
 
-def test_raw_films_have_no_decoding_to_compare_with(make_records):
+def test_raw_images_have_no_decoding_to_compare_with(make_records):
     films = make_records({"train": 9, "validation": 4}, image_size=32, encoding="raw")
-    plan = dataclasses.replace(PLAN, input_only=True)
-    found = runner.run(config(films), films, plan)
+    protocol = dataclasses.replace(PROTOCOL, input_only=True)
+    found = runner.run(config(films), films, protocol)
     assert "bare_decode" not in found["calibration"]
     assert found["stages"][2]["roofline"] is None
 
 
-def test_read_hands_out_more_than_the_film_and_parse_exactly_it(films):
+def test_on_an_accelerator_its_own_memory_is_the_roof_of_augmentation(
+    films, monkeypatch
+):
+    monkeypatch.setattr(workload.Workload, "accelerated", True)
+    monkeypatch.setattr(roofline, "_ACCELERATOR_SIDE", 64)
+    monkeypatch.setattr(roofline, "_DEVICE_COPY_BYTES", 1 << 20)
+    found = runner.run(config(films, jit_compile=True), films, PROTOCOL)
+    roofs = {case["name"]: case["roofline"] for case in found["stages"]}
+    assert roofs["augment"]["limit"] == "device copy"
+    assert roofs["batch"]["limit"] == "memory copy"
+    assert found["calibration"]["device_copy"]["unit"] == "bytes"
+    assert "--jit_compile" not in found["verdict"]
+
+
+def test_read_hands_out_more_than_the_image_and_parse_exactly_it(films):
     options = dict(image_size=32)
     record = input_cases.ReadOnly(films, "train", **options).encoded(np.arange(3))
     film = Reader(films, "train", **options).encoded(np.arange(3))
     assert all(f in r and len(f) < len(r) for f, r in zip(film, record, strict=True))
 
 
-def test_training_that_draws_wrong_films_stops_the_benchmark(films, monkeypatch):
+def test_training_that_draws_wrong_images_stops_the_benchmark(films, monkeypatch):
     right = Source.training
 
     def wrong(self, *args, **options):
         batches = right(self, *args, **options)
-        return batches.map(lambda films, *rest: (films // 2, *rest))
+        return batches.map(lambda images, *rest: (images // 2, *rest))
 
     monkeypatch.setattr(Source, "training", wrong)
     with pytest.raises(checks.WrongBatch, match="Pillow"):
-        runner.run(config(films), films, PLAN)
+        runner.run(config(films), films, PROTOCOL)
 
 
 @pytest.mark.slow
@@ -290,7 +312,7 @@ def test_a_step_that_updates_nothing_stops_the_benchmark(films, monkeypatch):
     from cxr.benchmark.compute_cases import WrongStep
 
     with pytest.raises(WrongStep, match="not all of"):
-        runner.run(config(films), films, PLAN)
+        runner.run(config(films), films, PROTOCOL)
 
 
 # --- the command
@@ -340,7 +362,7 @@ def test_a_baseline_of_other_settings_is_refused_before_measuring(
     films, tmp_path, monkeypatch
 ):
     assert run_main(films, tmp_path / "bench") == 0
-    monkeypatch.setattr(runner.Bench, "measure", None)
+    monkeypatch.setattr(runner, "measure", None)
     baseline = f"--baseline={tmp_path / 'bench' / 'bench.json'}"
     with pytest.raises(cli.UsageError, match="batch_size=4, now 2"):
         run_main(films, tmp_path / "other", baseline, "--batch_size=2")

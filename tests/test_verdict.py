@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import itertools
 
 import pytest
@@ -99,7 +100,11 @@ def test_advice_depends_on_what_is_possible():
     assert "at 70% of the measured" in verdict.reach(step, near).text
     assert "only a faster device" in verdict.reach(step, near).text
     far = verdict.Setting(resident=True, cores=2, mfu=0.1)
-    assert "--jit_compile" in verdict.reach(step, far).text
+    text = verdict.reach(step, far).text
+    assert "try a larger --batch_size, --jit_compile or a lower --precision" in text
+    compiled = dataclasses.replace(far, jit_compile=True)
+    text = verdict.reach(step, compiled).text
+    assert "try a larger --batch_size or a lower --precision" in text
 
 
 @pytest.mark.parametrize("setting", [STREAM, MEMORY], ids=["stream", "ram"])

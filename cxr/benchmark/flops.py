@@ -16,11 +16,7 @@ import tensorflow as tf
 
 def forward(network: keras.Model) -> int:
     """Returns the operations of one image through a network."""
-
-    def function(*inputs):
-        return network(_as_the_model_takes(inputs), training=False)
-
-    return count(function, *_one_image(network))
+    return _of_one_image(network, lambda inputs: network(inputs, training=False))
 
 
 def training(network: keras.Model) -> int:
@@ -30,14 +26,21 @@ def training(network: keras.Model) -> int:
       network: its `trainable` attributes say which gradients are computed.
     """
 
-    def function(*inputs):
+    def gradients(inputs):
         with tf.GradientTape() as tape:
-            outputs = network(_as_the_model_takes(inputs), training=True)
-            loss = tf.reduce_sum(tf.square(outputs))
+            loss = tf.reduce_sum(tf.square(network(inputs, training=True)))
         weights = [variable.value for variable in network.trainable_variables]
         return tape.gradient(loss, weights)
 
-    return count(function, *_one_image(network))
+    return _of_one_image(network, gradients)
+
+
+def _of_one_image(network: keras.Model, function: Callable) -> int:
+    """Returns the operations of a function of a network's inputs."""
+    specs = [tf.TensorSpec((1, *x.shape[1:]), x.dtype) for x in network.inputs]
+    if len(specs) == 1:
+        return count(function, *specs)
+    return count(lambda *inputs: function(list(inputs)), *specs)
 
 
 def count(function: Callable, *specs: tf.TensorSpec) -> int:
@@ -53,14 +56,6 @@ def count(function: Callable, *specs: tf.TensorSpec) -> int:
     """
     graph = tf.function(function).get_concrete_function(*specs).graph
     return sum(_operations(op) for op in _needed(graph))
-
-
-def _one_image(network: keras.Model) -> list[tf.TensorSpec]:
-    return [tf.TensorSpec((1, *x.shape[1:]), x.dtype) for x in network.inputs]
-
-
-def _as_the_model_takes(inputs: tuple) -> tf.Tensor | list[tf.Tensor]:
-    return list(inputs) if len(inputs) > 1 else inputs[0]
 
 
 def _needed(graph: tf.Graph) -> set[tf.Operation]:

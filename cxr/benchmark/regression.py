@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cxr import cli
+from cxr.benchmark import cases
 
 SCHEMA = 1
 _BEST_SHARE = 0.4  # of the rounds
@@ -24,7 +25,6 @@ _BETWEEN_RUNS = 0.12
 # From the gap below the best rounds to three standard deviations of their mean, for
 # five rounds of normal noise.
 _GAPS = 1.8
-_INPUT = ("read", "parse", "decode", "batch")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,11 +79,11 @@ def _sorted_best(values: Sequence[float]) -> tuple[list[float], list[float]]:
     return falling[:count], falling[count:]
 
 
-def _normalised(document: Mapping[str, Any], stage: Mapping[str, Any]) -> float:
+def _normalised(document: Mapping[str, Any], case: Mapping[str, Any]) -> float:
     """Returns a case's rate as a multiple of its run's calibration."""
-    name = "memory_copy" if stage["name"] in _INPUT else "matrix_product"
-    base = document["calibration"][name]["per_sec"]["repeats"]
-    return best(stage["images_per_sec"]["repeats"]) / best(base)
+    roof = "memory_copy" if case["name"] in cases.INPUT else "matrix_product"
+    base = document["calibration"][roof]["per_sec"]["repeats"]
+    return best(case["images_per_sec"]["repeats"]) / best(base)
 
 
 def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
@@ -96,26 +96,25 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
     Raises:
       UsageError: they measured different things.
     """
-    check_comparable(old, new)
-    before = {stage["name"]: stage for stage in old["stages"]}
+    check_comparable(old["config"], new["config"])
+    before = {case["name"]: case for case in old["stages"]}
     changes = []
-    for stage in new["stages"]:
-        if earlier := before.get(stage["name"]):
-            ratio = _normalised(new, stage) / _normalised(old, earlier)
-            both = math.hypot(
-                *(noise(one["images_per_sec"]["repeats"]) for one in (earlier, stage))
-            )
-            changes.append(Change(stage["name"], ratio, min(both, 0.9)))
+    for case in new["stages"]:
+        if earlier := before.get(case["name"]):
+            ratio = _normalised(new, case) / _normalised(old, earlier)
+            rounds = (run["images_per_sec"]["repeats"] for run in (earlier, case))
+            both = math.hypot(*map(noise, rounds))
+            changes.append(Change(case["name"], ratio, min(both, 0.9)))
     return changes
 
 
 def check_comparable(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Raises UsageError where two runs differ in what they measured."""
-    for name, value in new["config"].items():
-        if old["config"].get(name) != value:
+    """Raises UsageError where the `config` of two runs differs."""
+    for name, value in new.items():
+        if old.get(name) != value:
             raise cli.UsageError(
-                f"--baseline: measured with {name}={old['config'].get(name)}, now "
-                f"{value}; compare runs of equal settings"
+                f"--baseline: measured with {name}={old.get(name)}, now {value}; "
+                "compare runs of equal settings"
             )
 
 

@@ -10,69 +10,74 @@ from matplotlib.figure import Figure
 from cxr.benchmark.regression import Change
 from cxr.reporting import plotting
 
-_MEANING = {
-    "read": "records from the shards",
-    "parse": "+ parsed, checksums verified",
-    "decode": "+ decoded, reduced to the model's size",
-    "batch": "shuffled batches, as training draws them",
-    "augment": "augmentation of a resident batch",
-    "step": "forward, backward, update of a resident batch",
-    "trivial": "whole training, network of no cost",
-    "train": "whole training",
-}
-
 
 def markdown(document: Mapping[str, Any], changes: Sequence[Change] = ()) -> str:
     """Returns bench.md: the verdict, a table to paste, how it was measured."""
-    config, environment = document["config"], document["environment"]
-    lines = [
+    config, cases = document["config"], document["stages"]
+    limit = document["bottleneck"]["rung"]
+    blocks = [
         f"## cxr.bench: {config['model']} at {config['image_size']} px, batch "
         f"{config['batch_size']}, {config['precision']}, {config['dataset']}",
-        "",
         f"**{document['verdict']}**",
-        "",
-        "| case | images/s | min - max | A/A | step p50 / p90 / p99 ms | cores | "
-        "of the roof |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
-        *(_row(stage, document["bottleneck"]) for stage in document["stages"]),
-        "",
-        *(f"- `{stage['name']}`: {stage['what']}" for stage in document["stages"]),
-        "",
-        *_facts(document),
+        _table([_row(case, case["name"] == limit) for case in cases]),
+        "\n".join(f"- `{case['name']}`: {case['what']}" for case in cases),
+        "\n".join(_facts(document)),
     ]
     if document["sweep"]:
-        lines += ["", "| batch size | step images/s | train images/s |"]
-        lines += ["| ---: | ---: | ---: |"]
-        lines += [
-            f"| {row['batch_size']} | {row['step']:,.0f} | {row['train']:,.0f} |"
-            for row in document["sweep"]
-        ]
+        blocks.append(_table([_sweep_row(row) for row in document["sweep"]]))
     if changes:
-        lines += ["", *_comparison(changes)]
-    lines += [
-        "",
+        blocks.append(_table([_change_row(change) for change in changes]))
+    blocks += [_machine(document["environment"]), document["method"]]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _table(rows: Sequence[Mapping[str, str]]) -> str:
+    """Returns a Markdown table of rows, each from title to text."""
+    titles, rule = list(rows[0]), ["---", *["---:"] * (len(rows[0]) - 1)]
+    lines = (titles, rule, *(row.values() for row in rows))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _row(case: Mapping[str, Any], limits: bool) -> dict[str, str]:
+    rate, step = case["images_per_sec"], case["step_ms"]
+    apart, roof = case["aa_difference"], case["roofline"]
+    quantiles = [f"{step[name]:.3g}" for name in ("p50", "p90", "p99")]
+    return {
+        "case": case["name"] + (" **<-**" if limits else ""),
+        "images/s": f"{rate['median']:,.0f}",
+        "min - max": f"{rate['min']:,.0f} - {rate['max']:,.0f}",
+        "A/A": "-" if apart is None else f"{apart:.0%}",
+        "step p50 / p90 / p99 ms": " / ".join(quantiles),
+        "cores": f"{case['cores_busy']:.1f}",
+        "of the roof": f"{roof['reached']:.0%} of {roof['limit']}" if roof else "-",
+    }
+
+
+def _sweep_row(row: Mapping[str, float]) -> dict[str, str]:
+    return {
+        "batch size": f"{row['batch_size']}",
+        "step images/s": f"{row['step']:,.0f}",
+        "train images/s": f"{row['train']:,.0f}",
+    }
+
+
+def _change_row(change: Change) -> dict[str, str]:
+    word = "**slower**" if change.slower else "same" if change.agrees else "faster"
+    return {
+        "case": change.case,
+        "against the baseline": f"{change.ratio - 1:+.0%}",
+        "noise": f"{change.noise:.0%}",
+        "": word,
+    }
+
+
+def _machine(environment: Mapping[str, Any]) -> str:
+    packages = ", ".join(f"{k} {v}" for k, v in environment["packages"].items())
+    return (
         f"{environment['device']}; {environment['processor']}, "
         f"{environment['cores']} cores, {environment['memory_gib']:.1f} GiB; Python "
-        f"{environment['python']}, "
-        + ", ".join(f"{k} {v}" for k, v in environment["packages"].items())
-        + f"; load {environment['load']:.1f} at the start",
-        "",
-        document["method"],
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _row(stage: Mapping[str, Any], bottleneck: Mapping[str, str]) -> str:
-    rate, step = stage["images_per_sec"], stage["step_ms"]
-    mark = " **<-**" if stage["name"] == bottleneck["rung"] else ""
-    apart = stage["aa_difference"]
-    roof = stage["roofline"]
-    return (
-        f"| {stage['name']}{mark} | {rate['median']:,.0f} | {rate['min']:,.0f} - "
-        f"{rate['max']:,.0f} | {'-' if apart is None else f'{apart:.0%}'} | "
-        f"{step['p50']:.3g} / {step['p90']:.3g} / {step['p99']:.3g} | "
-        f"{stage['cores_busy']:.1f} | "
-        + (f"{roof['reached']:.0%} of {roof['limit']} |" if roof else "- |")
+        f"{environment['python']}, {packages}; load {environment['load']:.1f} at the "
+        "start"
     )
 
 
@@ -80,7 +85,7 @@ def _facts(document: Mapping[str, Any]) -> list[str]:
     lines = [
         f"Time to the first batch {document['time_to_first_batch_s']:.2f} s; peak "
         f"memory {document['peak_rss_mb']:,.0f} MB; pixels verified, CRC-32 of the "
-        f"first films {document['pixel_checksum']}."
+        f"first images {document['pixel_checksum']}."
     ]
     share, mfu = document["input_wait_share"], document["mfu"]
     if share is not None:
@@ -96,21 +101,6 @@ def _facts(document: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _comparison(changes: Sequence[Change]) -> list[str]:
-    lines = ["| case | against the baseline | noise | |", "| --- | ---: | ---: | --- |"]
-    for change in changes:
-        word = "**slower**" if change.slower else "same" if change.agrees else "faster"
-        lines.append(
-            f"| {change.case} | {change.ratio - 1:+.0%} | {change.noise:.0%} | {word} |"
-        )
-    return lines
-
-
-def describe(name: str) -> str:
-    """Returns what a case does, in a few words."""
-    return _MEANING[name]
-
-
 def plot(document: Mapping[str, Any], path: str | os.PathLike) -> None:
     """Draws bench.png: the ladder as bars, the bottleneck marked; the sweep beside.
 
@@ -120,35 +110,36 @@ def plot(document: Mapping[str, Any], path: str | os.PathLike) -> None:
     """
     sweep = document["sweep"]
     figure = Figure(figsize=(11 if sweep else 8, 4.6), layout="constrained")
+    ratios = (2, 1) if sweep else (1,)
+    axes = figure.subplots(1, len(ratios), width_ratios=ratios, squeeze=False)[0]
+    _draw_ladder(axes[0], document["stages"], document["bottleneck"]["rung"])
     if sweep:
-        ladder, lines = figure.subplots(1, 2, width_ratios=(2, 1))
-        _draw_sweep(lines, sweep)
-    else:
-        ladder = figure.subplots()
-    _draw_ladder(ladder, document["stages"], document["bottleneck"]["rung"])
+        _draw_sweep(axes[1], sweep)
     plotting.save(figure, path)
 
 
-def _draw_ladder(axes, stages: Sequence[Mapping[str, Any]], limit: str) -> None:
-    rates = [stage["images_per_sec"] for stage in stages]
-    middle = np.array([rate["median"] for rate in rates])
-    below = middle - [rate["min"] for rate in rates]
-    above = np.array([rate["max"] for rate in rates]) - middle
-    marked = [stage["name"] == limit for stage in stages]
-    axes.barh(
-        [stage["name"] for stage in stages],
+def _draw_ladder(axes, cases: Sequence[Mapping[str, Any]], limit: str) -> None:
+    low, middle, high = (
+        np.array([case["images_per_sec"][key] for case in cases])
+        for key in ("min", "median", "max")
+    )
+    marked = [case["name"] == limit for case in cases]
+    bars = axes.barh(
+        [case["name"] for case in cases],
         middle,
         color=[plotting.RED if mark else plotting.BLUE for mark in marked],
         hatch=["//" if mark else "" for mark in marked],
         edgecolor="white",
-        xerr=(below, above),
+        xerr=(middle - low, high - middle),
         error_kw={"ecolor": plotting.INK, "capsize": 3},
     )
-    for place, (rate, mark) in enumerate(zip(rates, marked, strict=True)):
-        text = f"  {rate['median']:,.0f}" + ("  bottleneck" if mark else "")
-        axes.text(rate["max"], place, text, va="center", fontsize=10)
+    labels = [
+        f"{rate:,.0f}" + ("  bottleneck" if mark else "")
+        for rate, mark in zip(middle, marked, strict=True)
+    ]
+    axes.bar_label(bars, labels, padding=8, fontsize=10)
     axes.set_xscale("log")
-    axes.set_xlim(middle.min() / 4, max(rate["max"] for rate in rates) * 12)
+    axes.set_xlim(middle.min() / 4, high.max() * 12)
     axes.invert_yaxis()
     plotting.dress(axes, "The ladder", "images/s (median, min - max of the repeats)")
     axes.grid(visible=False, axis="y")
@@ -160,13 +151,11 @@ def _draw_sweep(axes, sweep: Sequence[Mapping[str, Any]]) -> None:
         ("step", plotting.BLUE, "--"),
         ("train", plotting.RED, "-"),
     ):
-        rates = [row[name] for row in sweep]
-        axes.plot(
-            sizes, rates, line, color=color, marker="o", label=name, **plotting.STYLE
-        )
+        style = {"color": color, "marker": "o", "label": name, **plotting.STYLE}
+        axes.plot(sizes, [row[name] for row in sweep], line, **style)
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.minorticks_off()
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=10)
-    plotting.dress(axes, "Batch size", "films a step", "images/s")
+    plotting.dress(axes, "Batch size", "images a step", "images/s")

@@ -4,18 +4,29 @@ Measured in the same rounds as the cases, so that a case can be given as a share
 what was possible at that moment.
 """
 
+import re
+from collections.abc import Callable
+
 import numpy as np
 import tensorflow as tf
 
 from cxr.benchmark.timing import Case
+from cxr.benchmark.workload import Workload
 from cxr.input.jpeg import decoder as jpeg
-from cxr.input.reader import Reader
 
-COPY, PRODUCT, BARE_DECODE = "memory copy", "matrix product", "bare decode"
+COPY, DEVICE_COPY = "memory copy", "device copy"
+PRODUCT, BARE_DECODE = "matrix product", "bare decode"
+UNITS = {
+    COPY: "bytes",
+    DEVICE_COPY: "bytes",
+    PRODUCT: "floating-point operations",
+    BARE_DECODE: "films, one thread",
+}
 _COPY_BYTES = 32 << 20  # 32 MiB: beyond the caches that a core has to itself
+_DEVICE_COPY_BYTES = 256 << 20  # 256 MiB: beyond the caches of any GPU
 _SIDE, _ACCELERATOR_SIDE = 1024, 8192  # of the matrices; 10 ms each, or so
 
-_DECODED_FILMS = 48  # enough for those decoded together
+_DECODED_IMAGES = 48  # enough for those decoded together
 
 # Dense peaks in FLOP/s from the makers' data sheets: (16-bit matrix units with
 # 32-bit accumulation, what TensorFlow runs float32 products in: TF32 since Ampere).
@@ -36,13 +47,24 @@ _VENDOR_PEAKS = {
 
 def vendor_peak(device_name: str, precision: str) -> float | None:
     """Returns the maker's figure in FLOP/s, None where the device is not known."""
-    for name, (half, single) in _VENDOR_PEAKS.items():
-        if name in device_name:
+    for name in sorted(_VENDOR_PEAKS, key=len, reverse=True):
+        if re.search(rf"\b{name}\b", device_name):
+            half, single = _VENDOR_PEAKS[name]
             return single if precision == "float32" else half
     return None
 
 
-def copy_case() -> Case:
+def cases(workload: Workload) -> list[Case]:
+    """Returns what the cases of a workload are held against."""
+    cases = [_copy_case(), _product_case(workload)]
+    if workload.accelerated:
+        cases.append(_device_copy_case(workload))
+    if workload.manifest.encoding != "raw":
+        cases.append(_bare_decode_case(workload))
+    return cases
+
+
+def _copy_case() -> Case:
     """Returns one thread copying memory; an item is a byte."""
     source = np.ones(_COPY_BYTES, np.uint8)
     target = np.zeros_like(source)
@@ -54,42 +76,51 @@ def copy_case() -> Case:
     return Case(COPY, advance)
 
 
-def product_case(precision: str) -> Case:
-    """Returns a square matrix product on the device; an item is an operation.
-
-    Args:
-      precision: Keras dtype policy; its compute type is the matrices'.
-    """
-    dtype = precision.removeprefix("mixed_")
-    accelerated = bool(tf.config.list_physical_devices("GPU"))
-    side = _ACCELERATOR_SIDE if accelerated else _SIDE
+def _product_case(workload: Workload) -> Case:
+    """Returns a square matrix product on the device; an item is an operation."""
+    dtype = workload.devices.precision.removeprefix("mixed_")
+    side = _ACCELERATOR_SIDE if workload.accelerated else _SIDE
     matrix = tf.cast(tf.random.stateless_normal([side, side], (0, 0)), dtype)
-    newest: list[tf.Tensor] = [matrix]
+    return _device_case(
+        PRODUCT, lambda: tf.linalg.matmul(matrix, matrix), 2 * side**3, workload
+    )
+
+
+def _device_copy_case(workload: Workload) -> Case:
+    """Returns an accelerator copying its memory; an item is a byte.
+
+    By an addition, which reads and writes every value once: `tf.identity` copies none.
+    """
+    source = tf.zeros(_DEVICE_COPY_BYTES // 4)  # float32
+    return _device_case(DEVICE_COPY, lambda: source + 1, _DEVICE_COPY_BYTES, workload)
+
+
+def _device_case(
+    name: str, run: Callable[[], tf.Tensor], items: int, workload: Workload
+) -> Case:
+    newest: list[tf.Tensor] = []
 
     def advance() -> int:
-        newest[0] = tf.linalg.matmul(matrix, matrix)
-        return 2 * side**3
+        newest[:] = [run()]
+        return items
 
     def settle() -> None:
-        newest[0][0, 0].numpy()
+        tf.reshape(newest[0], [-1])[0].numpy()
 
-    return Case(PRODUCT, advance, settle)
+    return Case(name, advance, settle, steps_per_sample=workload.steps_per_sample)
 
 
-def bare_decode_case(reader: Reader) -> Case:
-    """Returns one thread decoding verified films; an item is a film.
-
-    Args:
-      reader: of a set of JPEG or PNG films; its first ones are decoded.
-    """
+def _bare_decode_case(workload: Workload) -> Case:
+    """Returns one thread decoding verified images; an item is an image."""
+    reader = workload.image_check.reader
     if reader.encoding == "jpeg" and jpeg.available():
-        jpeg.prepare().join()  # as training does after some films
-    indices = np.arange(min(_DECODED_FILMS, reader.n))
-    films = reader.encoded(indices)
-    out = np.empty((len(films), *(reader.stored_size,) * 2), np.uint8)
+        jpeg.prepare().join()  # as training does after some images
+    indices = np.arange(min(_DECODED_IMAGES, reader.n))
+    encoded = reader.encoded(indices)
+    out = np.empty((len(encoded), *(reader.stored_size,) * 2), np.uint8)
 
     def advance() -> int:
-        reader.decode(films, indices, out=out)
-        return len(films)
+        reader.decode(encoded, indices, out=out)
+        return len(encoded)
 
     return Case(BARE_DECODE, advance)

@@ -2,10 +2,8 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import keras
 
 from cxr import records
 from cxr.benchmark import (
@@ -15,16 +13,15 @@ from cxr.benchmark import (
     result,
     roofline,
     timing,
-    verdict,
 )
-from cxr.benchmark.checks import FilmAudit
-from cxr.benchmark.timing import Case, Clock, Window
+from cxr.benchmark.timing import Case, Window
+from cxr.benchmark.workload import Workload
 from cxr.config import TrainConfig
-from cxr.training import builders, devices, progress
+from cxr.training import progress
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Protocol:
     """How long and how often to measure.
 
     Attributes:
@@ -46,255 +43,30 @@ class Plan:
     sweep: tuple[int, ...] | None = ()
     stage: str = "last"
 
-
-def run(
-    config: TrainConfig,
-    record_set: records.RecordSet,
-    plan: Plan,
-    *,
-    baseline: Mapping[str, Any] | None = None,
-    clock: Clock | None = None,
-) -> dict[str, Any]:
-    """Measures the ladder; returns bench.json's content.
-
-    Args:
-      config: what would be trained.
-      record_set: a checked data set that fits it.
-      plan: how to measure.
-      baseline: an earlier result that this one will be compared with.
-      clock: gives the time; this machine's by default.
-
-    Raises:
-      UsageError: the baseline measured something else.
-      WrongBatch: the pipeline delivered other films than it should have.
-      WrongStep: a step did not compute what it should have.
-    """
-    bench = Bench(config, record_set, plan, clock or Clock())
-    if baseline:
-        regression.check_comparable(baseline, {"config": bench.settings})
-    windows = bench.measure()
-    return bench.document(windows)
-
-
-class Bench:
-    """One benchmark in the making.
-
-    Args:
-      config: what would be trained.
-      record_set: a checked data set that fits it.
-      plan: how to measure.
-      clock: gives the time.
-
-    Attributes:
-      settings: what must be equal for two benchmarks to be comparable.
-    """
-
-    def __init__(
-        self,
-        config: TrainConfig,
-        record_set: records.RecordSet,
-        plan: Plan,
-        clock: Clock,
-    ):
-        self._config, self._record_set, self._plan = config, record_set, plan
-        self._clock = clock
-        self._load = os.getloadavg()[0]
-        self._devices = devices.setup(config)
-        keras.config.set_dtype_policy(self._devices.precision)
-        self._workshop = compute_cases.Workshop(config, record_set, self._devices)
-        size = config.image_size
-        self._audit = FilmAudit(record_set, input_cases.SPLIT, image_size=size)
-        progress.say("input: opening the split, drawing the first epoch")
-        self._input = input_cases.input_cases(
-            config,
-            record_set,
-            iterate=self._workshop.iterate,
-            audit=self._audit,
-            clock=clock,
-            shares=self._workshop.shares,
-        )
-        self._stage = builders.stages(config)[0 if plan.stage == "first" else -1]
-        self.settings = result.settings(
-            config,
-            record_set.manifest,
-            devices=self._devices,
-            source=self._input.source,
-            stage=self._stage,
-        )
-        self._network: compute_cases.Network | None = None
-        self._training: input_cases.Drawn | None = None
-        self._sweep: list[dict[str, float]] = []
-        self._wait_share: float | None = None
-
-    def measure(self) -> dict[str, list[Window]]:
-        """Warms all cases up, then measures them in turn; returns their windows."""
-        cases = [*self._input.cases]
-        if not self._plan.input_only:
-            cases += self._compute_cases(self._config.batch_size)
-        cases += self._calibrations()
-        self._warm_up(cases)
-        found = timing.interleave(
-            cases,
-            repeats=self._plan.repeats,
-            seconds=self._plan.window_s,
-            clock=self._clock,
-            between=self._show_round,
-        )
-        self._wait_share = self._share_of_waiting(found)
-        self._sweep = self._measure_sweep(self._sweep_sizes(found))
-        return found
-
-    # --- what is measured
-
-    def _compute_cases(self, batch_size: int) -> list[Case]:
-        progress.say(f"network: building {self._config.model}, counting operations")
-        shop = self._workshop
-        self._network = shop.network(self._stage)
-        network = self._network.network
-        self._training = self._drawn(batch_size)
-        trivial = shop.trivial_network()
-        return [
-            shop.augment_case(batch_size),
-            shop.step_case(network, batch_size),
-            shop.training_case("trivial", trivial, self._drawn(batch_size), batch_size),
-            shop.training_case("train", network, self._training, batch_size),
-        ]
-
-    def _drawn(self, batch_size: int) -> input_cases.Drawn:
-        source = self._input.source
-        return input_cases.Drawn(
-            self._workshop.iterate(
-                source, source.training(batch_size, self._config.seed)
-            ),
-            epoch_films=source.n // batch_size * batch_size,
-            audit=self._audit,
-            contents=self._audit.check_films,
-            clock=self._clock,
-            shares=self._workshop.shares,
-        )
-
-    def _calibrations(self) -> list[Case]:
-        cases = [roofline.copy_case(), roofline.product_case(self._devices.precision)]
-        if self._record_set.manifest.encoding != "raw":
-            cases.append(roofline.bare_decode_case(self._audit.reader))
-        return cases
-
-    def _sweep_sizes(self, windows: Mapping[str, list[Window]]) -> list[int]:
-        sizes, batch_size = self._plan.sweep, self._config.batch_size
-        if sizes is None:
-            slowest = max(window.step_seconds[0] for window in windows["train"])
-            if slowest > self._plan.window_s:
-                progress.say(
-                    f"no sweep: a step takes {slowest:.1f} s; ask with --sweep"
-                )
-                return []
-            sizes = (batch_size // 2, batch_size, 2 * batch_size)
-        fitting = [size for size in sizes if 0 < size <= self._input.source.n]
-        return fitting if self._network else []
-
-    def _measure_sweep(self, sizes: list[int]) -> list[dict[str, float]]:
-        """Returns step and training rates by batch size, measured in turn."""
-        if not sizes:
-            return []
-        assert self._network is not None  # sizes come of windows that it made
-        network, cases = self._network.network, []
-        for size in sizes:
-            drawn = self._drawn(size)
-            pair = (
-                self._workshop.step_case(network, size),
-                self._workshop.training_case("train", network, drawn, size),
-            )
-            cases += [
-                dataclasses.replace(case, name=f"{case.name} of {size}")
-                for case in pair
-            ]
-        self._warm_up(cases)
-        found = timing.interleave(
-            cases,
-            repeats=self._plan.repeats,
-            seconds=self._plan.window_s / 2,
-            clock=self._clock,
-        )
-        rates = {name: timing.rates(each)["median"] for name, each in found.items()}
-        return [
-            {
-                "batch_size": size,
-                "step": rates[f"step of {size}"],
-                "train": rates[f"train of {size}"],
-            }
-            for size in sizes
-        ]
-
-    # --- progress
-
-    def _warm_up(self, cases: list[Case]) -> None:
+    def measure(self, cases: list[Case], seconds: float) -> dict[str, list[Window]]:
+        """Warms cases up, then measures them in turn, in windows of some seconds."""
         for number, case in enumerate(cases, start=1):
-            seconds = timing.warm_up(
-                case,
-                steps=self._plan.warm_up_steps,
-                seconds=self._plan.warm_up_s,
-                clock=self._clock,
+            took_s = timing.warm_up(
+                case, steps=self.warm_up_steps, seconds=self.warm_up_s
             )
-            progress.say(f"warm [{number}/{len(cases)}] {case.name}: {seconds:.1f} s")
+            progress.say(f"warm [{number}/{len(cases)}] {case.name}: {took_s:.1f} s")
+        return timing.interleave(
+            cases, repeats=self.repeats, seconds=seconds, between=self._show_round
+        )
 
-    def _show_round(self, repeat: int, windows: Mapping[str, Window]) -> None:
+    def _show_round(self, number: int, windows: Mapping[str, Window]) -> None:
         rates = ", ".join(
             f"{name} {window.per_sec:,.0f}"
             for name, window in windows.items()
-            if name in input_cases.CASES
+            if name not in roofline.UNITS
         )
-        progress.say(f"round {repeat + 1}/{self._plan.repeats}, images/s: {rates}")
+        progress.say(f"round {number + 1}/{self.repeats}, images/s: {rates}")
 
-    # --- the result
-
-    def document(self, windows: Mapping[str, list[Window]]) -> dict[str, Any]:
-        """Returns bench.json's content.
-
-        Args:
-          windows: of the cases and the calibrations, from `measure`.
-        """
-        measured = result.Measured(
-            self._config,
-            self._record_set.manifest,
-            devices=self._devices,
-            source=self._input.source,
-            stage=self._stage,
-            network=self._network,
-            windows=windows,
-        )
-        mfu = measured.mfu()
-        found = verdict.reach(measured.medians(), measured.setting(mfu))
-        return {
-            "schema": regression.SCHEMA,
-            "environment": result.environment(self._devices, self._load),
-            "config": self.settings,
-            "plan": dataclasses.asdict(self._plan),
-            "calibration": measured.calibration(),
-            "stages": measured.stages(),
-            "sweep": self._sweep,
-            "input_wait_share": self._wait_share,
-            "time_to_first_batch_s": self._input.first_batch_s,
-            "first_epoch_s": self._input.first_epoch_s,
-            "peak_rss_mb": self._clock.peak_mib(),
-            "pixel_checksum": self._audit.checksum(),
-            "mfu": mfu,
-            "verdict": found.text,
-            "bottleneck": {"bound": found.bound, "rung": found.case},
-            "method": self._method(),
-        }
-
-    def _share_of_waiting(self, windows: Mapping[str, list[Window]]) -> float | None:
-        if not self._training:
-            return None
-        # Audits come after the warm-up, then in pairs: after draining, after a window.
-        waited = self._training.waits[2::2]
-        return sum(waited) / sum(window.seconds for window in windows["train"])
-
-    def _method(self) -> str:
-        plan = self._plan
+    def describe(self) -> str:
+        """Returns in words how was measured."""
         return (
-            f"Each case ran untimed for at least {plan.warm_up_steps} steps and "
-            f"{plan.warm_up_s:g} s, then {plan.repeats} windows of {plan.window_s:g} s "
+            f"Each case ran untimed for at least {self.warm_up_steps} steps and "
+            f"{self.warm_up_s:g} s, then {self.repeats} windows of {self.window_s:g} s "
             "in turn with all others (A B C A B C ...), each after draining what had "
             "been prepared. images/s = images / seconds of a window; the median of the "
             "windows counts. A/A: odd against even windows. cores: CPU seconds / "
@@ -302,3 +74,92 @@ class Bench:
             "Counts, order, labels and pixels were checked against an independent "
             "decode in every window."
         )
+
+
+def run(
+    config: TrainConfig,
+    record_set: records.RecordSet,
+    protocol: Protocol,
+    *,
+    baseline: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Measures the ladder; returns bench.json's content.
+
+    Args:
+      config: what would be trained.
+      record_set: a checked data set that fits it.
+      protocol: how to measure.
+      baseline: an earlier result that this one will be compared with.
+
+    Raises:
+      UsageError: the baseline measured something else.
+      WrongBatch: the pipeline delivered other images than it should have.
+      WrongStep: a step did not compute what it should have.
+    """
+    load = os.getloadavg()[0]
+    progress.say("input: opening the split, drawing the first epoch")
+    workload = Workload(config, record_set, stage=protocol.stage)
+    if baseline:
+        regression.check_comparable(baseline["config"], workload.settings())
+    measured = measure(workload, protocol)
+    sweep = _sweep(measured, protocol)
+    return {
+        "schema": regression.SCHEMA,
+        "environment": result.environment(workload.devices, load),
+        "config": workload.settings(),
+        "plan": dataclasses.asdict(protocol),
+        **measured.document(),
+        "sweep": sweep,
+        "method": protocol.describe(),
+    }
+
+
+def measure(workload: Workload, protocol: Protocol) -> result.Measured:
+    """Measures all cases of a workload and what bounds them."""
+    batches, times = input_cases.start(workload)
+    cases = input_cases.cases(workload, batches)
+    network = training = None
+    if not protocol.input_only:
+        progress.say(f"network: building {workload.config.model}, counting operations")
+        network = compute_cases.stage_network(workload)
+        training = workload.training_batches(workload.config.batch_size)
+        cases += compute_cases.cases(workload, network.network, training)
+    cases += roofline.cases(workload)
+    windows = protocol.measure(cases, protocol.window_s)
+    return result.Measured(workload, windows, times, network, training)
+
+
+def _sweep(measured: result.Measured, protocol: Protocol) -> list[dict[str, float]]:
+    """Returns step and training rates by batch size, measured in turn."""
+    sizes, network = _sweep_sizes(measured, protocol), measured.network
+    if not sizes or not network:
+        return []
+    workload, pair = measured.workload, ("step", "train")
+    cases = [
+        compute_cases.step_case(
+            workload,
+            f"{name} of {size}",
+            network.network,
+            batch_size=size,
+            batches=workload.training_batches(size) if name == "train" else None,
+        )
+        for size in sizes
+        for name in pair
+    ]
+    windows = protocol.measure(cases, protocol.window_s / 2)
+    rates = {name: timing.rates(mine)["median"] for name, mine in windows.items()}
+    return [
+        {"batch_size": size} | {name: rates[f"{name} of {size}"] for name in pair}
+        for size in sizes
+    ]
+
+
+def _sweep_sizes(measured: result.Measured, protocol: Protocol) -> Sequence[int]:
+    sizes, batch_size = protocol.sweep, measured.workload.config.batch_size
+    if sizes is None and measured.network:
+        slowest_s = max(w.step_seconds[0] for w in measured.windows["train"])
+        if slowest_s > protocol.window_s:
+            progress.say(f"no sweep: a step takes {slowest_s:.1f} s; ask with --sweep")
+            return ()
+        sizes = (batch_size // 2, batch_size, 2 * batch_size)
+    return [size for size in sizes or () if 0 < size <= measured.workload.source.n]

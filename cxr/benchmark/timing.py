@@ -1,7 +1,7 @@
 """Times benchmark cases in interleaved windows, with their statistics.
 
 Knows nothing of what it times: a case counts items, be they images, bytes copied or
-operations of a matrix product. Every second comes from a `Clock`, in whose place a
+operations of a matrix product. Every second comes from `time`, in whose place a
 test can put its own, and items/s is items / seconds by construction.
 """
 
@@ -22,25 +22,15 @@ _DRAIN_STEPS = 24
 _DRAIN_SHARE = 0.2  # of the window's seconds, for cases too slow to drain that much
 
 
-class Clock:
-    """The seconds of this machine and the memory of this process."""
+def resident_mib() -> float:
+    """Returns the memory of this process now."""
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
-    def wall(self) -> float:
-        """Returns seconds since some moment."""
-        return time.perf_counter()
 
-    def cpu(self) -> float:
-        """Returns the processor seconds of all threads of this process so far."""
-        return time.process_time()
-
-    def resident_mib(self) -> float:
-        """Returns the memory of this process now."""
-        pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-    def peak_mib(self) -> float:
-        """Returns the most memory that this process ever had."""
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # from KiB
+def peak_mib() -> float:
+    """Returns the most memory that this process ever had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # from KiB
 
 
 @dataclasses.dataclass
@@ -51,7 +41,7 @@ class Case:
       name: for people and for bench.json.
       advance: runs one step; returns the number of items in it.
       settle: returns when the device has finished all steps so far.
-      audit: called after each window, with the items counted in it; raises where
+      check: called after each window, with the items counted in it; raises where
         the work of the window was not what it should have been.
       steps_per_sample: steps between two looks at the clock, each after a
         `settle`; more than one where settling would cost what it measures.
@@ -60,7 +50,7 @@ class Case:
     name: str
     advance: Callable[[], int]
     settle: Callable[[], None] = lambda: None
-    audit: Callable[[int], None] = lambda items: None
+    check: Callable[[int], None] = lambda items: None
     steps_per_sample: int = 1
 
 
@@ -88,49 +78,45 @@ class Window:
         return self.items / self.seconds
 
 
-def measure(case: Case, *, seconds: float, clock: Clock) -> Window:
+def measure(case: Case, *, seconds: float) -> Window:
     """Drains what was prepared in advance, then times steps for some seconds.
 
     The window ends with the first step that ends after `seconds`, so it holds at
     least one, however slow.
     """
-    _drain(case, seconds=_DRAIN_SHARE * seconds, clock=clock)
-    items, stamps = 0, [clock.wall()]
-    cpu_begin = clock.cpu()
+    drain_s = _DRAIN_SHARE * seconds
+    _run_untimed(case, lambda n, s: n >= _DRAIN_STEPS or s >= drain_s)
+    items, stamps = 0, [time.perf_counter()]
+    cpu_begin = time.process_time()
     while stamps[-1] - stamps[0] < seconds:
         items += sum(case.advance() for _ in range(case.steps_per_sample))
         case.settle()
-        stamps.append(clock.wall())
-    cpu_seconds = clock.cpu() - cpu_begin
-    each = np.diff(stamps) / case.steps_per_sample
-    memory = clock.resident_mib()
-    case.audit(items)
+        stamps.append(time.perf_counter())
+    cpu_seconds = time.process_time() - cpu_begin
+    step_seconds = np.diff(stamps) / case.steps_per_sample
+    memory = resident_mib()
+    case.check(items)
     total = stamps[-1] - stamps[0]
-    return Window(items, total, cpu_seconds, tuple(each.tolist()), memory)
+    return Window(items, total, cpu_seconds, tuple(step_seconds.tolist()), memory)
 
 
-def warm_up(case: Case, *, steps: int, seconds: float, clock: Clock) -> float:
+def warm_up(case: Case, *, steps: int, seconds: float) -> float:
     """Runs a case untimed for some steps and some seconds; returns how long it took.
 
     Its first step traces the graph, and compiles it where XLA does.
     """
-    begin, items, done = clock.wall(), 0, 0
-    while done < steps or clock.wall() - begin < seconds:
-        items += case.advance()
-        case.settle()
-        done += 1
-    case.audit(items)
-    return clock.wall() - begin
+    return _run_untimed(case, lambda n, s: n >= steps and s >= seconds)
 
 
-def _drain(case: Case, *, seconds: float, clock: Clock) -> None:
-    begin, items = clock.wall(), 0
-    for _ in range(_DRAIN_STEPS):
+def _run_untimed(case: Case, enough: Callable[[int, float], bool]) -> float:
+    """Runs a case until its steps and seconds are enough; returns the seconds."""
+    begin, items, steps = time.perf_counter(), 0, 0
+    while not steps or not enough(steps, time.perf_counter() - begin):
         items += case.advance()
         case.settle()
-        if clock.wall() - begin >= seconds:
-            break
-    case.audit(items)
+        steps += 1
+    case.check(items)
+    return time.perf_counter() - begin
 
 
 def interleave(
@@ -138,7 +124,6 @@ def interleave(
     *,
     repeats: int,
     seconds: float,
-    clock: Clock,
     between: Callable[[int, Mapping[str, Window]], None] = lambda repeat, windows: None,
 ) -> dict[str, list[Window]]:
     """Measures A B C A B C ...: what changes with time meets all cases alike.
@@ -147,18 +132,17 @@ def interleave(
       cases: warm already; their names differ.
       repeats: windows of each.
       seconds: of a window.
-      clock: gives the time.
       between: called after each round with its number, from 0, and its windows.
 
     Returns:
       The windows of each case, in the order of the rounds.
     """
-    found: dict[str, list[Window]] = {case.name: [] for case in cases}
+    windows: dict[str, list[Window]] = {case.name: [] for case in cases}
     for repeat in range(repeats):
         for case in cases:
-            found[case.name].append(measure(case, seconds=seconds, clock=clock))
-        between(repeat, {name: windows[-1] for name, windows in found.items()})
-    return found
+            windows[case.name].append(measure(case, seconds=seconds))
+        between(repeat, {name: mine[-1] for name, mine in windows.items()})
+    return windows
 
 
 class Rates(TypedDict):

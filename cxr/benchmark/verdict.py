@@ -7,12 +7,20 @@ and batched in turn; training is input, augmentation, step, and what the loop ad
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-_STREAM = ("read", "parse", "decode", "batch")
+from cxr.benchmark import cases
+
+_STREAM = tuple(cases.INPUT)
 # Augmentation and step follow each other, so input that is slower than either may still
 # hide behind both; so near to them it is the case to work on all the same.
 _NEAR = 0.75
+_BOUNDS = {
+    "augment": "augmentation",
+    "step": "step",
+    "trivial": "overhead",
+    "train": "overhead",
+}
 _NEAR_PEAK = 0.5  # of a matrix product: little is left to win in software
 
 
@@ -21,12 +29,13 @@ class Setting:
     """What the rates were measured with.
 
     Attributes:
-      resident: films are kept in memory, so only the first epoch reads and decodes.
+      resident: images are kept in memory, so only the first epoch reads and decodes.
       cores: that this process may use.
       memory_mib: of the decoded split.
       memory_fits: the decoded split fits the memory that is free.
       encoding: of the records: `jpeg`, `png` or `raw`.
       mfu: the step's share of the measured matrix-product peak.
+      jit_compile: XLA compiles the step already.
     """
 
     resident: bool
@@ -35,6 +44,7 @@ class Setting:
     memory_fits: bool = True
     encoding: str = "jpeg"
     mfu: float | None = None
+    jit_compile: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,23 +66,18 @@ def own_seconds(rates: Mapping[str, float], *, resident: bool) -> dict[str, floa
     """Returns each case's own seconds an image, without what it contains.
 
     Args:
-      rates: images/s of the cases that were measured.
+      rates: images/s of all cases, or of the input cases alone.
       resident: `batch` reads from memory and contains no other case.
     """
-    own, contained = {}, 0.0
+    own, fed = {}, 0.0
     for name in _STREAM:
         if name == "batch" and resident:
-            contained = 0.0
-        if name in rates:
-            own[name] = max(1 / rates[name] - contained, 0.0)
-            contained = max(1 / rates[name], contained)
-    fed = contained
-    for name in ("augment", "step"):
-        if name in rates:
-            own[name] = 1 / rates[name]
-    if "trivial" in rates:
+            fed = 0.0
+        own[name] = max(1 / rates[name] - fed, 0.0)
+        fed = max(1 / rates[name], fed)
+    if "step" in rates:
+        own["augment"], own["step"] = 1 / rates["augment"], 1 / rates["step"]
         own["trivial"] = max(1 / rates["trivial"] - fed - own["augment"], 0.0)
-    if "train" in rates:
         parts = fed + own["augment"] + own["step"]
         own["train"] = max(1 / rates["train"] - parts, 0.0)
     return own
@@ -85,122 +90,118 @@ def reach(rates: Mapping[str, float], setting: Setting) -> Verdict:
       rates: images/s of all cases, or of the input cases alone.
       setting: what they were measured with.
     """
-    own = own_seconds(rates, resident=setting.resident)
-    if "step" not in rates:
-        return _input_alone(rates, own, setting)
-    fed = 1 / rates["batch"] if setting.resident else _slowest(rates)
-    computed = own["augment"] + own["step"]
-    loop = max(("trivial", "train"), key=lambda name: own.get(name, 0.0))
-    if own.get(loop, 0.0) > max(fed, computed):
-        return _overhead(loop, rates, fed + computed)
-    case = "batch" if setting.resident else _largest(own, _STREAM)
-    slowest = own[case] > max(own["augment"], own["step"])
-    if fed >= computed or (slowest and fed > _NEAR * computed):
-        return _input(case, fed, computed, setting)
-    case = _largest(own, ("augment", "step"))
-    found = _augment(rates, computed) if case == "augment" else _step(rates, setting)
-    return _with_first_epoch(found, rates, own, computed, setting)
+    return _Judge(rates, setting).verdict()
 
 
-def _slowest(rates: Mapping[str, float]) -> float:
-    return max(1 / rates[name] for name in _STREAM if name in rates)
+class _Judge:
+    """The rates and what follows from them, in seconds an image.
 
+    Attributes:
+      own: of each case alone.
+      fed: of the input, as the training loop waits for it.
+      computed: of augmentation and step together; 0 where they were not measured.
+    """
 
-def _largest(own: Mapping[str, float], names: tuple[str, ...]) -> str:
-    return max((name for name in names if name in own), key=own.__getitem__)
+    def __init__(self, rates: Mapping[str, float], setting: Setting):
+        self.rates, self.setting = rates, setting
+        self.own = own_seconds(rates, resident=setting.resident)
+        awaited = ("batch",) if setting.resident else _STREAM
+        self.fed = max(1 / rates[name] for name in awaited)
+        self.computed = sum(self.own.get(name, 0.0) for name in ("augment", "step"))
 
-
-def _input(case: str, fed: float, computed: float, setting: Setting) -> Verdict:
-    limit = f"{case} limits at {_number(1 / fed)} images/s"
-    able = f"augmentation and step together could take {_number(1 / computed)}"
-    advice = _input_advice(case, fed / computed, setting)
-    text = f"input-bound: {limit}, {able}; use {advice}"
-    return Verdict("input", case, text)
-
-
-def _input_advice(case: str, ratio: float, setting: Setting) -> str:
-    more = max(math.ceil(setting.cores * ratio) - setting.cores, 1)
-    cores = f"{more} more core{'s' if more > 1 else ''}"
-    if setting.resident:
-        return "a larger --batch_size, or faster memory"
-    if setting.memory_fits:
-        return f"--cache=ram (needs {setting.memory_mib:,.0f} MiB) or {cores}"
-    if case == "decode" and setting.encoding != "raw":
-        return f"records stored with --encoding=raw (no decoding), or {cores}"
-    if case == "read":
-        return "a faster disk, or a smaller stored --image_size"
-    return cores
-
-
-def _augment(rates: Mapping[str, float], computed: float) -> Verdict:
-    share = 1 / rates["augment"] / computed
-    text = (
-        f"augmentation-bound: augment limits at {_number(rates['augment'])} images/s "
-        f"({share:.0%} of the computing), the step alone could take "
-        f"{_number(rates['step'])}; use a weaker --augmentation, or a smaller "
-        "--image_size"
-    )
-    return Verdict("augmentation", "augment", text)
-
-
-def _step(rates: Mapping[str, float], setting: Setting) -> Verdict:
-    reached = ""
-    advice = "try a larger --batch_size, --jit_compile or a lower --precision"
-    if setting.mfu is not None:
-        reached = f" at {setting.mfu:.0%} of the measured matrix-product peak"
-        if setting.mfu >= _NEAR_PEAK:
-            advice = (
-                "only a faster device, a smaller --image_size or network would help"
+    def verdict(self) -> Verdict:
+        if "step" not in self.own:
+            return self._input_alone()
+        case = self._limit()
+        bound = _BOUNDS.get(case, "input")
+        rate = _number(1 / self.fed) if bound == "input" else self._rate(case)
+        text = f"{bound}-bound: {case} limits at {rate} images/s"
+        text += self._reasons(case, bound)
+        hides = bound in ("augmentation", "step") and self.setting.resident
+        if hides and 1 / self.rates["decode"] > self.computed:
+            text += (
+                ". The first epoch, while memory fills, is input-bound: "
+                f"{self._largest(_STREAM[:3])} limits at {self._rate('decode')} "
+                "images/s"
             )
-    text = (
-        f"step-bound: step limits at {_number(rates['step'])} images/s{reached}, the "
-        f"input could give {_number(rates['batch'])}; {advice}"
-    )
-    return Verdict("step", "step", text)
+        return Verdict(bound, case, text)
 
+    def _limit(self) -> str:
+        """Returns the case that limits training."""
+        own = self.own
+        loop = self._largest(("trivial", "train"))
+        if own[loop] > max(self.fed, self.computed):
+            return loop
+        case = "batch" if self.setting.resident else self._largest(_STREAM)
+        slowest = own[case] > max(own["augment"], own["step"])
+        if self.fed >= self.computed or (slowest and self.fed > _NEAR * self.computed):
+            return case
+        return self._largest(("augment", "step"))
 
-def _overhead(loop: str, rates: Mapping[str, float], parts: float) -> Verdict:
-    text = (
-        f"overhead-bound: {loop} limits at {_number(rates[loop])} images/s, though "
-        f"input, augmentation and step one after the other would reach "
-        f"{_number(1 / parts)}; look for other load on this machine, or try "
-        "--steps_per_execution=10"
-    )
-    return Verdict("overhead", loop, text)
-
-
-def _with_first_epoch(
-    found: Verdict,
-    rates: Mapping[str, float],
-    own: Mapping[str, float],
-    computed: float,
-    setting: Setting,
-) -> Verdict:
-    """Adds what limits the first epoch where that is slower than the others."""
-    if not setting.resident or 1 / rates["decode"] <= computed:
-        return found
-    case = _largest(own, _STREAM[:3])
-    text = (
-        f"{found.text}. The first epoch, while memory fills, is input-bound: {case} "
-        f"limits at {_number(rates['decode'])} images/s"
-    )
-    return dataclasses.replace(found, text=text)
-
-
-def _input_alone(
-    rates: Mapping[str, float], own: Mapping[str, float], setting: Setting
-) -> Verdict:
-    case = _largest(own, _STREAM[:3] if setting.resident else _STREAM)
-    batches = f"batches come at {_number(rates['batch'])} images/s"
-    if setting.resident:
-        text = (
-            f"input only: {batches} from memory; the first epoch, while memory fills, "
-            f"at {_number(rates['decode'])}, limited by {case}"
+    def _largest(self, names: Iterable[str]) -> str:
+        return max(
+            (name for name in names if name in self.own), key=self.own.__getitem__
         )
-    else:
-        advice = _input_advice(case, 2.0, setting)
-        text = f"input only: {batches}, limited by {case}; to double that use {advice}"
-    return Verdict("input", case, text)
+
+    def _rate(self, name: str) -> str:
+        return _number(self.rates[name])
+
+    def _reasons(self, case: str, bound: str) -> str:
+        """Returns what is said of a limit: what the others could, what would help."""
+        if bound == "overhead":
+            return (
+                ", though input, augmentation and step one after the other would reach "
+                f"{_number(1 / (self.fed + self.computed))}; look for other load on "
+                "this machine, or try --steps_per_execution=10"
+            )
+        if bound == "augmentation":
+            return (
+                f" ({self.own['augment'] / self.computed:.0%} of the computing), the "
+                f"step alone could take {self._rate('step')}; use a weaker "
+                "--augmentation, or a smaller --image_size"
+            )
+        if bound == "step":
+            mfu = self.setting.mfu
+            share = f" at {mfu:.0%} of the measured matrix-product peak" if mfu else ""
+            input_rate = self._rate("batch")
+            return f"{share}, the input could give {input_rate}; {self._step_advice()}"
+        return (
+            f", augmentation and step together could take {_number(1 / self.computed)};"
+            f" use {self._input_advice(case, self.fed / self.computed)}"
+        )
+
+    def _step_advice(self) -> str:
+        if (self.setting.mfu or 0.0) >= _NEAR_PEAK:
+            return "only a faster device, a smaller --image_size or network would help"
+        compile_ = "" if self.setting.jit_compile else ", --jit_compile"
+        return f"try a larger --batch_size{compile_} or a lower --precision"
+
+    def _input_advice(self, case: str, ratio: float) -> str:
+        setting = self.setting
+        more = max(math.ceil(setting.cores * ratio) - setting.cores, 1)
+        cores = f"{more} more core{'s' if more > 1 else ''}"
+        if setting.resident:
+            return "a larger --batch_size, or faster memory"
+        if setting.memory_fits:
+            return f"--cache=ram (needs {setting.memory_mib:,.0f} MiB) or {cores}"
+        if case == "decode" and setting.encoding != "raw":
+            return f"records stored with --encoding=raw (no decoding), or {cores}"
+        if case == "read":
+            return "a faster disk, or a smaller stored --image_size"
+        return cores
+
+    def _input_alone(self) -> Verdict:
+        case = self._largest(_STREAM[:3] if self.setting.resident else _STREAM)
+        text = f"input only: batches come at {self._rate('batch')} images/s"
+        if self.setting.resident:
+            text += (
+                " from memory; the first epoch, while memory fills, at "
+                f"{self._rate('decode')}, limited by {case}"
+            )
+        else:
+            advice = self._input_advice(case, 2.0)
+            text += f", limited by {case}; to double that use {advice}"
+        return Verdict("input", case, text)
 
 
 def _number(rate: float) -> str:
