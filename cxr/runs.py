@@ -61,6 +61,12 @@ class Run:
         return self.workdir / self.info["model_file"]
 
     @property
+    def data_path(self) -> pathlib.Path:
+        """The version folder of the set that the run was trained on."""
+        data = self.info["data"]
+        return pathlib.Path(data["data_dir"], data["dataset"], data["version"])
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """Class names; column i of the probabilities is `class_names[i]`."""
         return tuple(self.info["class_names"])

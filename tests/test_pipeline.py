@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import types
 import weakref
 
 import numpy as np
@@ -307,7 +308,8 @@ def test_without_numba_libjpeg_turbo_decodes(make_records, no_numba):
 def test_the_roofline_needs_no_numba(make_records, no_numba):
     record_set = make_records({"train": N}, encoding="jpeg")
     reader = Reader(record_set, "train", image_size=16)
-    assert roofline.bare_decode_case(reader).advance() == N
+    workload = types.SimpleNamespace(image_check=types.SimpleNamespace(reader=reader))
+    assert roofline._bare_decode_case(workload).advance() == N
     assert jpeg._loop.thread is None
 
 

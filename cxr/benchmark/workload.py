@@ -9,7 +9,7 @@ import tensorflow as tf
 from cxr import records
 from cxr.benchmark.checks import CheckedBatches, ImageCheck
 from cxr.config import TrainConfig
-from cxr.input import augmenters, pipeline
+from cxr.input import augmenters
 from cxr.training import builders, devices, models
 
 SPLIT = "train"
@@ -57,14 +57,7 @@ class Workload:
         size = config.image_size
         self.image_check = ImageCheck(record_set, SPLIT, image_size=size)
         self.opened_at = time.perf_counter()
-        self.source = pipeline.open_split(
-            record_set,
-            SPLIT,
-            image_size=size,
-            cache=config.cache,
-            ram_budget_bytes=int(config.ram_budget_gib * 2**30) or None,
-            progress=False,
-        )
+        self.source = builders.open_split(config, record_set, SPLIT, progress=False)
 
     @property
     def accelerated(self) -> bool:

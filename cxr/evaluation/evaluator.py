@@ -129,18 +129,16 @@ def _validation(
     None where that set has gone or changed: films the threshold was not chosen on
     are no reference.
     """
-    trained_on = run.info["data"]
-    if record_set.manifest.fingerprint != trained_on["fingerprint"]:
-        path = pathlib.Path(
-            trained_on["data_dir"], trained_on["dataset"], trained_on["version"]
-        )
-        if not (path / records.MANIFEST).is_file():
+    fingerprint = run.info["data"]["fingerprint"]
+    if record_set.manifest.fingerprint == fingerprint:
+        if config.split == "validation":
+            return table
+    elif not (run.data_path / records.MANIFEST).is_file():
+        return None
+    else:
+        record_set = records.load(run.data_path)
+        if record_set.manifest.fingerprint != fingerprint:
             return None
-        record_set = records.load(path)
-        if record_set.manifest.fingerprint != trained_on["fingerprint"]:
-            return None
-    elif config.split == "validation":
-        return table
     return split_predictions.obtain(
         run, record_set, "validation", config, predictor=predictor
     )

@@ -99,9 +99,9 @@ def find_data(
     run: runs.Run, data_dir: str = "", dataset: str = ""
 ) -> records.RecordSet:
     """The set that is asked for, by default the very version the run trained on."""
-    trained_on = run.info["data"]
-    root = pathlib.Path(data_dir or trained_on["data_dir"])
-    own = root / trained_on["dataset"] / trained_on["version"]
-    if not dataset and (own / records.MANIFEST).is_file():
-        return records.load(own)
-    return records.find(root, dataset or trained_on["dataset"])
+    own = run.data_path
+    root = pathlib.Path(data_dir) if data_dir else own.parents[1]
+    same = root / own.parent.name / own.name
+    if not dataset and (same / records.MANIFEST).is_file():
+        return records.load(same)
+    return records.find(root, dataset or own.parent.name)

@@ -10,6 +10,7 @@ import numpy as np
 
 from cxr import records, schedules
 from cxr.config import TrainConfig
+from cxr.input import pipeline
 from cxr.training import models, steps
 
 
@@ -65,6 +66,20 @@ def objective(config: TrainConfig, manifest: records.Manifest) -> steps.Objectiv
         len(manifest.class_names),
         label_smoothing=config.label_smoothing,
         class_weights=weights,
+    )
+
+
+def open_split(
+    config: TrainConfig, record_set: records.RecordSet, split: str, *, progress: bool
+) -> pipeline.Source:
+    """Opens a split as a configuration asks; see `pipeline.open_split`."""
+    return pipeline.open_split(
+        record_set,
+        split,
+        image_size=config.image_size,
+        cache=config.cache,
+        ram_budget_bytes=int(config.ram_budget_gib * 2**30) or None,
+        progress=progress,
     )
 
 

@@ -11,7 +11,7 @@ from cxr.config import TrainConfig
 from cxr.input import pipeline
 from cxr.metrics import calibration, predictions, thresholds
 from cxr.prediction.predictor import Predictor, load_predictor
-from cxr.training import models
+from cxr.training import builders, models
 
 
 def publish(
@@ -97,8 +97,8 @@ def publish_decision(
     source = predictions.describe_source(run.info, manifest.fingerprint, "validation")
     table = predictions.recall(predictions.folder(run.workdir, "validation"), source)
     if table is None:
-        validation = pipeline.open_split(
-            record_set, "validation", image_size=config.image_size, progress=False
+        validation = builders.open_split(
+            config, record_set, "validation", progress=False
         )
         table = predictions.tabulate(
             record_set.examples("validation"),

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from cxr import cli, records, runs, schedules
 from cxr.config import TrainConfig
-from cxr.input import augmenters, pipeline
+from cxr.input import augmenters
 from cxr.training import (
     builders,
     checkpoints,
@@ -97,8 +97,10 @@ class Trainer:
             replicas=self._devices.replicas,
             precision=self._devices.precision,
         )
-        self._train = self._open("train")
-        self._validation = self._open("validation")
+        self._train, self._validation = (
+            builders.open_split(config, record_set, split, progress=config.progress)
+            for split in ("train", "validation")
+        )
         self._steps_per_epoch = self._train.n // config.batch_size
         self._stages = builders.stages(config)
         self._spec = builders.model_spec(config, record_set.manifest)
@@ -147,18 +149,6 @@ class Trainer:
 
     # --- beginnings
 
-    def _open(self, split: str) -> pipeline.Source:
-        config = self._config
-        budget = int(config.ram_budget_gib * 2**30) or None
-        return pipeline.open_split(
-            self._record_set,
-            split,
-            image_size=config.image_size,
-            cache=config.cache,
-            ram_budget_bytes=budget,
-            progress=config.progress,
-        )
-
     def _load_pretrained(self) -> None:
         if self._spec.name == models.BACKBONE:
             backbone = self._model.get_layer(models.BACKBONE)
@@ -174,27 +164,25 @@ class Trainer:
 
     def _banner(self, checkpoint: checkpoints.Checkpoint | None) -> None:
         config, position = self._config, self._position
-        counts = progress.counts(self._record_set.manifest)
-        trained = 4 * 3 * self._model.count_params()  # float32; Adam's two slots
-        progress.say(
-            f"{config.model} at {config.image_size} px, "
-            f"{self._model.count_params():,} parameters, "
-            f"{self._devices.precision} on {', '.join(self._devices.names)}"
+        resident = sum(
+            source.nbytes
+            for source in (self._train, self._validation)
+            if source.mode == "ram"
         )
+        parameters = self._model.count_params()
+        trained = 4 * 3 * parameters  # float32; Adam's two slots
         progress.say(
-            f"{config.dataset}: {counts}; {self._steps_per_epoch} steps of "
-            f"{config.batch_size} an epoch; memory for films "
-            f"{progress.size(self._resident_bytes())}, for weights and optimizer up to "
+            f"{config.model} at {config.image_size} px, {parameters:,} parameters, "
+            f"{self._devices.precision} on {', '.join(self._devices.names)}\n"
+            f"{config.dataset}: {progress.counts(self._record_set.manifest)}; "
+            f"{self._steps_per_epoch} steps of {config.batch_size} an epoch; memory "
+            f"for images {progress.size(resident)}, for weights and optimizer up to "
             f"{progress.size(trained)}, activations apart"
         )
         if checkpoint is not None:
             progress.say(
                 f"resuming at step {position.step} (epoch {len(position.rows) + 1})"
             )
-
-    def _resident_bytes(self) -> int:
-        sources = (self._train, self._validation)
-        return sum(source.nbytes for source in sources if source.mode == "ram")
 
     # --- a stage
 
