@@ -250,7 +250,10 @@ def _position(image: bytes, record: bytes) -> int:
 
 
 def aligned_empty(shape: tuple[int, ...]) -> np.ndarray:
-    """Returns uint8 memory that TensorFlow takes over without a copy."""
+    """Returns uint8 memory that TensorFlow takes over without a copy.
+
+    numpy asks for huge pages where it is large.
+    """
     flat = np.empty(math.prod(shape) + _TENSOR_ALIGNMENT, np.uint8)
     skip = -flat.ctypes.data % _TENSOR_ALIGNMENT
     return flat[skip : skip + math.prod(shape)].reshape(shape)

@@ -1,15 +1,12 @@
 """Keeps a decoded split in memory, usable while threads still fill it."""
 
-import contextlib
-import math
-import mmap
 import threading
 from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
 
-from cxr.input.reader import Reader
+from cxr.input.reader import Reader, aligned_empty
 
 _CHUNK = 32  # images decoded at a time by one thread on the way into memory
 
@@ -33,7 +30,7 @@ class Resident:
         self._first_use = np.arange(reader.n)
         self._chunks: Iterator[np.ndarray] | None = None  # None: not begun
         shape = (reader.n, reader.image_size, reader.image_size, 1)
-        self._images = _huge_array(shape)
+        self._images = aligned_empty(shape)
         self._tensor = tf.experimental.dlpack.from_dlpack(self._images.__dlpack__())
         self._ready = np.zeros(reader.n, bool)
         self._missing = reader.n
@@ -95,16 +92,3 @@ class Resident:
     def _next_chunk(self) -> np.ndarray | None:
         with self._changed:
             return next(self._chunks or iter(()), None)
-
-
-def _huge_array(shape: tuple[int, ...]) -> np.ndarray:
-    """Returns zeroed uint8 memory in huge pages where the system has them.
-
-    Anonymous memory starts on a page, which TensorFlow's alignment needs, and is
-    taken only as it is filled.
-    """
-    size = math.prod(shape)
-    memory = mmap.mmap(-1, max(1, size))
-    with contextlib.suppress(AttributeError, OSError):
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(memory, np.uint8, count=size).reshape(shape)
