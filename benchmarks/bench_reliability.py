@@ -19,7 +19,10 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from unittest import mock
+
+import numpy as np
 
 from benchmarks import noise_set
 from cxr import cli
@@ -72,8 +75,6 @@ class TrialsConfig:
 @contextlib.contextmanager
 def planted(case: str, seconds_a_film: float):
     """Delays one part of the pipeline by some seconds a film."""
-    import tensorflow as tf
-
     from cxr.benchmark import compute_cases
     from cxr.benchmark.input_cases import ReadOnly
     from cxr.input.pipeline import Source
@@ -86,15 +87,42 @@ def planted(case: str, seconds_a_film: float):
         with one_at_a_time:
             time.sleep(seconds_a_film * films)
 
-    def before(right, applies=lambda reader: True):
+    def delay_parsing(reader: Reader, indices: np.ndarray) -> None:
+        if not isinstance(reader, ReadOnly):
+            delay(len(indices))
+
+    def delay_all(reader: Reader, indices: np.ndarray) -> None:
+        delay(len(indices))
+
+    holder, name, slowed = {
+        "read": (Reader, "_read", _after(delay_all)),
+        "parse": (Reader, "encoded", _after(delay_parsing)),
+        "decode": (Reader, "images", _after(delay_all)),
+        "batch": (Source, "batches", _drawn_slowly(delay)),
+        "augment": (compute_cases.Workshop, "__init__", _augmented_slowly(delay)),
+        "step": (TrainingStep, "_compute", _stepped_slowly(delay)),
+    }[case]
+    with mock.patch.object(holder, name, slowed(getattr(holder, name))):
+        yield
+
+
+def _after(delay: Callable) -> Callable:
+    """Makes a method wait before it begins."""
+
+    def change(right):
         def slow(self, indices):
-            if applies(self):
-                delay(len(indices))
+            delay(self, indices)
             return right(self, indices)
 
         return slow
 
-    def drawn(right):
+    return change
+
+
+def _drawn_slowly(delay: Callable) -> Callable:
+    """Makes a source wait before it hands out each batch."""
+
+    def change(right):
         def slow(self, dataset):
             for batch in right(self, dataset):
                 delay(len(batch[1]))
@@ -102,41 +130,45 @@ def planted(case: str, seconds_a_film: float):
 
         return slow
 
-    def in_graph(tensor: tf.Tensor) -> tf.Tensor:
-        def wait(tensor):
-            delay(len(tensor))
-            return tensor
+    return change
 
-        waited = tf.numpy_function(wait, [tensor], tensor.dtype)
-        return tf.ensure_shape(waited, tensor.shape)
 
-    def augmented(right):
+def _augmented_slowly(delay: Callable) -> Callable:
+    """Makes the augmentation of a new workshop wait after each batch."""
+
+    def change(right):
         def slow(self, config, *rest):
             right(self, config, *rest)
             augment = self.augment
-            self.augment = lambda films, *rest: in_graph(augment(films, *rest))
+            self.augment = lambda films, *rest: _in_graph(delay, augment(films, *rest))
 
         return slow
 
-    def stepped(right):
+    return change
+
+
+def _stepped_slowly(delay: Callable) -> Callable:
+    """Makes each step wait for its labels."""
+
+    def change(right):
         def slow(self, inputs, key, labels, scale):
-            return right(self, inputs, key, in_graph(labels), scale)
+            return right(self, inputs, key, _in_graph(delay, labels), scale)
 
         return slow
 
-    def parses(reader):
-        return not isinstance(reader, ReadOnly)
+    return change
 
-    holder, name, change = {
-        "read": (Reader, "_read", before),
-        "parse": (Reader, "encoded", lambda right: before(right, parses)),
-        "decode": (Reader, "images", before),
-        "batch": (Source, "batches", drawn),
-        "augment": (compute_cases.Workshop, "__init__", augmented),
-        "step": (TrainingStep, "_compute", stepped),
-    }[case]
-    with mock.patch.object(holder, name, change(getattr(holder, name))):
-        yield
+
+def _in_graph(delay: Callable, tensor):
+    """Returns a tensor of films that comes late."""
+    import tensorflow as tf
+
+    def wait(tensor):
+        delay(len(tensor))
+        return tensor
+
+    waited = tf.numpy_function(wait, [tensor], tensor.dtype)
+    return tf.ensure_shape(waited, tensor.shape)
 
 
 def seconds_of_cases(films, delay: tuple[str, float] | None = None) -> tuple:
