@@ -139,7 +139,7 @@ def planted(case: str, seconds_an_image: float):
     """Delays one part of the pipeline, as a context, by some seconds an image."""
     from cxr.benchmark.input_cases import ReadOnly
     from cxr.input import augmenters
-    from cxr.input.pipeline import Source
+    from cxr.input.pipeline import ImageSource
     from cxr.input.reader import Reader
     from cxr.training.steps import TrainingStep
 
@@ -152,7 +152,7 @@ def planted(case: str, seconds_an_image: float):
         "read": (Reader, "_read", delay.of_reading),
         "parse": (Reader, "encoded", of_parsing),
         "decode": (Reader, "images", delay.of_reading),
-        "batch": (Source, "batches", delay.of_drawing),
+        "batch": (ImageSource, "batches", delay.of_drawing),
         "augment": (augmenters, "build", delay.of_augmenting),
         "step": (TrainingStep, "_compute", delay.of_computing),
     }[case]

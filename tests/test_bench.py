@@ -16,7 +16,7 @@ from cxr.benchmark import (
     workload,
 )
 from cxr.config import TrainConfig
-from cxr.input.pipeline import Source
+from cxr.input.pipeline import ImageSource
 from cxr.input.reader import Reader
 from cxr.training import steps
 
@@ -288,13 +288,13 @@ def test_read_hands_out_more_than_the_image_and_parse_exactly_it(films):
 
 
 def test_training_that_draws_wrong_images_stops_the_benchmark(films, monkeypatch):
-    right = Source.training
+    right = ImageSource.training
 
     def wrong(self, *args, **options):
         batches = right(self, *args, **options)
         return batches.map(lambda images, *rest: (images // 2, *rest))
 
-    monkeypatch.setattr(Source, "training", wrong)
+    monkeypatch.setattr(ImageSource, "training", wrong)
     with pytest.raises(checks.WrongBatch, match="Pillow"):
         runner.run(config(films), films, PROTOCOL)
 

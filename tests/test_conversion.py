@@ -16,7 +16,14 @@ from PIL import Image
 
 from cxr import cli, files, folders, images, records, tfrecord
 from cxr.conversion import converter, near_duplicates, sources, spool
-from tests.films import SIZE, config_for, contents, convert, make_source, read_csv
+from tests.sample_images import (
+    SIZE,
+    config_for,
+    contents,
+    convert,
+    make_source,
+    read_csv,
+)
 from tools import make_tfrecords
 
 

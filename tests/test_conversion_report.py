@@ -9,7 +9,7 @@ from PIL import Image
 
 from cxr import images
 from cxr.conversion import converter, near_duplicates, set_report
-from tests.films import config_for, convert, make_source
+from tests.sample_images import config_for, convert, make_source
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 
 from cxr import cli, records
 from cxr.conversion import converter
-from tests.films import config_for, contents, convert, make_source
+from tests.sample_images import config_for, contents, convert, make_source
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -63,7 +63,7 @@ DRAWINGS = {
         reference=None,
     ),
     "films": lambda path: film_plots.grid({"wrong": [FILM] * 7, "right": [FILM]}, path),
-    "heat": lambda path: film_plots.grid({"a": [HEAT] * 4}, path, with_plain=True),
+    "heat": lambda path: film_plots.grid({"a": [HEAT] * 4}, path),
 }
 
 
@@ -99,7 +99,7 @@ def test_heat_of_one_sign_does_not_colour_the_other(tmp_path):
     film = film_plots.Pictured(
         np.full((32, 32), 128, np.uint8), "x", True, np.full((32, 32), 1.0)
     )
-    film_plots.grid({"for": [film]}, path, with_plain=True)
+    film_plots.grid({"for": [film._replace(heat=None), film]}, path)
     pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
     middle = pixels[:, 300:480]  # the film with its heat, left of its frame
     reddish = (middle[..., 0] - middle[..., 2]) > 60

@@ -10,7 +10,14 @@ import pytest
 
 from cxr import cli, files, images, records, tfrecord
 from cxr.conversion import converter, spool
-from tests.films import SIZE, config_for, contents, convert, make_source, write_film
+from tests.sample_images import (
+    SIZE,
+    config_for,
+    contents,
+    convert,
+    make_source,
+    write_image,
+)
 
 
 @pytest.fixture
@@ -133,7 +140,7 @@ def unfinished(source, monkeypatch):
 
 
 def test_films_that_changed_meanwhile_are_converted_again(unfinished):
-    write_film(unfinished / "NORMAL/IM-0001-0002.png", 5000)
+    write_image(unfinished / "NORMAL/IM-0001-0002.png", 5000)
     finished = convert(unfinished, num_shards=2)
     expected = convert(unfinished, num_shards=2, output_dir=f"{unfinished}-fresh")
     assert contents(finished.path) == contents(expected.path)
@@ -176,8 +183,8 @@ def test_other_flags_are_refused_with_the_way_out(source):
 def test_other_sources_are_refused_with_the_difference(source):
     convert(source)
     (source / "NORMAL/IM-0000-0000.png").unlink()
-    write_film(source / "NORMAL/IM-0777-0001.png", 777)
-    write_film(source / "NORMAL/IM-0001-0002.png", 778)
+    write_image(source / "NORMAL/IM-0777-0001.png", 777)
+    write_image(source / "NORMAL/IM-0001-0002.png", 778)
     with pytest.raises(cli.UsageError) as caught:
         convert(source)
     message = str(caught.value)

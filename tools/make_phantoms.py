@@ -41,10 +41,12 @@ def main(argv: list[str]) -> int:
     """Draws the set named by the command line; returns the exit code."""
     config, positional = cli.parse(argv, PhantomConfig, usage=USAGE)
     cli.reject_positional(positional)
-    summary = phantoms.write(**dataclasses.asdict(config))
-    for folder, count in summary.counts.items():
+    counts = phantoms.write(**dataclasses.asdict(config))
+    for folder, count in counts.items():
         print(f"{folder}: {count} films")
-    print(f"{summary.num_films} films and {phantoms.CSV_NAME} in {config.output_dir}")
+    print(
+        f"{sum(counts.values())} films and {phantoms.CSV_NAME} in {config.output_dir}"
+    )
     return 0
 
 

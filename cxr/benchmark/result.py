@@ -130,7 +130,7 @@ class Measured:
             "parse": recorded,
             "decode": (roofline.BARE_DECODE, cores),
             "batch": (roofline.COPY, 1 / pixels),
-            "augment": (copy, 1 / (5 * pixels)),  # uint8 in, float32 out
+            "augment": (copy, 2 / (5 * pixels)),  # uint8 read, float32 written
         }
         if self.network:
             each = self._processors / self.network.flops_per_image

@@ -1,11 +1,11 @@
 """Draws samples, mistakes and Grad-CAM overlays of a split's images."""
 
+import itertools
 import os
 import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -34,8 +34,7 @@ _SIGNED = LinearSegmentedColormap.from_list(
 ReadImages = Callable[[np.ndarray], np.ndarray]
 
 
-@dataclass(frozen=True)
-class Pictured:
+class Pictured(NamedTuple):
     """An image with what is said about it.
 
     Attributes:
@@ -55,25 +54,21 @@ def draw_films(
     folder: pathlib.Path, evaluation: Evaluation, read: ReadImages
 ) -> dict[str, pathlib.Path]:
     """Draws the sample predictions and the hardest mistakes."""
-    sections = {
-        "samples": {
-            "Sample predictions": sample(evaluation.predictions, seed=evaluation.seed)
-        },
+    drawn = sample(evaluation.predictions, seed=evaluation.seed)
+    pictures = {
+        "samples": {"Sample predictions": drawn},
         "mistakes": hardest(evaluation),
     }
     paths = {}
-    for name, groups in sections.items():
-        chosen = {title: found for title, found in groups.items() if len(found)}
-        if not chosen:
-            continue
-        paths[name] = folder / f"{name}.png"
-        grid(
-            {
+    for name, sections in pictures.items():
+        if any(map(len, sections.values())):
+            paths[name] = folder / f"{name}.png"
+            groups = {
                 title: make_pictured(evaluation, found, read(found))
-                for title, found in chosen.items()
-            },
-            paths[name],
-        )
+                for title, found in sections.items()
+                if len(found)
+            }
+            grid(groups, paths[name])
     return paths
 
 
@@ -143,52 +138,38 @@ def _short(name: str) -> str:
     return name if len(name) <= 12 else name[:11] + "."
 
 
-def grid(
-    sections: Mapping[str, Sequence[Pictured]],
-    path: str | os.PathLike,
-    *,
-    with_plain: bool = False,
-) -> None:
-    """Draws films under headings, six a row.
+def grid(sections: Mapping[str, Sequence[Pictured]], path: str | os.PathLike) -> None:
+    """Draws images under headings, six a row.
 
     Args:
-      sections: heading -> films; empty sections are left out.
+      sections: heading -> images; empty sections are left out.
       path: the PNG to publish.
-      with_plain: put each film without its heat to the left of the one with it.
     """
     blocks = [
-        (heading if start == 0 else None, films[start : start + step])
-        for heading, films in sections.items()
-        for step in [_COLUMNS // 2 if with_plain else _COLUMNS]
-        for start in range(0, len(films), step)
+        (heading if start == 0 else None, pictured[start : start + _COLUMNS])
+        for heading, pictured in sections.items()
+        for start in range(0, len(pictured), _COLUMNS)
     ]
     heights = [2.1 + (0.35 if heading else 0.0) for heading, _ in blocks]
-    figure = Figure(figsize=(10, max(1.0, sum(heights))), layout="constrained")
-    parts = figure.subfigures(
-        max(1, len(blocks)), 1, height_ratios=heights or [1], squeeze=False
-    )
-    for part, (heading, films) in zip(parts[:, 0], blocks, strict=False):
+    figure = Figure(figsize=(10, sum(heights)), layout="constrained")
+    parts = figure.subfigures(len(blocks), 1, height_ratios=heights, squeeze=False)
+    for part, (heading, row) in zip(parts[:, 0], blocks, strict=True):
         if heading:
             part.suptitle(heading, x=0.01, ha="left", fontsize=13, fontweight="bold")
-        row = part.subplots(1, _COLUMNS)
-        for axes in row:
+        cells = part.subplots(1, _COLUMNS)
+        for axes in cells:
             axes.set_axis_off()
-        if with_plain:
-            for pair, film in zip(row.reshape(-1, 2), films, strict=False):
-                _show(pair[0], film, with_heat=False)
-                _show(pair[1], film, with_heat=True)
-        else:
-            for axes, film in zip(row, films, strict=False):
-                _show(axes, film, with_heat=True)
+        for axes, film in zip(cells, row, strict=False):
+            _show(axes, film)
     plotting.save(figure, path)
 
 
-def _show(axes: Axes, film: Pictured, *, with_heat: bool) -> None:
+def _show(axes: Axes, film: Pictured) -> None:
     axes.set_axis_on()
     axes.set_xticks([])
     axes.set_yticks([])
     axes.imshow(film.pixels, cmap="gray", vmin=0, vmax=255)
-    if film.heat is not None and with_heat:
+    if film.heat is not None:
         strongest = max(float(np.abs(film.heat).max()), 1e-12)
         share = film.heat / strongest
         axes.imshow(share, cmap=_SIGNED, vmin=-1, vmax=1, alpha=0.65 * np.abs(share))
@@ -243,11 +224,14 @@ def draw_grad_cam(
     heat = explainer.heat(pixels[..., None], positive)
     shares = gradcam.border_share(heat, margin=_MARGIN)
     pictured = make_pictured(evaluation, chosen, pixels, heat)
-    groups, start = {}, 0
+    groups, rest = {}, iter(pictured)
     for title, indices in sections.items():
-        groups[title] = pictured[start : start + min(len(indices), _EXPLAINED)]
-        start += len(indices)
-    grid({title: some for title, some in groups.items() if some}, path, with_plain=True)
+        some = list(itertools.islice(rest, len(indices)))[:_EXPLAINED]
+        # Each plain, then with its heat.
+        groups[title] = [
+            one for film in some for one in (film._replace(heat=None), film)
+        ]
+    grid(groups, path)
     return _describe_grad_cam(evaluation.positive_class, shares)
 
 

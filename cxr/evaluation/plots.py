@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from scipy import special
 
 from cxr.metrics import operating_points
 from cxr.reporting import plotting
@@ -157,15 +158,14 @@ def predictive_values(
     prevalence = np.geomspace(0.005, 0.8, 200)
     panels = figure.subplots(1, 2, sharex=True)
     for (label, (specificity, sensitivity)), color, line in _styles(points):
+        style = dict(color=color, linestyle=line, label=label, **plotting.STYLE)
         values = operating_points.predictive_values(
             sensitivity, specificity, prevalence
         )
-        style = dict(color=color, linestyle=line, label=label, **plotting.STYLE)
         for axes, value in zip(panels, values, strict=True):
             axes.plot(prevalence, value, **style)
-    for axes, title in zip(
-        panels, ("a positive is right (PPV)", "a negative is right (NPV)"), strict=True
-    ):
+    titles = ("a positive is right (PPV)", "a negative is right (NPV)")
+    for axes, title in zip(panels, titles, strict=True):
         axes.set_xscale("log")
         ticks = [0.01, 0.03, 0.1, 0.3, 0.7]
         axes.set_xticks(ticks, [f"{t:.0%}" for t in ticks])
@@ -265,10 +265,7 @@ def score_histograms(
 
 
 def _logits(scores: np.ndarray) -> np.ndarray:
-    clipped = np.clip(scores, 1e-9, 1 - 1e-9)
-    return np.clip(
-        np.log(clipped / (1 - clipped)), -_LOGIT_EDGE + 1e-6, _LOGIT_EDGE - 1e-6
-    )
+    return np.clip(special.logit(scores), -_LOGIT_EDGE + 1e-6, _LOGIT_EDGE - 1e-6)
 
 
 def forest(
@@ -286,10 +283,11 @@ def forest(
       title: what the values are.
       reference: a dashed vertical line, such as the value of the whole split.
     """
-    lines: list[tuple[str, Mapping[str, Any] | None]] = []
-    for heading, rows in groups.items():
-        lines.append((heading, None))
-        lines += [(row["label"], row) for row in rows]
+    lines = [
+        line
+        for heading, rows in groups.items()
+        for line in [(heading, None), *((row["label"], row) for row in rows)]
+    ]
     figure = Figure(figsize=(8, 1.2 + 0.32 * len(lines)), layout="constrained")
     axes = figure.subplots()
     for y, (_, row) in enumerate(lines):

@@ -85,18 +85,13 @@ def _first_screen(
 def _card(entry: Mapping[str, Any], label: str) -> str:
     bounds = entry["ci95"]
     bar = (bounds[0], entry["value"], bounds[1]) if bounds else None
-    area = label == "ROC AUC"
-    value = (
-        formatting.number(entry["value"])
-        if area
-        else formatting.percent(entry["value"])
-    )
-    text = "no interval"
-    if bounds:
-        text = formatting.interval(bounds)
-        if not area:
-            text = f"{100 * bounds[0]:.1f} to {formatting.percent(bounds[1])}"
-    return html.answer(label, value, interval=f"95 %: {text}", bar=bar)
+    show, text = formatting.percent, "no interval"
+    if label == "ROC AUC":
+        show = formatting.number
+        text = formatting.interval(bounds) if bounds else text
+    elif bounds:
+        text = f"{100 * bounds[0]:.1f} to {formatting.percent(bounds[1])}"
+    return html.answer(label, show(entry["value"]), interval=f"95 %: {text}", bar=bar)
 
 
 def _lead(summary: Mapping[str, Any]) -> str:
@@ -157,14 +152,12 @@ def _shift_findings(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         low, high = here["ci95"]
         if low <= there <= high or abs(here["value"] - there) < _SHIFT_ALARM:
             continue
-        found.append(
-            (
-                "warn",
-                f"{label} is {formatting.percent(here['value'])} here and "
-                f"{formatting.percent(there)} on validation at the same threshold: "
-                "these films differ from those the threshold was chosen on.",
-            )
+        line = (
+            f"{label} is {formatting.percent(here['value'])} here and "
+            f"{formatting.percent(there)} on validation at the same threshold: "
+            "these films differ from those the threshold was chosen on."
         )
+        found.append(("warn", line))
     return found
 
 
@@ -179,16 +172,10 @@ def render_comparison(
       data: one line on the data set.
     """
     first, second = result["runs"]["a"], result["runs"]["b"]
-    rows = [
-        (
-            name,
-            formatting.number(entry["a"], 4),
-            formatting.number(entry["b"], 4),
-            formatting.number(entry["value"], 4),
-            formatting.interval(entry["ci95"], 4),
-        )
-        for name, entry in result["differences"].items()
-    ]
+    rows = []
+    for name, entry in result["differences"].items():
+        values = [formatting.number(entry[key], 4) for key in ("a", "b", "value")]
+        rows.append((name, *values, formatting.interval(entry["ci95"], 4)))
     title = f"{second} against {first}"
     films = f"{result['n']:,} films of {result['n_patients']:,} patients"
     body = [

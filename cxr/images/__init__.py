@@ -7,6 +7,7 @@ size)`, then `area_resize` to the model's size.
 from cxr.images.formats import ENCODINGS as ENCODINGS
 from cxr.images.formats import FORMATS as FORMATS
 from cxr.images.formats import MAX_BYTES as MAX_BYTES
+from cxr.images.formats import SUFFIXES as SUFFIXES
 from cxr.images.formats import Decoded as Decoded
 from cxr.images.formats import decode as decode
 from cxr.images.formats import encode as encode

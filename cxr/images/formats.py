@@ -36,6 +36,12 @@ MAX_PIXELS = 50_000_000  # the largest image in the reference set has 7 million
 MIN_SIDE = 8  # pixels; below it stands an icon or a tracking dot, not an image
 ENCODINGS = ("jpeg", "png", "raw")
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
+# What a folder's images may end in; a file that is named itself may be called
+# anything. DICOM files are reported, not lost, until they can be read.
+SUFFIXES = frozenset(
+    ("", ".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+    + (".dcm", ".dicom")
+)
 
 _ORIENTATION = 0x0112  # EXIF tag
 _TRANSPOSE: dict[int | None, Image.Transpose] = {

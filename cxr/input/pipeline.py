@@ -31,7 +31,7 @@ _as_it_stands = tf.autograph.experimental.do_not_convert
 
 Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
-_GROUP_BYTES = 7 << 20  # 7 MiB loaded by one call, see Source.training
+_GROUP_BYTES = 7 << 20  # 7 MiB loaded by one call, see ImageSource.training
 _GATHER_THREADS = 2  # 490,000 images/s at B = 32, one thread 340,000
 _READS_AHEAD = 2  # streaming: reads that wait beside those under way
 _MAX_GROUP = 8  # batches; more would only delay the first
@@ -85,7 +85,7 @@ def open_split(
     cache: str = "auto",
     ram_budget_bytes: int | None = None,
     progress: bool = True,
-) -> "Source":
+) -> "ImageSource":
     """Opens a split for training or evaluation.
 
     Args:
@@ -121,7 +121,7 @@ def open_split(
         )
         if not resident and reader.encoding == "jpeg":
             _say_decoder()
-    return Source(reader, resident=resident)
+    return ImageSource(reader, resident=resident)
 
 
 @functools.cache  # once
@@ -132,7 +132,7 @@ def _say_decoder() -> None:
     print(f"JPEG: decoded by {how}", file=sys.stderr)
 
 
-class Source:
+class ImageSource:
     """One split, as endless training batches or as one pass of evaluation.
 
     Attributes:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import expit, logit, stdtrit
 
 DRAWS = 1000
 _FEW = 10
@@ -209,7 +209,7 @@ def _logit_interval(value: float, half: float) -> tuple[float, float]:
     if not 0 < value < 1:
         return value, value
     reach = half / (value * (1 - value))
-    return _logistic(_logit(value) - reach), _logistic(_logit(value) + reach)
+    return float(expit(logit(value) - reach)), float(expit(logit(value) + reach))
 
 
 def _area_interval(
@@ -225,18 +225,9 @@ def _area_interval(
         return value, value
     smallest = resamples.smallest_stratum()
     edge = min(0.5 / smallest**2, value / 2, (1 - value) / 2)
-    error = _logit(np.clip(draws, edge, 1 - edge)).std(ddof=1)
+    error = logit(np.clip(draws, edge, 1 - edge)).std(ddof=1)
     reach = float(stdtrit(smallest - 1, 0.975)) * error
-    return _logistic(_logit(value) - reach), _logistic(_logit(value) + reach)
-
-
-def _logit(x: Any) -> Any:
-    """Of a number or of an array."""
-    return np.log(x / (1 - x))
-
-
-def _logistic(x: float) -> float:
-    return float(0.5 * (1 + np.tanh(x / 2)))
+    return float(expit(logit(value) - reach)), float(expit(logit(value) + reach))
 
 
 def _quantile(resamples: Resamples) -> float:

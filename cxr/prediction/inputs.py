@@ -17,12 +17,6 @@ from PIL import Image
 from cxr import cli, folders, images
 from cxr.reasons import BadImage, error_status
 
-# Files that a folder is searched for; what is named on the command line may be
-# called anything. DICOM files are reported, not lost, until they can be read.
-_IMAGE_SUFFIXES = frozenset(
-    ("", ".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
-    + (".dcm", ".dicom")
-)
 _EXTREME_ASPECT = 2.5  # long side / short side
 _COLOUR_SPREAD = 24  # grey levels between channels; leaves room for a tint
 _FLAT = 4.0  # standard deviation in grey levels; 1,500 real images had 20-81
@@ -132,7 +126,7 @@ def _walk(folder: str) -> Iterator[str]:
     for entry in folders.walk(folder, folder):
         if entry.is_folder and entry.rejected:
             print(f"{entry.file}: left out: {entry.rejected.detail}", file=sys.stderr)
-        elif os.path.splitext(entry.file)[1].lower() in _IMAGE_SUFFIXES:
+        elif os.path.splitext(entry.file)[1].lower() in images.SUFFIXES:
             yield entry.file  # also what cannot be read: its row says why
         else:
             passed_over += 1

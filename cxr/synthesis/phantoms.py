@@ -62,14 +62,6 @@ class PlannedImage:
     image_index: int
 
 
-@dataclasses.dataclass(frozen=True)
-class Summary:
-    """What was written: films in all and films of each ``folder/CLASS``."""
-
-    num_films: int
-    counts: dict[str, int]
-
-
 def plan(
     num_patients: int, *, seed: int = 0, patterns: str = "mixed"
 ) -> list[PlannedImage]:
@@ -153,7 +145,7 @@ def write(
     film_width: int = 288,
     patterns: str = "mixed",
     progress: bool = True,
-) -> Summary:
+) -> dict[str, int]:
     """Writes a set: the class folders first, ``phantoms.csv`` last.
 
     A folder with ``phantoms.csv`` is complete. After an interruption the same call
@@ -169,7 +161,7 @@ def write(
         progress: show a bar when a person watches.
 
     Returns:
-        The number of films, in all and by folder.
+        ``folder/CLASS`` -> number of films.
 
     Raises:
         cli.UsageError: the folder holds films that this set does not have.
@@ -190,7 +182,7 @@ def write(
     table = (dict(zip(CSV_COLUMNS, row, strict=True)) for row in sorted(rows))
     files.publish_csv(root / CSV_NAME, CSV_COLUMNS, table)
     counts = collections.Counter(film.path.rsplit("/", 1)[0] for film in films)
-    return Summary(len(films), dict(sorted(counts.items())))
+    return dict(sorted(counts.items()))
 
 
 def read_boxes(

@@ -71,7 +71,7 @@ def objective(config: TrainConfig, manifest: records.Manifest) -> steps.Objectiv
 
 def open_split(
     config: TrainConfig, record_set: records.RecordSet, split: str, *, progress: bool
-) -> pipeline.Source:
+) -> pipeline.ImageSource:
     """Opens a split as a configuration asks; see `pipeline.open_split`."""
     return pipeline.open_split(
         record_set,

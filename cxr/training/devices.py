@@ -79,7 +79,7 @@ def iterate(
     """Iterates training batches the fastest way that the devices allow.
 
     Args:
-      source: what `batches` come from; a `pipeline.Source` has an iterator of its
+      source: what `batches` come from; a `pipeline.ImageSource` has an iterator of its
         own, which spares 200 us a batch.
       batches: training batches.
       strategy: hands each replica its share.

@@ -43,7 +43,7 @@ class FeatureSource:
     def training(
         self, batch_size: int, seed: int, *, start_step: int = 0
     ) -> tf.data.Dataset:
-        """Like `pipeline.Source.training`, in the same order; epoch e has view e % K.
+        """Like `pipeline.ImageSource.training`, in the same order; epoch e: view e % K.
 
         Returns:
           Endless dataset of `(features float32 [B, D], labels int32 [B], example
@@ -76,7 +76,7 @@ class FeatureSource:
 
 
 # What a stage trains and validates on.
-AnySource = pipeline.Source | FeatureSource
+AnySource = pipeline.ImageSource | FeatureSource
 
 
 class FeatureCache:
@@ -110,7 +110,7 @@ class FeatureCache:
         }
 
     def both(
-        self, train: pipeline.Source, validation: pipeline.Source
+        self, train: pipeline.ImageSource, validation: pipeline.ImageSource
     ) -> tuple[FeatureSource, FeatureSource]:
         """Returns the features to train and to validate on.
 
@@ -130,7 +130,7 @@ class FeatureCache:
         )
 
     def _compute(
-        self, source: pipeline.Source, split: str, policy: str, views: int
+        self, source: pipeline.ImageSource, split: str, policy: str, views: int
     ) -> FeatureSource:
         shaping = {**self._shaping, "split": split, "policy": policy}
         name = files.sha256_bytes(json.dumps(shaping, sort_keys=True).encode())[:16]

@@ -54,7 +54,7 @@ class EpochProgress:
             total=steps * batch_size,
             initial=done * batch_size,
             desc=title,
-            unit="img",
+            unit="image",
             disable=None if show else True,
             leave=False,
         )

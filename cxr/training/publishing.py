@@ -22,7 +22,7 @@ def publish(
     best: list[np.ndarray],
     final: list[np.ndarray],
     best_epoch: int,
-    validation: pipeline.Source,
+    validation: pipeline.ImageSource,
 ) -> None:
     """Writes the model, then model.json, which makes the run finished.
 
@@ -128,7 +128,7 @@ def _predict(
     config: TrainConfig,
     manifest: records.Manifest,
     model: keras.Model,
-    validation: pipeline.Source,
+    validation: pipeline.ImageSource,
 ) -> np.ndarray:
     """Probabilities of the very model that is published, float32 [n, C]."""
     predictor = Predictor(

@@ -1,4 +1,4 @@
-"""Small folders of films for the converter's tests."""
+"""Images and small folders of them, written for tests."""
 
 import csv
 import pathlib
@@ -13,8 +13,8 @@ from cxr.conversion.converter import ConversionConfig
 SIZE = 24
 
 
-def write_film(path: pathlib.Path, seed: int, kind: str = "PNG") -> None:
-    """Writes a small random film, another for every seed."""
+def write_image(path: pathlib.Path, seed: int, kind: str = "PNG") -> None:
+    """Writes a small random image, another for every seed."""
     random = np.random.default_rng(seed)
     # Coarse blocks, so that JPEG keeps them nearly as they are.
     blocks = random.integers(0, 256, (4, 5), np.uint8)
@@ -23,14 +23,14 @@ def write_film(path: pathlib.Path, seed: int, kind: str = "PNG") -> None:
 
 
 def make_source(root: pathlib.Path, count: int = 12, *, side: str = "") -> pathlib.Path:
-    """Writes `count` films of each of two classes, two films a patient."""
+    """Writes `count` images of each of two classes, two a patient."""
     for index in range(count):
         patient = index // 2
         for seed, name in (
             (index, f"NORMAL/IM-{patient:04d}-{index:04d}.png"),
             (1000 + index, f"PNEUMONIA/person{patient}_virus_{index}.png"),
         ):
-            write_film(root / side / name, seed + 10_000 * len(side))
+            write_image(root / side / name, seed + 10_000 * len(side))
     return root
 
 
