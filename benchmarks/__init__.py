@@ -1,1 +1,1 @@
-"""What is measured or tried by hand: it takes minutes, or a quiet machine."""
+"""Measurements that are run by hand: they take minutes, or a quiet machine."""

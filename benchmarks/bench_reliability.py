@@ -1,4 +1,4 @@
-"""Asks the benchmark what is known: planted bottlenecks, equal builds, planted losses.
+"""Tests cxr.bench on what is known: planted bottlenecks, losses, equal builds.
 
   python -m benchmarks.bench_reliability --verdicts=10 --pairs=10
 

@@ -1,4 +1,4 @@
-"""What a comparison of input pipelines found: summaries, ratios, table and chart."""
+"""Summarises a comparison of input pipelines: ratios, table and chart."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""One input pipeline, ours or a peer's, measured in a process of its own.
+"""Measures one input pipeline in a process of its own.
 
 `tools.compare_loaders` runs this module with each peer's interpreter, so it imports
 nothing beyond the standard library. Commands come on stdin, a word a line; answers

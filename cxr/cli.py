@@ -212,7 +212,7 @@ def _find_flagfile(name: str) -> str:
     """Returns the file that `vgg16`, `vgg16.flags` or `configs/vgg16.flags` means."""
     path = pathlib.Path(name)
     packaged = CONFIGS / f"{path.stem}.flags"
-    names_it = str(path) in (path.stem, packaged.name, f"configs/{packaged.name}")
+    names_it = path.as_posix() in (path.stem, packaged.name, f"configs/{packaged.name}")
     if path.is_file() or not (names_it and packaged.is_file()):
         return name
     print(f"--flagfile={name}: no such file here; taking {packaged}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The flags of training, each defined once."""
+"""Defines the flags of training, each once."""
 
 import dataclasses
 
@@ -120,7 +120,7 @@ class TrainConfig:
         "train the head on the stored features",
     )
     feature_views: int = cli.option(
-        4, "augmented views of each film in the feature cache", lower=1
+        4, "augmented views of each image in the feature cache", lower=1
     )
     augmentation: str = cli.option("mild", "augmentation policy", choices=POLICIES)
     cache: str = cli.option(
@@ -130,7 +130,7 @@ class TrainConfig:
         choices=("auto", "ram", "none", "device"),
     )
     ram_budget_gib: float = cli.option(
-        0.0, "memory for decoded films in GiB; 0 = half of what is free", lower=0
+        0.0, "memory for decoded images in GiB; 0 = half of what is free", lower=0
     )
     precision: str = cli.option(
         "auto",

@@ -39,10 +39,10 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
 
 def compare(config: EvaluateConfig) -> dict[str, Any]:
-    """Compares two runs on the same films; returns comparison.json's content.
+    """Compares two runs on the same images; returns comparison.json's content.
 
     Raises:
-      UsageError, DataError: as `evaluate`, or the runs' films differ.
+      UsageError, DataError: as `evaluate`, or the runs' images differ.
     """
     if len(config.compare) != 2:
         raise cli.UsageError(

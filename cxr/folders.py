@@ -65,7 +65,7 @@ def walk(folder: str | os.PathLike[str], path: str) -> Iterator[Entry]:
         for name, is_folder in listed:
             file, inner = os.path.join(folder, name), f"{path}/{name}"
             if not is_folder:
-                yield Entry(file, inner, False, _judge(file, inner))
+                yield Entry(file, inner, False, _fault_of(file, inner))
                 continue
             link = os.path.islink(file)
             target = os.path.realpath(file) if link else f"{ancestors[-1]}/{name}"
@@ -131,7 +131,7 @@ def _is_folder(entry: os.DirEntry) -> bool:
         return False
 
 
-def _judge(file: str, path: str) -> Rejected | None:
+def _fault_of(file: str, path: str) -> Rejected | None:
     """Returns why an entry that is no folder cannot be read, None when it can."""
     if any(unicodedata.category(char) in ("Cc", "Cs") for char in path):
         detail = f"control characters or broken UTF-8: {path!a}"

@@ -1,4 +1,4 @@
-"""What operating systems do differently: cores, memory, reads at an offset, locks.
+"""Hides what differs between operating systems: cores, memory, reads, locks.
 
 Linux is what the project is measured on; elsewhere each function does what the
 system offers, or nothing where it only makes things faster.

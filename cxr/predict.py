@@ -12,9 +12,9 @@ Predicts new films with a trained run:
 
   python -m cxr.predict --workdir=RUN --output=predictions.csv PATH [PATH ...]
 
-PATH is a film, a folder (searched to the bottom for image files) or a quoted glob.
-A film that cannot be read becomes a row whose status says why; the exit code is 0
-unless every film failed. Research use only; not a medical device.
+PATH is an image, a folder (searched to the bottom for image files) or a quoted glob.
+An image that cannot be read becomes a row whose status says why; the exit code is 0
+unless every image failed. Research use only; not a medical device.
 """
 
 
@@ -58,14 +58,14 @@ def main(argv: list[str]) -> int:
     num_errors = sum(counts.errors.values())
     said = ", ".join(f"{count} {name}" for name, count in counts.classes.items())
     print(
-        f"{counts.images} films: {said}; {counts.warnings} warnings, "
+        f"{counts.images} images: {said}; {counts.warnings} warnings, "
         f"{num_errors} errors; table in {config.output}"
     )
     for code, count in counts.errors.items():
         print(f"  {count} {code}: {reasons.MEANINGS[code]}")
     if num_errors == counts.images:
         raise cli.DataError(
-            f"none of the {counts.images} films could be predicted; the column "
+            f"none of the {counts.images} images could be predicted; the column "
             f"'status' in {config.output} says why"
         )
     return 0

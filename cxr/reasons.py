@@ -9,9 +9,9 @@ MEANINGS: Mapping[str, str] = {
     "bad_name": "the name holds control characters or is not UTF-8",
     "dangling_link": "a link to nothing",
     "link_loop": "a link that leads back to itself or to a folder it lies in",
-    "not_a_file": "a folder, device, socket or pipe was named as a film",
+    "not_a_file": "a folder, device, socket or pipe was named as an image",
     "not_found": "there is no such file",
-    "special_file": "a device, socket or pipe lies among the films",
+    "special_file": "a device, socket or pipe lies among the images",
     "unreadable": "the system refuses to read it",
     # of a file's bytes
     "corrupt": "the image's data are damaged",
@@ -24,14 +24,14 @@ MEANINGS: Mapping[str, str] = {
     "truncated": "the image ends too early",
     "unsupported_format": "a known format that is not accepted",
     "unsupported_samples": "samples whose scale is unknown",
-    # of a film among the others of its set
+    # of an image among the others of its set
     "duplicate_in_test": "the same bytes stand in the source's test split",
     "label_conflict": "the same bytes stand under different labels",
     "no_subtype": "the name tells no subtype, while others of its folder do",
-    "patient_in_test": "the patient has films in the source's test split",
+    "patient_in_test": "the patient has images in the source's test split",
     # of a prediction
     "not_finite": "the model gave no number",
-    "out_of_memory": "the film does not fit into memory",
+    "out_of_memory": "the image does not fit into memory",
 }
 
 
@@ -70,6 +70,6 @@ class Rejected(_Row):
 
 
 def error_status(reason: str, detail: str) -> str:
-    """Returns `error: CODE: DETAIL`, the status of a film without a prediction."""
+    """Returns `error: CODE: DETAIL`, the status of an image without a prediction."""
     assert reason in MEANINGS, reason
     return f"error: {reason}: {detail}"

@@ -12,18 +12,32 @@ import pytest
 from tests.fabricated import write_records as write_records
 
 
-def pytest_collection_finish(session):
-    """Shows tests two CPUs, for mirrored training, and no GPU, for equal numbers.
+def pytest_configure(config):
+    """Hides GPUs, for equal numbers, unless `-m gpu` asks for the tests that need one.
 
-    Before a test touches a device. Tests without TensorFlow do not wait for its import.
-    With `-m gpu` the GPUs are there.
+    In the environment, so that commands that tests start see none either.
+    """
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leaves out what needs a GPU, unless `-m gpu` asks for it."""
+    if config.option.markexpr != "gpu":
+        out = [item for item in items if item.get_closest_marker("gpu")]
+        items[:] = [item for item in items if item not in out]
+        config.hook.pytest_deselected(items=out)
+
+
+def pytest_collection_finish(session):
+    """Shows tests two CPUs, for mirrored training, before a test touches a device.
+
+    Tests without TensorFlow do not wait for its import.
     """
     if "tensorflow" not in sys.modules:
         return
     import tensorflow as tf
 
-    if session.config.option.markexpr != "gpu":
-        tf.config.set_visible_devices([], "GPU")
     cpu = tf.config.list_physical_devices("CPU")[0]
     logical = [tf.config.LogicalDeviceConfiguration()] * 2
     tf.config.set_logical_device_configuration(cpu, logical)

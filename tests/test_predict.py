@@ -227,7 +227,7 @@ def test_bad_files_are_rows(call, predictor, tmp_path, capsys):
         assert row["prediction"] == row["probability_PNEUMONIA"] == ""
     assert predictor.batches == [1]
     said = capsys.readouterr().out
-    assert "8 films: 1 NORMAL, 0 PNEUMONIA; 0 warnings, 7 errors; table in" in said
+    assert "8 images: 1 NORMAL, 0 PNEUMONIA; 0 warnings, 7 errors; table in" in said
     assert "\n  1 truncated: the image ends too early\n" in said
 
 
@@ -240,7 +240,7 @@ def test_json_of_a_bad_film_holds_null(call, tmp_path):
 
 def test_all_films_bad_is_exit_65_with_the_table_written(call, tmp_path):
     (tmp_path / "text.jpeg").write_text("not a film")
-    with pytest.raises(cli.DataError, match=r"none of the 1 films") as caught:
+    with pytest.raises(cli.DataError, match=r"none of the 1 images") as caught:
         call(tmp_path / "text.jpeg")
     assert caught.value.exit_code == 65
     assert "not_an_image" in (tmp_path / "out.csv").read_text()
@@ -376,7 +376,7 @@ def test_names_that_are_not_utf8_are_written_escaped(call, tmp_path):
         (["--workdir=run", "--output=out.txt", "film.png"], r"\.csv or \.json"),
         (["--workdir=run", "--output=run/x.csv/out.csv", "film.png"], "cannot write"),
         (["--workdir=run", "--output=folder.csv", "film.png"], "is a folder"),
-        (["--workdir=run", "--output=out.csv"], "no film given"),
+        (["--workdir=run", "--output=out.csv"], "no image given"),
         (["--workdir=run", "--output=out.csv", "gone.png"], "gone.png: no such"),
         (["--workdir=run", "--output=out.csv", "*.webp"], r"\*\.webp: no such"),
         (["--workdir=run", "--output=out.csv", "folder.csv"], "no image files"),

@@ -117,7 +117,7 @@ def test_kill_9_of_a_real_run_changes_nothing(tmp_path):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    while process.poll() is None and not list(killed.rglob("films-*")):
+    while process.poll() is None and not list(killed.rglob("images-*")):
         pass  # until the first spool file appears
     process.send_signal(signal.SIGKILL)
     process.wait()

@@ -149,7 +149,7 @@ def test_another_decision_is_published_and_nothing_else(
     before = _files(workdir)
     config = dataclasses.replace(finished.config, workdir=str(workdir), **change)
     run = train.train(config)[0]
-    assert "chosen anew" in capsys.readouterr().out
+    assert "published anew" in capsys.readouterr().out
     table = predictions.from_csv(
         (finished.workdir / "evaluation-validation/predictions.csv").read_text()
     )

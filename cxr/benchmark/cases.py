@@ -1,4 +1,4 @@
-"""Names of the benchmark's cases, in their order, and what each of them does.
+"""Lists the benchmark's cases in their order, and what each of them does.
 
 `read`, `parse` and `decode` bring every image from its shard, as the configured mode
 does when it fills memory or streams; `batch` is what the training loop draws.

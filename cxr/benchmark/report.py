@@ -102,7 +102,7 @@ def _facts(document: Mapping[str, Any]) -> list[str]:
 
 
 def plot(document: Mapping[str, Any], path: str | os.PathLike) -> None:
-    """Draws bench.png: the ladder as bars, the bottleneck marked; the sweep beside.
+    """Draws bench.png: the cases as bars, the bottleneck marked; the sweep beside.
 
     Args:
       document: bench.json.
@@ -112,13 +112,13 @@ def plot(document: Mapping[str, Any], path: str | os.PathLike) -> None:
     figure = Figure(figsize=(11 if sweep else 8, 4.6), layout="constrained")
     ratios = (2, 1) if sweep else (1,)
     axes = figure.subplots(1, len(ratios), width_ratios=ratios, squeeze=False)[0]
-    _draw_ladder(axes[0], document["stages"], document["bottleneck"]["rung"])
+    _draw_cases(axes[0], document["stages"], document["bottleneck"]["rung"])
     if sweep:
         _draw_sweep(axes[1], sweep)
     plotting.save(figure, path)
 
 
-def _draw_ladder(axes, cases: Sequence[Mapping[str, Any]], limit: str) -> None:
+def _draw_cases(axes, cases: Sequence[Mapping[str, Any]], limit: str) -> None:
     low, middle, high = (
         np.array([case["images_per_sec"][key] for case in cases])
         for key in ("min", "median", "max")
@@ -141,7 +141,7 @@ def _draw_ladder(axes, cases: Sequence[Mapping[str, Any]], limit: str) -> None:
     axes.set_xscale("log")
     axes.set_xlim(middle.min() / 4, high.max() * 12)
     axes.invert_yaxis()
-    plotting.dress(axes, "The ladder", "images/s (median, min - max of the repeats)")
+    plotting.dress(axes, "Each case", "images/s (median, min - max of the repeats)")
     axes.grid(visible=False, axis="y")
 
 

@@ -7,7 +7,7 @@
   on a GPU `device_copy` (bytes/s)
   and, for compressed images, `bare_decode` (images/s, one thread), each
   `{unit, per_sec}` with `per_sec` as `images_per_sec` below.
-- `stages`: a list in the ladder's order, of `name`, `what`; `images_per_sec`
+- `stages`: a list in the order of `cases`, of `name`, `what`; `images_per_sec`
   `{median, min, max, repeats}`, `repeats` being the rate of each window in order;
   `aa_difference` (odd against even windows, a share); `step_ms` `{p50, p90, p99}`;
   `images`, `seconds`, `cpu_seconds` of all windows, `cores_busy` their quotient;

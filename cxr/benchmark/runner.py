@@ -83,7 +83,7 @@ def run(
     *,
     baseline: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Measures the ladder; returns bench.json's content.
+    """Measures every case; returns bench.json's content.
 
     Args:
       config: what would be trained.

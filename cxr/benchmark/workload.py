@@ -1,4 +1,4 @@
-"""What is measured: a configuration, its data, the devices and a stage of training."""
+"""Holds what a benchmark measures: configuration, data, devices, training stage."""
 
 import time
 from typing import Any

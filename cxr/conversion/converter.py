@@ -213,7 +213,7 @@ def _chunks(
         spool.Chunk(
             root=tree.root,
             sources=tree.sources[start : start + spool.CHUNK_IMAGES],
-            path=work / f"films-{index:06d}",
+            path=work / f"images-{index:06d}",
             encoding=config.stored,
         )
         for index, start in enumerate(starts)
@@ -264,7 +264,7 @@ def _announce(plan: planning.Plan, log: Callable[[str], None]) -> None:
     if plan.unmatched:
         log(
             f"WARNING: {plan.unmatched} file names tell no patient: each counts as a "
-            "patient of its own, so films of one patient may stand on two sides; "
+            "patient of its own, so images of one patient may stand on two sides; "
             "give a --patient_pattern"
         )
 
@@ -329,7 +329,7 @@ def _summarise(
     for split in record_set.manifest.splits.values():
         counts = ", ".join(f"{n} {label}" for label, n in split.class_counts.items())
         log(
-            f"{split.name}: {split.num_examples} films ({counts}), "
+            f"{split.name}: {split.num_examples} images ({counts}), "
             f"{split.num_patients} patients, {len(split.shards)} shards, "
             f"{split.num_bytes / 1e6:.1f} MB"
         )

@@ -36,10 +36,10 @@ class PlanConfig:
         choices=("auto", "official", "grouped", "blocks"),
     )
     validation_fraction: float = cli.option(
-        0.15, "share of each class's films that validates", lower=0, upper=0.9
+        0.15, "share of each class's images that validates", lower=0, upper=0.9
     )
     test_fraction: float = cli.option(
-        0.15, "share of each class's films that tests", lower=0, upper=0.9
+        0.15, "share of each class's images that tests", lower=0, upper=0.9
     )
     seed: int = cli.option(0, "salt of the order of patients and examples", lower=0)
     patient_pattern: str = cli.option(
@@ -50,8 +50,8 @@ class PlanConfig:
     )
     labels: str = cli.option(
         "folder",
-        "'folder': the class folder's name; 'subtype': the subtype in the file name "
-        "(BACTERIA, VIRUS), the folder's name (NORMAL) where names have none",
+        "'folder': the class folder's name; 'subtype': the subtype in the file name, "
+        "in capitals, or the folder's name where names have none",
         choices=("folder", "subtype"),
     )
     num_shards: int = cli.option(
@@ -172,7 +172,7 @@ def _policy(images: Sequence[Converted], config: PlanConfig) -> str:
     if config.split_policy == "official" and not has_test:
         raise cli.DataError(
             "--split_policy=official: the source has no test folder with readable "
-            "films; use --split_policy=grouped"
+            "images; use --split_policy=grouped"
         )
     return config.split_policy
 
@@ -246,7 +246,7 @@ def _check_classes(class_names: tuple[str, ...], test: list[Example] | None) -> 
     if len(class_names) < 2:
         held = ", ".join(class_names) or "none"
         raise cli.DataError(
-            f"classes with readable films: {held}; at least two are needed"
+            f"classes with readable images: {held}; at least two are needed"
         )
     if test is not None:
         missing = set(class_names) - {example.label for example in test}

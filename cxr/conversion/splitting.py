@@ -133,7 +133,7 @@ def _cut_class(
     if len(groups) <= len(fractions):
         raise cli.DataError(
             f"class {label!r}: {len(groups)} patient groups, fewer than one for each "
-            f"of train, {', '.join(fractions)}; add films, or set a fraction to 0"
+            f"of train, {', '.join(fractions)}; add images, or set a fraction to 0"
         )
     total = sum(len(group.members) for group in groups)
     order = sorted(groups, key=lambda group: salted(shares.seed, group.key))

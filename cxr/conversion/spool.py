@@ -147,7 +147,7 @@ def convert(chunk: Chunk) -> int:
         hashes.append(difference_hash)
         blobs.append(stored)
         offset += len(stored)
-    head = {"key": key, "films": [_to_json(row) for row in rows], "hashes": hashes}
+    head = {"key": key, "images": [_to_json(row) for row in rows], "hashes": hashes}
     store(chunk.path, b"".join([json.dumps(head).encode(), b"\n", *blobs]))
     return sum(not row.reason for row in rows)
 
@@ -157,7 +157,7 @@ def read_converted(chunk: Chunk) -> list[Converted]:
     head, start = _read_head(chunk.path)
     return [
         _from_json(source, row, chunk.path, start)
-        for source, row in zip(chunk.sources, head["films"], strict=True)
+        for source, row in zip(chunk.sources, head["images"], strict=True)
     ]
 
 
@@ -197,7 +197,7 @@ def read_hashes(readable: Sequence[Converted]) -> dict[str, int]:
     hashes = (
         difference_hash
         for head in heads
-        for row, difference_hash in zip(head["films"], head["hashes"], strict=True)
+        for row, difference_hash in zip(head["images"], head["hashes"], strict=True)
         if not row["reason"]
     )
     return dict(zip((image.path for image in readable), hashes, strict=True))

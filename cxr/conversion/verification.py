@@ -216,13 +216,13 @@ def _check_records(job: _Job) -> tuple[list[Fault], int]:
     count = 0
     for index, (payload, fault) in enumerate(tfrecord.scan_frames(job.path)):
         count += 1
-        fault = fault or _judge(payload, job, index)
+        fault = fault or _fault_of(payload, job, index)
         if fault and len(faults) < _MAX_RECORD_FAULTS:
             faults.append(Fault(job.path.name, index, fault))
     return faults, count
 
 
-def _judge(payload: bytes, job: _Job, index: int) -> str:
+def _fault_of(payload: bytes, job: _Job, index: int) -> str:
     """Returns what is wrong with a record whose framing is sound."""
     try:
         fields = tfrecord.decode_example(payload)
@@ -235,7 +235,7 @@ def _judge(payload: bytes, job: _Job, index: int) -> str:
         if files.sha256_bytes(fields["image/encoded"]) != key:
             return "the image's sha256 is not its key"
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        return f"not a film's record: {error!r}"
+        return f"not an image's record: {error!r}"
     if job.expected is None:
         return ""
     if index >= len(job.expected):

@@ -163,7 +163,7 @@ def publish(
 def say(summary: dict[str, Any], folder: pathlib.Path) -> None:
     """The answer in a few lines."""
     print(
-        f"\n{summary['split']}: {summary['n']} films, {summary['n_patients']} patients"
+        f"\n{summary['split']}: {summary['n']} images, {summary['n_patients']} patients"
     )
     for name in ("roc_auc", "accuracy", "recall", "specificity"):
         entry = summary["metrics"][name]

@@ -1,4 +1,4 @@
-"""The flags of cxr.evaluate; opens the runs and data that they name."""
+"""Parses cxr.evaluate's flags and opens the runs and data that they name."""
 
 import dataclasses
 import os
@@ -9,14 +9,14 @@ from cxr import cli, records, runs
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
-    """What is evaluated, on which films, and how thoroughly."""
+    """What is evaluated, on which images, and how thoroughly."""
 
     workdir: tuple[str, ...] = cli.option(
         (),
         "run folder; several (repeat the flag, or commas) also give mean, standard "
         "deviation and ensemble; a folder of --seeds runs stands for all of them",
     )
-    split: str = cli.option("test", "films to evaluate on", choices=records.SPLITS)
+    split: str = cli.option("test", "images to evaluate on", choices=records.SPLITS)
     data_dir: str = cli.option("", "root of the converted sets (default: the run's)")
     dataset: str = cli.option("", "name of the converted set (default: the run's)")
     compare: tuple[str, ...] = cli.option(
@@ -34,9 +34,9 @@ class EvaluateConfig:
     draws: int = cli.option(
         1000, "patient resamples behind each interval", lower=100, upper=100_000
     )
-    seed: int = cli.option(0, "seed of resampling and of the films shown", lower=0)
+    seed: int = cli.option(0, "seed of resampling and of the images shown", lower=0)
     explain: int = cli.option(
-        24, "films explained by Grad-CAM; 0 = none", lower=0, upper=10_000
+        24, "images explained by Grad-CAM; 0 = none", lower=0, upper=10_000
     )
     report: bool = cli.option(True, "also draw the pictures and write report.html")
 

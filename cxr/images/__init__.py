@@ -1,4 +1,4 @@
-"""Decodes images of any accepted format to grey uint8 arrays, and encodes them.
+"""Turns image files into grey uint8 arrays and back.
 
 One chain for converter, training, evaluation and prediction: `to_grey(bytes, stored
 size)`, then `area_resize` to the model's size.

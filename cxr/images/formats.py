@@ -168,7 +168,7 @@ def decode(stored: bytes, encoding: str, *, out: np.ndarray) -> None:
     if encoding == "jpeg":
         image = simplejpeg.decode_jpeg(stored, "GRAY", buffer=out)
         if image.shape[:2] != out.shape:
-            raise ValueError(f"the film is {image.shape[:2]}, expected {out.shape}")
+            raise ValueError(f"the image is {image.shape[:2]}, expected {out.shape}")
         return
     try:
         out[:] = Image.open(io.BytesIO(stored), formats=(encoding.upper(),))

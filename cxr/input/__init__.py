@@ -1,1 +1,1 @@
-"""From shards to augmented batches."""
+"""Turns shards into augmented batches."""

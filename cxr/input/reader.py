@@ -122,7 +122,7 @@ class Reader:
         Raises:
           DataError: naming the shard and the record that is not what it was.
         """
-        found = aligned_empty((len(indices), self.image_size, self.image_size))
+        found = _aligned_empty((len(indices), self.image_size, self.image_size))
         encoded = self.encoded(indices)
         if self.image_size == self.stored_size:
             self.decode(encoded, indices, out=found)
@@ -249,11 +249,8 @@ def _position(image: bytes, record: bytes) -> int:
     return begin
 
 
-def aligned_empty(shape: tuple[int, ...]) -> np.ndarray:
-    """Returns uint8 memory that TensorFlow takes over without a copy.
-
-    numpy asks for huge pages where it is large.
-    """
+def _aligned_empty(shape: tuple[int, ...]) -> np.ndarray:
+    """Returns uint8 memory that TensorFlow takes over without a copy."""
     flat = np.empty(math.prod(shape) + _TENSOR_ALIGNMENT, np.uint8)
     skip = -flat.ctypes.data % _TENSOR_ALIGNMENT
     return flat[skip : skip + math.prod(shape)].reshape(shape)

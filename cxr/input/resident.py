@@ -1,14 +1,16 @@
 """Keeps a decoded split in memory, usable while threads still fill it."""
 
+import math
+import mmap
 import threading
 from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
 
-from cxr.input.reader import Reader, aligned_empty
+from cxr.input.reader import Reader
 
-_CHUNK = 32  # images decoded at a time by one thread on the way into memory
+_CHUNK = 16  # images decoded at a time by one thread; more delay the first batch
 
 
 class Resident:
@@ -30,7 +32,12 @@ class Resident:
         self._first_use = np.arange(reader.n)
         self._chunks: Iterator[np.ndarray] | None = None  # None: not begun
         shape = (reader.n, reader.image_size, reader.image_size, 1)
-        self._images = aligned_empty(shape)
+        size = math.prod(shape)
+        # On a page, as TensorFlow's alignment needs, and taken only as it fills. Not
+        # numpy's, which asks for huge pages: to zero those that the first images touch
+        # took 200 ms before the first batch.
+        memory = mmap.mmap(-1, max(1, size))
+        self._images = np.frombuffer(memory, np.uint8, size).reshape(shape)
         self._tensor = tf.experimental.dlpack.from_dlpack(self._images.__dlpack__())
         self._ready = np.zeros(reader.n, bool)
         self._missing = reader.n

@@ -1,1 +1,1 @@
-"""What predictions are worth, in numbers alone: no TensorFlow, no run folder."""
+"""Computes metrics, intervals and thresholds of predictions with numpy alone."""

@@ -62,7 +62,7 @@ def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
 def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """softmax(log p / T), float64 [n, C]; T = 1 changes nothing."""
-    # Below this a probability is rounding, see `metrics.exact_probabilities`.
+    # Below this a probability is rounding, see `classification.exact_probabilities`.
     tiny = np.finfo(np.float64).eps
     scaled = np.log(np.maximum(probabilities, tiny)) / temperature
     scaled -= scaled.max(axis=1, keepdims=True)

@@ -17,7 +17,7 @@ ECE_BINS = 10
 _LOG_EPS = float(np.finfo(np.float64).eps)
 
 DEFINITIONS: Mapping[str, str] = {
-    "accuracy": "share of films classified correctly",
+    "accuracy": "share of images classified correctly",
     "balanced_accuracy": "mean recall over the classes that occur",
     "precision": "TP / (TP + FP); macro over classes where there are more than two",
     "recall": "TP / (TP + FN), also called sensitivity",
@@ -362,7 +362,7 @@ def _score_metrics(
 
 
 def losses(predictions: Scored) -> dict[str, np.ndarray]:
-    """The metrics that are means of a loss, film by film: float64 [n] each."""
+    """The metrics that are means of a loss, image by image: float64 [n] each."""
     gaps = [
         (predictions.labels == c) - predictions.probabilities[:, c]
         for c in predictions.classes

@@ -1,8 +1,8 @@
 """Confidence intervals from a bootstrap over patients.
 
-Films of one patient resemble each other, so a film is not an independent observation:
-resampling films gives intervals that are too narrow. Patients are drawn, each with
-all its films (the cluster bootstrap: Field and Welsh 2007), within their class as the
+Images of one patient resemble each other, so one is not an independent observation:
+resampling images gives intervals that are too narrow. Patients are drawn, each with
+all its images (the cluster bootstrap: Field and Welsh 2007), within their class as the
 splits are cut, and every metric is computed on all draws at once.
 
 The interval is the value -+ t standard errors of the draws on the logit scale
@@ -34,7 +34,7 @@ class Resamples:
 
     Attributes:
       counts: uint16 [D, P], how often a draw holds each patient.
-      patient: int [n], which of the P patients each film belongs to.
+      patient: int [n], which of the P patients each image belongs to.
       strata: int [P], the class each patient was drawn within.
     """
 
@@ -43,12 +43,12 @@ class Resamples:
     strata: np.ndarray
 
     def weights(self) -> np.ndarray:
-        """How often each draw holds each film, uint16 [D, n]."""
+        """How often each draw holds each image, uint16 [D, n]."""
         return self.counts[:, self.patient]
 
-    def within(self, films: np.ndarray) -> "Resamples":
-        """The same draws for some films only, bool [n], and their patients."""
-        kept, patient = np.unique(self.patient[films], return_inverse=True)
+    def within(self, images: np.ndarray) -> "Resamples":
+        """The same draws for some images only, bool [n], and their patients."""
+        kept, patient = np.unique(self.patient[images], return_inverse=True)
         return Resamples(self.counts[:, kept], patient, self.strata[kept])
 
     def smallest_stratum(self) -> int:
@@ -59,10 +59,10 @@ class Resamples:
 def resample(
     patient_ids: Sequence[str], labels: np.ndarray, *, draws: int = DRAWS, seed: int = 0
 ) -> Resamples:
-    """Draws patients within classes; a patient's class is that of most of its films.
+    """Draws patients within classes; a patient's class is that of most of its images.
 
     Args:
-      patient_ids: patient of each of the n films.
+      patient_ids: patient of each of the n images.
       labels: int [n].
       draws: number of resamples D.
       seed: of the generator; the same seed gives the same draws.
@@ -88,7 +88,7 @@ def intervals(
     """Each metric with its 95 % interval, as metrics.json holds them.
 
     Args:
-      values: name -> float [1], the metric on the films as they are.
+      values: name -> float [1], the metric on the images as they are.
       draws: name -> float [D], the metric on each draw.
       resamples: what the draws were made of.
 
@@ -127,18 +127,18 @@ def mean_loss(losses: np.ndarray, resamples: Resamples) -> dict[str, Any]:
     keeps the coverage that a common error loses.
 
     Args:
-      losses: float [n], one a film.
-      resamples: of the same films.
+      losses: float [n], one an image.
+      resamples: of the same images.
     """
     patients = len(resamples.strata)
     sums = np.bincount(resamples.patient, losses, patients)
-    films = np.bincount(resamples.patient, minlength=patients).astype(np.float64)
-    value, error = _mean_and_error(np.ones((1, patients)), sums, films)
+    images = np.bincount(resamples.patient, minlength=patients).astype(np.float64)
+    value, error = _mean_and_error(np.ones((1, patients)), sums, images)
     if resamples.smallest_stratum() < 2:
         return {"value": float(value[0]), "ci95": None}
     if value[0] <= 0 or error[0] == 0:
         return {"value": float(value[0]), "ci95": [float(value[0])] * 2}
-    means, errors = _mean_and_error(resamples.counts.astype(np.float64), sums, films)
+    means, errors = _mean_and_error(resamples.counts.astype(np.float64), sums, images)
     sound = (means > 0) & (errors > 0)
     distance = np.log(means[sound] / value) * means[sound] / errors[sound]
     if sound.sum() < max(2, len(means) / 2):
@@ -152,15 +152,15 @@ def mean_loss(losses: np.ndarray, resamples: Resamples) -> dict[str, Any]:
 
 
 def _mean_and_error(
-    counts: np.ndarray, sums: np.ndarray, films: np.ndarray
+    counts: np.ndarray, sums: np.ndarray, images: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Means over films and their errors from the patients' residuals, float64 [D]."""
-    total = np.maximum(counts @ films, 1.0)  # a draw without films is not sound
+    """Means over images and their errors from the patients' residuals, float64 [D]."""
+    total = np.maximum(counts @ images, 1.0)  # a draw without images is not sound
     mean = counts @ sums / total
     squares = (
         counts @ sums**2
-        - 2 * mean * (counts @ (sums * films))
-        + mean**2 * (counts @ films**2)
+        - 2 * mean * (counts @ (sums * images))
+        + mean**2 * (counts @ images**2)
     )
     return mean, np.sqrt(np.maximum(squares, 0.0)) / total
 
@@ -186,7 +186,7 @@ def _interval(
 ) -> tuple[float, float]:
     t, error = _quantile(resamples), draws.std(ddof=1)
     if value in (0.0, 1.0) and error == 0:
-        # No draw can show an error that no film shows: the exact binomial bound of
+        # No draw can show an error that no image shows: the exact binomial bound of
         # "none in n patients" instead, n being the smallest class.
         bound = 0.025 ** (1 / resamples.smallest_stratum())
         return (bound, 1.0) if value == 1.0 else (0.0, 1 - bound)

@@ -23,11 +23,11 @@ _PREFIX = "probability_"
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """One row a film, in the split's index order.
+    """One row an image, in the split's index order.
 
     Attributes:
-      filenames: path of each film as in examples.csv.
-      patient_ids: patient of each film.
+      filenames: path of each image as in examples.csv.
+      patient_ids: patient of each image.
       labels: int64 [n], index into `class_names`.
       probabilities: float64 [n, C].
       class_names: the C classes in column order.
@@ -149,10 +149,10 @@ def describe_source(info: Mapping, fingerprint: str, split: str) -> dict[str, st
 
 
 def average(tables: Sequence[Predictions]) -> Predictions:
-    """The ensemble: the mean of the models' probabilities, film by film.
+    """The ensemble: the mean of the models' probabilities, image by image.
 
     Raises:
-      DataError: the tables differ in films, labels or classes.
+      DataError: the tables differ in images, labels or classes.
     """
     first = tables[0]
     for other in tables[1:]:
@@ -162,7 +162,7 @@ def average(tables: Sequence[Predictions]) -> Predictions:
 
 
 def check_same_examples(first: Predictions, other: Predictions) -> None:
-    """Raises DataError unless both tables speak of the same films and classes."""
+    """Raises DataError unless both tables speak of the same images and classes."""
     for field in ("class_names", "filenames", "patient_ids"):
         if getattr(first, field) != getattr(other, field):
             raise cli.DataError(

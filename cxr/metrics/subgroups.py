@@ -17,14 +17,14 @@ _ID_BLOCKS = 4
 
 
 def groupings(rows: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
-    """Assigns each film to one group of every grouping that the data allow.
+    """Assigns each image to one group of every grouping that the data allow.
 
     Args:
       rows: the split's rows of examples.csv, in index order.
 
     Returns:
-      Grouping -> group of each film, "" for none. A grouping with fewer than two
-      groups of at least five films is left out.
+      Grouping -> group of each image, "" for none. A grouping with fewer than two
+      groups of at least five images is left out.
     """
     found = {
         "subtype": [row["subtype"] for row in rows],
@@ -93,7 +93,7 @@ def _without_small(groups: list[str]) -> list[str]:
 
 
 def _id_blocks(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """Quarters of each class' films by the number in the file name.
+    """Quarters of each class' images by the number in the file name.
 
     Numbers follow the order of collection, and official test sets are often one
     block of it: a model that fails in one quarter has learnt the others' habits.
@@ -130,6 +130,6 @@ def _sizes(rows: Sequence[Mapping[str, str]]) -> list[str]:
 
 
 def _films_per_patient(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    films = Counter(row["patient_id"] for row in rows)
-    counts = [films[row["patient_id"]] for row in rows]
+    images = Counter(row["patient_id"] for row in rows)
+    counts = [images[row["patient_id"]] for row in rows]
     return ["1" if n == 1 else "2 to 4" if n < 5 else "5 or more" for n in counts]

@@ -1,6 +1,6 @@
 """Computes the content of metrics.json from a split's predictions.
 
-Works on predictions alone (no model, no films, no TensorFlow), so that whoever has
+Works on predictions alone (no model, no images, no TensorFlow), so that whoever has
 predictions.csv can repeat it. Thresholds and the temperature come from validation;
 nothing here chooses anything on the split that is evaluated.
 """

@@ -12,13 +12,13 @@ def parse_rule(rule: str) -> tuple[str, float | None]:
       ValueError: it is none of `RULES`, or its target is not within (0, 1].
     """
     name, _, text = rule.partition(":")
-    if rule in ("youden", "f1", "half"):
+    if rule in RULES and ":" not in rule:
         return rule, None
     try:
         target = float(text)
     except ValueError:
         target = float("nan")
-    if name not in ("sensitivity", "specificity") or not 0 < target <= 1:
+    if f"{name}:VALUE" not in RULES or not 0 < target <= 1:
         raise ValueError(
             f"threshold_rule={rule}: expected one of {', '.join(RULES)} with a VALUE "
             "above 0 and at most 1"
@@ -63,7 +63,7 @@ def choose_threshold(positive: np.ndarray, probability: np.ndarray, rule: str) -
     if name == "f1":
         tp, fp = sensitivity * positive.sum(), (1 - specificity) * (~positive).sum()
         gain = 2 * tp / (tp + fp + positive.sum())
-    else:
+    else:  # youden
         gain = sensitivity + specificity
     # Rounding must not decide between equals.
     best = candidates[gain >= gain.max() - 1e-12]

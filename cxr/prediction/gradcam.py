@@ -8,7 +8,7 @@ by the mean gradient of the class score, summed. Two choices of ours:
   classes counts, a sigmoid head needs no special case, and with two classes one map
   is the negative of the other. Negative values are kept: they speak against.
 - A cell of the map is put where its receptive field lies. Stretching the map over the
-  film is off by up to 7 % of the side for networks with unpadded convolutions.
+  image is off by up to 7 % of the side for networks with unpadded convolutions.
 """
 
 import dataclasses
@@ -28,12 +28,12 @@ _WINDOWED = (
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """Where the cells of a map lie on the film, alike in both directions.
+    """Where the cells of a map lie on the image, alike in both directions.
 
     Attributes:
       cells: cells a side.
-      start: centre of the first cell in film pixels.
-      step: distance of neighbouring cells' centres in film pixels.
+      start: centre of the first cell in image pixels.
+      step: distance of neighbouring cells' centres in image pixels.
     """
 
     cells: int
@@ -79,22 +79,22 @@ class GradCam:
         Returns:
           float32 [N, cells, cells]; positive for the class, negative against it.
         """
-        films = tf.convert_to_tensor(np.asarray(images, np.float32))
-        return self._compiled(films, class_index=int(class_index)).numpy()
+        images = tf.convert_to_tensor(np.asarray(images, np.float32))
+        return self._compiled(images, class_index=int(class_index)).numpy()
 
     def heat(
         self, images: np.ndarray, class_index: int, *, batch_size: int = 16
     ) -> np.ndarray:
-        """Returns the map over the film.
+        """Returns the map over the image.
 
         Args:
           images: uint8 or float32 [N, S, S, 1], 0..255.
           class_index: column of the class whose evidence is asked for.
-          batch_size: films a pass; bounds the memory.
+          batch_size: images a pass; bounds the memory.
 
         Returns:
           float32 [N, S, S]; positive for the class, negative against it. The scale is
-          the score's own and differs from film to film.
+          the score's own and differs from image to image.
         """
         enlarge = _interpolation(self.geometry, self.image_size)
         result = np.empty((len(images), self.image_size, self.image_size), np.float32)
@@ -119,7 +119,7 @@ class GradCam:
 
 
 def border_share(heat: np.ndarray, *, margin: float = 0.1) -> np.ndarray:
-    """Share of a film's positive attention that lies on its border.
+    """Share of an image's positive attention that lies on its border.
 
     Markers, print and shutters stand there, never lungs: a large share is the alarm
     for a shortcut. Attention without any preference gives `1 - (1 - 2 * margin) ** 2`,
@@ -161,7 +161,7 @@ def _last_map(model: keras.Model) -> keras.layers.Layer:
 def _chain(
     model: keras.Model, backbone: keras.Model | None, target: keras.layers.Layer
 ) -> list[keras.layers.Layer]:
-    """The layers from the film to the map, the backbone's own in its place."""
+    """The layers from the image to the map, the backbone's own in its place."""
     layers = list(model.layers)
     if backbone is not None:
         layers = layers[: layers.index(backbone)] + list(backbone.layers)
@@ -171,7 +171,7 @@ def _chain(
 def _split(
     model: keras.Model, backbone: keras.Model | None, target: keras.layers.Layer
 ) -> tuple[list[keras.Model], list[keras.Model]]:
-    """Models to be called one after the other: film to map, map to logits.
+    """Models to be called one after the other: image to map, map to logits.
 
     A nested model's tensors belong to a graph of their own, so it is cut apart in
     that graph, and the outer model before and behind it.

@@ -49,7 +49,7 @@ def find(paths: Sequence[str]) -> list[str]:
       UsageError: no path given, nothing exists, or a folder holds no image file.
     """
     if not paths:
-        raise cli.UsageError("no film given: name files, folders or globs after flags")
+        raise cli.UsageError("no image given: name files, folders or globs after flags")
     listed: dict[str, None] = {}
     missing = []
     for path in paths:
@@ -60,7 +60,7 @@ def find(paths: Sequence[str]) -> list[str]:
             folder = os.path.isdir(match)
             listed.update(dict.fromkeys(_walk(match) if folder else [match]))
     if len(missing) == len(paths):
-        raise cli.UsageError(f"{missing[0]}: no such film, folder or match for a glob")
+        raise cli.UsageError(f"{missing[0]}: no such image, folder or match for a glob")
     if not listed:
         raise cli.UsageError(f"{paths[0]}: holds no image files")
     return list(listed)
@@ -85,7 +85,7 @@ def read(path: str, stored_size: int, model_size: int) -> ReadImage:
     except OSError as error:
         status = error_status("unreadable", error.strerror or str(error))
     except MemoryError:
-        status = error_status("out_of_memory", "the film does not fit")
+        status = error_status("out_of_memory", "the image does not fit")
     else:
         status = f"warning: {'; '.join(warnings)}" if warnings else "ok"
         return ReadImage(path, decoded.grey, status)
@@ -100,7 +100,7 @@ def _warnings(data: bytes, image: images.Decoded, size: int) -> Iterator[str]:
     if long > _EXTREME_ASPECT * short:
         yield f"{image.width} x {image.height} is far from a chest film's proportions"
     if image.grey.std() < _FLAT:
-        yield "nearly uniform, as a blank or over-exposed film"
+        yield "nearly uniform, as a blank or over-exposed image"
     if image.mode not in ("L", "1", "LA", "I", "F") and not image.mode.startswith("I;"):
         spread = _colour_spread(data)
         if spread > _COLOUR_SPREAD:

@@ -20,7 +20,7 @@ class Predictor:
       model: Keras model, float32 [B, S, S, 1] in 0..255 to probabilities.
       class_names: column i of the probabilities is `class_names[i]`.
       image_size: S, height = width in pixels that the model takes.
-      stored_image_size: size at which a film is decoded before the area reduction
+      stored_image_size: size at which an image is decoded before the area reduction
         to S, as its records were.
     """
 
@@ -31,28 +31,28 @@ class Predictor:
 
     def predict(
         self,
-        films: np.ndarray | tf.data.Dataset | Iterable[np.ndarray],
+        images: np.ndarray | tf.data.Dataset | Iterable[np.ndarray],
         *,
         batch_size: int = _BATCH_SIZE,
     ) -> np.ndarray:
         """Returns probabilities, float32 [N, C], two columns also for a sigmoid head.
 
         Args:
-          films: uint8 [N, S, S, 1], or batches of such: arrays, or a dataset of
-            `(films, labels, indices)`.
-          batch_size: films a forward pass; batches given as such must not exceed it.
+          images: uint8 [N, S, S, 1], or batches of such: arrays, or a dataset of
+            `(images, labels, indices)`.
+          batch_size: images a forward pass; batches given as such must not exceed it.
         """
-        batches = films
-        if isinstance(films, np.ndarray):
-            starts = range(0, len(films), batch_size)
-            batches = (films[start : start + batch_size] for start in starts)
+        batches = images
+        if isinstance(images, np.ndarray):
+            starts = range(0, len(images), batch_size)
+            batches = (images[start : start + batch_size] for start in starts)
         parts = [self._predict_batch(batch, batch_size) for batch in batches]
         return np.concatenate(parts or [np.zeros((0, len(self.class_names)), "f4")])
 
     def _predict_batch(self, batch, batch_size: int) -> np.ndarray:
-        films = batch[0] if isinstance(batch, tuple) else batch
-        padded = pad(tf.cast(films, tf.float32), batch_size)
-        outputs = _compiled(self.model)(padded).numpy()[: len(films)]
+        images = batch[0] if isinstance(batch, tuple) else batch
+        padded = pad(tf.cast(images, tf.float32), batch_size)
+        outputs = _compiled(self.model)(padded).numpy()[: len(images)]
         if outputs.shape[1] == 1:
             outputs = np.concatenate([1 - outputs, outputs], axis=1)
         return outputs
@@ -74,7 +74,7 @@ def load_predictor(run: runs.Run) -> Predictor:
 def _compiled(model: keras.Model) -> tf.types.experimental.PolymorphicFunction:
     """One compiled forward pass a model, kept with it."""
     if not hasattr(model, "_cxr_forward"):
-        forward = tf.function(lambda films: model(films, training=False))
+        forward = tf.function(lambda images: model(images, training=False))
         object.__setattr__(model, "_cxr_forward", forward)
     return model._cxr_forward
 

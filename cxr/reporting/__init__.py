@@ -1,1 +1,1 @@
-"""How numbers and pictures look: plot style, HTML blocks, number formats."""
+"""Formats numbers, plots and HTML pages."""

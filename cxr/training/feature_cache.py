@@ -1,6 +1,6 @@
 """Caches a frozen backbone's features of K augmented views on disk.
 
-While the backbone is frozen its output for a film depends on the view alone, so
+While the backbone is frozen its output for an image depends on the view alone, so
 the head trains on stored features at memory speed. Chunks are published one by
 one under a fingerprint of all that shaped them; a kill loses at most one chunk.
 """
@@ -25,10 +25,10 @@ CHUNK_IMAGES = 512  # of a chunk: half a minute of VGG16 on two cores
 
 @dataclasses.dataclass(frozen=True)
 class FeatureSource:
-    """Features of a split's films in place of the films.
+    """Features of a split's images in place of the images.
 
     Attributes:
-      features: float32 [K, n, D], one row of D numbers for each view and film.
+      features: float32 [K, n, D], one row of D numbers for each view and image.
       labels: int32 [n].
     """
 

@@ -1,7 +1,7 @@
 """Builds the networks, their normalisation, and chooses which layers train.
 
-Every network takes float32 [B, S, S, 1] films with values 0..255 (uint8 inputs
-would silently truncate augmented films) and ends in float32 probabilities
+Every network takes float32 [B, S, S, 1] images with values 0..255 (uint8 inputs
+would silently truncate augmented images) and ends in float32 probabilities
 [B, C], or [B, 1] for a sigmoid head. Channel repeat and normalisation are inside.
 """
 
@@ -17,7 +17,7 @@ LOGITS, FEATURES = "logits", "features"
 BACKBONE = "vgg16"
 
 # Means of ImageNet's channels in BGR order, as VGG16's weights expect them
-# (keras.applications.imagenet_utils, mode "caffe"). A film's three channels are
+# (keras.applications.imagenet_utils, mode "caffe"). An image's three channels are
 # equal, so the order matters only here.
 _IMAGENET_BGR_MEANS = (103.939, 116.779, 123.68)
 

@@ -1,5 +1,6 @@
 """Publishes a finished run's model, and the threshold that belongs to it."""
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -41,16 +42,17 @@ def publish(
     model.set_weights(best)
     with files.publishing(workdir / runs.MODEL) as temporary:
         model.save(temporary)
-    found = _predict(config, manifest, model, validation)
+    probabilities = _predict(config, manifest, model, validation)
+    positive = config.positive_class or manifest.class_names[-1]
     info = {
         "schema": runs.SCHEMA,
         "model": config.model,
         "class_names": list(manifest.class_names),
-        "positive_class": _positive_class(config, manifest),
+        "positive_class": positive,
         "head": config.head,
         "stored_image_size": manifest.image_size,
         "image_size": config.image_size,
-        **_choose(config, manifest, found, validation.labels),
+        **_choose(config, manifest, positive, probabilities, validation.labels),
         "data": runs.data_identity(config, manifest),
         "model_file": runs.MODEL,
         "model_sha256": files.sha256_file(workdir / runs.MODEL),
@@ -64,7 +66,7 @@ def publish(
         predictions.tabulate(
             record_set.examples("validation"),
             validation.labels,
-            found,
+            probabilities,
             manifest.class_names,
         ),
         predictions.describe_source(info, manifest.fingerprint, "validation"),
@@ -77,7 +79,7 @@ def publish_decision(
 ) -> bool:
     """Chooses a finished run's threshold again where the flags ask for another one.
 
-    The weights stay; model.json and run.flags get the new decision.
+    The weights stay; run.flags and model.json get the new decision.
 
     Args:
       run: the finished run.
@@ -88,12 +90,17 @@ def publish_decision(
       Whether the decision asked for is another than the run's.
     """
     manifest = record_set.manifest
-    positive = _positive_class(config, manifest)
+    positive = config.positive_class or run.info["positive_class"]
     held = run.info["threshold"]
     if positive == run.info["positive_class"] and (
         held is None or held["rule"] == config.threshold_rule
     ):
         return False
+    if manifest.fingerprint != run.info["data"]["fingerprint"]:
+        raise cli.UsageError(
+            f"--data_dir={config.data_dir}: not the set that {run.workdir} was trained "
+            "on; its threshold is chosen on that one"
+        )
     source = predictions.describe_source(run.info, manifest.fingerprint, "validation")
     table = predictions.recall(predictions.folder(run.workdir, "validation"), source)
     if table is None:
@@ -106,11 +113,17 @@ def publish_decision(
             _predict(config, manifest, load_predictor(run).model, validation),
             manifest.class_names,
         )
-    decision = _choose(config, manifest, table.probabilities, table.labels)
+    decision = _choose(config, manifest, positive, table.probabilities, table.labels)
+    flags = dataclasses.replace(
+        run.config,
+        threshold_rule=config.threshold_rule,
+        positive_class=config.positive_class or run.config.positive_class,
+    )
+    # model.json last, by which the decision is known: killed between the two, the same
+    # command does both again.
+    files.publish(run.workdir / runs.FLAGS, cli.to_flags(flags))
     info = {**run.info, "positive_class": positive, **decision}
-    # In this order: killed between the two, the same command does both again.
     runs.write_json(run.workdir / runs.MODEL_INFO, info)
-    files.publish(run.workdir / runs.FLAGS, cli.to_flags(config))
     return True
 
 
@@ -118,10 +131,6 @@ def weights_sha256(weights: list[np.ndarray]) -> str:
     """Returns the SHA-256 over the bytes of all weights in order."""
     parts = (np.ascontiguousarray(array).tobytes() for array in weights)
     return files.sha256_bytes(b"".join(parts))
-
-
-def _positive_class(config: TrainConfig, manifest: records.Manifest) -> str:
-    return config.positive_class or manifest.class_names[-1]
 
 
 def _predict(
@@ -134,22 +143,22 @@ def _predict(
     predictor = Predictor(
         model, manifest.class_names, config.image_size, manifest.image_size
     )
-    batches = validation.evaluation(config.batch_size)
+    batches = validation.batches(validation.evaluation(config.batch_size))
     return predictor.predict(batches, batch_size=config.batch_size)
 
 
 def _choose(
     config: TrainConfig,
     manifest: records.Manifest,
-    found: np.ndarray,
+    positive: str,
+    probabilities: np.ndarray,
     labels: np.ndarray,
 ) -> dict[str, Any]:
     """Chooses threshold and temperature on validation."""
-    temperature = calibration.fit_temperature(labels, found.astype(np.float64))
+    temperature = calibration.fit_temperature(labels, probabilities.astype(np.float64))
     if len(manifest.class_names) > 2:  # argmax decides: there is no threshold
         return {"threshold": None, "temperature": temperature}
-    positive = manifest.class_names.index(_positive_class(config, manifest))
-    rule = config.threshold_rule
-    value = thresholds.choose_threshold(labels == positive, found[:, positive], rule)
+    index, rule = manifest.class_names.index(positive), config.threshold_rule
+    value = thresholds.choose_threshold(labels == index, probabilities[:, index], rule)
     chosen = {"value": float(value), "rule": rule, "chosen_on": "validation"}
     return {"threshold": chosen, "temperature": temperature}

@@ -28,7 +28,7 @@ class Diverged(cli.DataError):
     """A loss or gradient that is not finite; the weights from before are kept.
 
     No usage error: those are refused before anything begins, and this run, which its
-    films and its flags let diverge together, has begun and left its checkpoints.
+    images and its flags let diverge together, has begun and left its checkpoints.
     """
 
 
@@ -50,17 +50,13 @@ def train(config: TrainConfig, record_set: records.RecordSet) -> runs.Run:
     workdir = pathlib.Path(config.workdir)
     with runs.lock(workdir), signals.watch() as interruption:
         runs.check_same_run(workdir, config, record_set)
-        if finished := runs.finished(workdir, config):
-            if not publishing.publish_decision(finished, config, record_set):
-                progress.say(f"{workdir} is finished; nothing to do")
-                return finished
-            progress.say(
-                f"{workdir} is finished; its threshold is chosen anew "
-                f"(--threshold_rule={config.threshold_rule}), the weights stay"
-            )
-            return runs.open_run(workdir)
         try:
-            Trainer(config, record_set, interruption).fit()
+            if finished := runs.finished(workdir, config):
+                changed = publishing.publish_decision(finished, config, record_set)
+                done = "its decision is published anew" if changed else "nothing to do"
+                progress.say(f"{workdir} is finished; {done}")
+            else:
+                Trainer(config, record_set, interruption).fit()
         except tf.errors.ResourceExhaustedError as error:
             raise cli.UnavailableError(
                 f"out of memory with --batch_size={config.batch_size} "
@@ -336,7 +332,7 @@ class Trainer:
         raise Diverged(
             f"step {bad}: the loss or a gradient is not finite; the weights before it "
             f"are in {self._workdir / runs.CHECKPOINTS}\n"
-            f"films of that step: {shown}\n"
+            f"images of that step: {shown}\n"
             f"try a lower --learning_rate (now {self._config.learning_rate:g}), "
             "--warmup_steps, or --precision=float32"
         )

@@ -1,4 +1,4 @@
-"""Decodes batches of grey baseline JPEG, to libjpeg-turbo's pixels but sooner.
+"""Decodes batches of grey baseline JPEGs to libjpeg-turbo's pixels, but sooner.
 
 Of the 90 us that libjpeg-turbo takes for an image of 224 pixels, 70 go into Huffman
 codes. The images of a set share their tables, so `cxr.input.jpeg.loop` decodes three of
