@@ -622,7 +622,7 @@ def test_a_batch_waits_for_its_own_films_only(make_records, monkeypatch):
     batches = source.batches(source.training(8, 0))
     first = next(batches)[2].numpy().tolist()
     assert first == asked[:8]  # and next(batches) would not have come otherwise
-    assert source._resident._missing == 200 - 32
+    assert source._resident._missing == 200 - 16
     disk.set()
     rest = [next(batches)[2].numpy() for _ in range(24)]
     assert asked == pipeline.epoch_order(200, 0, 0).tolist()

@@ -1,6 +1,5 @@
 """Keeps a decoded split in memory, usable while threads still fill it."""
 
-import contextlib
 import math
 import mmap
 import threading
@@ -11,7 +10,7 @@ import tensorflow as tf
 
 from cxr.input.reader import Reader
 
-_CHUNK = 32  # images decoded at a time by one thread on the way into memory
+_CHUNK = 16  # images decoded at a time by one thread; more delay the first batch
 
 
 class Resident:
@@ -33,7 +32,7 @@ class Resident:
         self._first_use = np.arange(reader.n)
         self._chunks: Iterator[np.ndarray] | None = None  # None: not begun
         shape = (reader.n, reader.image_size, reader.image_size, 1)
-        self._images = _huge_array(shape)
+        self._images = _small_pages(shape)
         self._tensor = tf.experimental.dlpack.from_dlpack(self._images.__dlpack__())
         self._ready = np.zeros(reader.n, bool)
         self._missing = reader.n
@@ -97,14 +96,12 @@ class Resident:
             return next(self._chunks, None)
 
 
-def _huge_array(shape: tuple[int, ...]) -> np.ndarray:
-    """Returns zeroed uint8 memory in huge pages where the system has them.
+def _small_pages(shape: tuple[int, ...]) -> np.ndarray:
+    """Returns zeroed uint8 memory, taken in pages of 4 KiB as it is filled.
 
-    Anonymous memory starts on a page, which TensorFlow's alignment needs, and is
-    taken only as it is filled.
+    numpy would ask for huge pages, and the first batch wait while the kernel clears
+    2 MiB for each of its images (100 ms here). A page is aligned as TensorFlow needs.
     """
     size = math.prod(shape)
     memory = mmap.mmap(-1, max(1, size))
-    with contextlib.suppress(AttributeError, OSError):
-        memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, np.uint8, count=size).reshape(shape)
