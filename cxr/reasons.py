@@ -18,6 +18,7 @@ MEANINGS: Mapping[str, str] = {
     "empty": "the file holds no bytes",
     "not_an_image": "the bytes begin like no image format",
     "several_frames": "the file holds more than one picture",
+    "too_complex": "more scans, segments or chunks than any radiograph has",
     "too_many_bytes": "the file is larger than any radiograph",
     "too_many_pixels": "the image is larger than any radiograph",
     "too_small": "the image is too small for a radiograph",

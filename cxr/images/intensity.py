@@ -6,6 +6,7 @@ from PIL import Image
 from cxr.reasons import BadImage
 
 _BIT_DEPTHS = (8, 10, 12, 14, 16)
+_ROWS = 64
 
 
 def to_eight_bits(image: Image.Image) -> Image.Image:
@@ -27,5 +28,8 @@ def _window(samples: np.ndarray) -> np.ndarray:
         )
     bits = next(bits for bits in _BIT_DEPTHS if high < 1 << bits)
     full_scale = (1 << bits) - 1
-    scaled = samples.astype(np.uint32) * 255 + full_scale // 2
-    return (scaled // full_scale).astype(np.uint8)
+    grey = np.empty(samples.shape, np.uint8)
+    for row in range(0, len(samples), _ROWS):  # 50 megapixels at once: 600 MB
+        block = samples[row : row + _ROWS].astype(np.uint32)
+        grey[row : row + _ROWS] = (block * 255 + full_scale // 2) // full_scale
+    return grey
