@@ -43,6 +43,14 @@ def test_the_report_stands_alone_and_says_the_same_in_json(source):
     assert "The width of the source files alone tells PNEUMONIA" in page
 
 
+def test_no_patient_is_promised_where_none_is_known(source):
+    known = (convert(source).path / "report.html").read_text()
+    assert "film and no known patient stands on two sides." in known
+    flags = {"patient_pattern": "nobody-(?P<patient>x)", "dataset": "unknown"}
+    unknown = (convert(source, **flags).path / "report.html").read_text()
+    assert "film stands on two sides; no patient is known." in unknown
+
+
 def test_a_shortcut_is_measured_as_scikit_learn_does():
     random = np.random.default_rng(0)
     values = np.round(random.normal(size=300) * 3)  # with ties

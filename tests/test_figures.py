@@ -143,6 +143,53 @@ def test_an_evaluation_gets_its_pictures(classes, tmp_path):
     assert all(path.stat().st_size > 1000 for path in found.values())
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_legend_names_the_area_of_the_curve_it_stands_at(
+    classes, tmp_path, monkeypatch
+):
+    table = fabricated.clustered(1, classes=classes)
+    frozen = {"value": 0.5, "rule": "half", "chosen_on": "validation"}
+    threshold = frozen if classes == 2 else {**frozen, "value": None}
+    evaluation = Evaluation(table, "test", table.class_names[-1], threshold, draws=20)
+    rows = fabricated.example_rows(table)
+    summary = summarise(evaluation, rows=rows, validation=table)
+    legends = {}
+    for name in ("roc", "precision_recall"):
+        monkeypatch.setattr(
+            plots,
+            name,
+            lambda curves, path, name=name, **_: legends.update({name: curves}),
+        )
+    report_figures.draw(tmp_path, summary, evaluation, table)
+    for name, area, integral in (
+        (
+            "roc",
+            "roc_auc",
+            lambda c: np.trapezoid(c["recall"], c["false_positive_rate"]),
+        ),
+        ("precision_recall", "pr_auc", _average_precision),
+    ):
+        assert len(legends[name]) >= 1
+        for legend, curve in legends[name].items():
+            told = float(legend.rstrip(")").rsplit(" ", 1)[1])
+            class_name = legend.split(" (")[0]
+            assert told == pytest.approx(
+                summary["per_class"][class_name][area], abs=1e-3
+            )
+            assert told == pytest.approx(integral(curve), abs=2e-3)
+
+
+def _area(curve) -> float:
+    return float(np.trapezoid(curve["recall"], curve["false_positive_rate"]))
+
+
+def _average_precision(curve) -> float:
+    """The sum of precision over the steps of recall, as scikit-learn defines it."""
+    order = np.argsort(curve["recall"], kind="stable")
+    recall, precision = curve["recall"][order], curve["precision"][order]
+    return float(np.sum(np.diff(recall, prepend=0) * precision))
+
+
 def test_runs_and_their_ensemble_stand_beneath_each_other(tmp_path):
     entry = {"value": 0.9, "ci95": [0.8, 0.95]}
     found = {"roc_auc": entry, "accuracy": {"value": None, "ci95": None}}

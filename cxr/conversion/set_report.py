@@ -62,11 +62,15 @@ def to_html(content: dict[str, Any], outcome: Outcome) -> str:
     """Returns report.html's text: one file, no scripts, nothing fetched."""
     title = f"{content['name']} {content['version']}"
     copies = content["duplicates"]
+    known = content["files_without_patient"] < content["films"]
+    apart = "film stands on two sides; no patient is known"
+    if known:
+        apart = "film and no known patient stands on two sides"
     body = [
         f"<h1>{html.escape(title)}</h1>",
         html.paragraph(
             f"{content['films']} films, split policy {content['split_policy']}. No "
-            "identical film and no known patient stands on two sides. "
+            f"identical {apart}. "
             f"{content['bytes_in'] / 1e6:.1f} MB read and "
             f"{content['bytes_out'] / 1e6:.1f} MB written in {content['seconds']} s, "
             f"{content['films_per_second']} images/s.",

@@ -262,11 +262,7 @@ def _describe_grad_cam(class_name: str, shares: np.ndarray) -> dict[str, Any]:
         line = (
             f"On {len(known)} films {mean:.0%} of what speaks for {class_name} lies on "
             f"the outer tenth of the film, which is {by_area:.0%} of its area"
-        ) + (
-            ": the model may read markers or print, a shortcut."
-            if alarm
-            else "; no sign of reading markers there."
-        )
+        ) + (": the model may read markers or print, a shortcut." if alarm else ".")
     return {
         "class": class_name,
         "films": len(shares),

@@ -1,7 +1,7 @@
 """Chooses the plots of an evaluation and draws them from its numbers."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,19 +63,20 @@ def _draw_ranking(
     if not present:
         return {}
     curves = {
-        _with_area(summary, names[c]): classification.ranking_curves(
-            truth[c], scored.probabilities[:, c]
-        )
+        names[c]: classification.ranking_curves(truth[c], scored.probabilities[:, c])
         for c in present
     }
-    shares = [float(truth[c].mean()) for c in present]
+    shares = {names[c]: float(truth[c].mean()) for c in present}
     points = operating_points(summary)
     pictures = {n: folder / f"{n}.png" for n in ("roc", "precision_recall")}
-    plots.roc(curves, pictures["roc"], points=points)
+    legends = _legends(summary, curves, "AUC", "roc_auc")
+    labelled = {legends[name]: curve for name, curve in curves.items()}
+    plots.roc(labelled, pictures["roc"], points=points)
+    legends = _legends(summary, curves, "average precision", "pr_auc")
+    labelled = {legends[name]: curve for name, curve in curves.items()}
+    base_rates = {legends[name]: share for name, share in shares.items()}
     plots.precision_recall(
-        curves,
-        pictures["precision_recall"],
-        base_rates=dict(zip(curves, shares, strict=True)),
+        labelled, pictures["precision_recall"], base_rates=base_rates
     )
     if points:
         pictures["predictive_values"] = folder / "predictive_values.png"
@@ -142,9 +143,12 @@ def operating_points(summary: Mapping[str, Any]) -> dict[str, tuple[float, float
     return {" = ".join(names): rates for rates, names in shown}
 
 
-def _with_area(summary: Mapping[str, Any], name: str) -> str:
-    area = summary["per_class"][name]["roc_auc"]
-    return name if area is None else f"{name} (AUC {area:.3f})"
+def _legends(
+    summary: Mapping[str, Any], names: Iterable[str], label: str, area: str
+) -> dict[str, str]:
+    """Class -> legend text with the area under its own curve."""
+    per_class = summary["per_class"]
+    return {name: f"{name} ({label} {per_class[name][area]:.3f})" for name in names}
 
 
 def _scores_by_class(table: Predictions, positive: int) -> dict[str, np.ndarray]:

@@ -234,8 +234,8 @@ def attention(summary: Summary, pictures: Pictures) -> str:
             pictures,
             "attention",
             "Grad-CAM overlays",
-            f"Grad-CAM for {found['class']}: red speaks for it, blue against. A coarse "
-            "hint at where the model looked, not proof of why.",
+            f"Grad-CAM for {found['class']}: orange speaks for it, blue against. A "
+            "coarse hint at where the model looked, not proof of why.",
         ),
         html.notes([("warn" if found["alarm"] else "plain", found["line"])]),
     ]
