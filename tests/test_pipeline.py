@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from cxr import cli, files, images, platforms, records, tfrecord
 from cxr.benchmark import roofline
-from cxr.input import pipeline
+from cxr.input import pipeline, resident
 from cxr.input.jpeg import decoder as jpeg
 from cxr.input.reader import Reader, _position
 
@@ -626,7 +626,7 @@ def test_a_batch_waits_for_its_own_films_only(make_records, monkeypatch):
     batches = source.batches(source.training(8, 0))
     first = next(batches)[2].numpy().tolist()
     assert first == asked[:8]  # and next(batches) would not have come otherwise
-    assert source._resident._missing == 200 - 32
+    assert source._resident._missing == 200 - resident._CHUNK
     disk.set()
     rest = [next(batches)[2].numpy() for _ in range(24)]
     assert asked == pipeline.epoch_order(200, 0, 0).tolist()
