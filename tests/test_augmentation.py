@@ -10,6 +10,8 @@ from scipy import stats
 from cxr.input import augmentation, augmenters, keras_cv_layers
 from cxr.input.augmentation import POLICIES, Policy
 
+pytestmark = pytest.mark.slow  # each test compiles augmentations
+
 RANDOM = np.random.default_rng(0)
 SIZE = 32
 FILMS = RANDOM.integers(0, 256, (6, SIZE, SIZE, 1), np.uint8)

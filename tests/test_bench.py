@@ -20,6 +20,8 @@ from cxr.input.pipeline import ImageSource
 from cxr.input.reader import Reader
 from cxr.training import steps
 
+pytestmark = pytest.mark.slow  # each test measures
+
 KEYS = {
     *("schema", "environment", "config", "calibration", "stages", "sweep", "verdict"),
     *("input_wait_share", "time_to_first_batch_s", "peak_rss_mb", "mfu", "bottleneck"),

@@ -12,6 +12,8 @@ from cxr.evaluation import opening
 from cxr.metrics import predictions, thresholds
 from tests import fabricated
 
+pytestmark = pytest.mark.slow  # each test evaluates a run
+
 COUNTS = {"train": 6, "validation": 30, "test": 41}
 
 

@@ -10,6 +10,8 @@ from cxr.prediction import gradcam
 from cxr.synthesis import drawing
 from cxr.training import models
 
+pytestmark = pytest.mark.slow  # each test explains a network
+
 
 def films(count: int, size: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, size, size, 1), np.uint8)

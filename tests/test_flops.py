@@ -5,6 +5,8 @@ import tensorflow as tf
 from cxr.benchmark import flops
 from cxr.training import models
 
+pytestmark = pytest.mark.slow  # each test builds networks
+
 
 def vgg16():
     model = models.build(models.ModelSpec("vgg16", 224, 2), dropout_seed=0)

@@ -4,6 +4,8 @@ import pytest
 
 from cxr.training import models
 
+pytestmark = pytest.mark.slow  # each test builds networks
+
 SPECS = [
     models.ModelSpec("vgg16", 32, 2),
     models.ModelSpec("vgg16", 32, 3),

@@ -20,6 +20,8 @@ from cxr.input import pipeline, resident
 from cxr.input.jpeg import decoder as jpeg
 from cxr.input.reader import Reader, _position
 
+pytestmark = pytest.mark.slow  # each test reads a set through tf.data
+
 MODES = ("ram", "none")
 N = 43  # prime: no batch size divides it
 

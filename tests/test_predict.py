@@ -17,6 +17,8 @@ from cxr import cli, files, images, predict, runs
 from cxr.config import TrainConfig
 from cxr.prediction import inputs, predict_files, rows
 
+pytestmark = pytest.mark.slow  # each test predicts
+
 STORED, SEEN = 32, 16
 
 

@@ -6,6 +6,8 @@ import tensorflow as tf
 from cxr.input import augmenters
 from cxr.training import devices, models, steps
 
+pytestmark = pytest.mark.slow  # each test compiles steps
+
 BATCH = 8
 
 
