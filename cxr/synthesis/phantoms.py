@@ -30,8 +30,11 @@ CSV_COLUMNS = ("path", "class", "patient", "box")
 MIXES = ("mixed", "focal", "diffuse")
 _FOLDERS = ("train", "val", "test")
 # One normal to two pneumonia patients; with their films a patient, 1 : 2.9 films.
-_TURN = "normal bacteria virus bacteria normal bacteria normal bacteria virus"
-_KINDS = tuple(_TURN.split())
+_KINDS = (
+    *("normal", "bacteria", "virus"),
+    *("bacteria", "normal", "bacteria"),
+    *("normal", "bacteria", "virus"),
+)
 # Of twenty patients of a kind, the first ones already fill train and test.
 _TURNS = {1: "test", 4: "val", 7: "test", 13: "test"}
 _FOCAL_SHARE = {"normal": 0.0, "bacteria": 0.85, "virus": 0.15}

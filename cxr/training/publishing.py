@@ -63,12 +63,7 @@ def publish(
     # Kept, so that an evaluation need not predict validation again.
     predictions.publish(
         predictions.folder(workdir, "validation"),
-        predictions.tabulate(
-            record_set.examples("validation"),
-            validation.labels,
-            probabilities,
-            manifest.class_names,
-        ),
+        _tabulate(record_set, validation, probabilities),
         predictions.describe_source(info, manifest.fingerprint, "validation"),
     )
     runs.write_json(workdir / runs.MODEL_INFO, info)
@@ -107,12 +102,9 @@ def publish_decision(
         validation = builders.open_split(
             config, record_set, "validation", progress=False
         )
-        table = predictions.tabulate(
-            record_set.examples("validation"),
-            validation.labels,
-            _predict(config, manifest, load_predictor(run).model, validation),
-            manifest.class_names,
-        )
+        model = load_predictor(run).model
+        probabilities = _predict(config, manifest, model, validation)
+        table = _tabulate(record_set, validation, probabilities)
     decision = _choose(config, manifest, positive, table.probabilities, table.labels)
     flags = dataclasses.replace(
         run.config,
@@ -145,6 +137,19 @@ def _predict(
     )
     batches = validation.batches(validation.evaluation(config.batch_size))
     return predictor.predict(batches, batch_size=config.batch_size)
+
+
+def _tabulate(
+    record_set: records.RecordSet,
+    validation: pipeline.ImageSource,
+    probabilities: np.ndarray,
+) -> predictions.Predictions:
+    return predictions.tabulate(
+        record_set.examples("validation"),
+        validation.labels,
+        probabilities,
+        record_set.manifest.class_names,
+    )
 
 
 def _choose(
