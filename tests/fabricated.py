@@ -1,6 +1,7 @@
 """Record sets, predictions and runs made up for tests, with known properties."""
 
 import csv
+import dataclasses
 import io
 import pathlib
 
@@ -158,6 +159,17 @@ def clustered(
             odds / odds.sum(1, keepdims=True)
         ),
         class_names=names,
+    )
+
+
+def take(table: Predictions, films: np.ndarray) -> Predictions:
+    """The table of some films only, by their indices."""
+    return dataclasses.replace(
+        table,
+        filenames=tuple(table.filenames[i] for i in films),
+        patient_ids=tuple(table.patient_ids[i] for i in films),
+        labels=table.labels[films],
+        probabilities=table.probabilities[films],
     )
 
 

@@ -5,6 +5,7 @@ simulated truth.
 import csv
 import dataclasses
 import io
+import json
 import warnings
 
 import hypothesis
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import sklearn.metrics as sk
 from hypothesis import strategies as st
+from scipy import special
 
 from cxr.metrics import (
     calibration,
@@ -422,6 +424,124 @@ def test_operating_points_come_from_the_reference_alone():
         found["operating_points"], again["operating_points"], strict=True
     ):
         assert first["threshold"] == second["threshold"]
+
+
+@st.composite
+def scored_films(draw):
+    """(positive, score) of 2 to 300 films: ties, tiny sets, classes far apart."""
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    films = draw(st.integers(2, 300))
+    positive = random.random(films) < draw(st.floats(0.05, 0.95))
+    score = random.normal(size=films) + draw(st.floats(-1, 9)) * positive
+    score = np.round(special.expit(score - 2), draw(st.integers(1, 9)))
+    hypothesis.assume(positive.any() and not positive.all())
+    return positive, score
+
+
+@hypothesis.given(scored_films())
+def test_ruling_in_never_cuts_below_screening(films):
+    positive, score = films
+    points = {p["name"]: p for p in operating_points.choose(positive, score)}
+    screening, rule_in = points["screening"], points["rule-in"]
+    low, high = screening["threshold"], rule_in["threshold"]
+    assert low <= high
+    found, spared = thresholds.rates_at(positive, score, np.array([low, high]))
+    assert found[0] >= 0.98 and spared[1] >= 0.95  # each keeps its own target
+    assert spared[0] <= spared[1]
+    for point in points.values():
+        again = thresholds.choose_threshold(positive, score, point["rule"])
+        assert point["threshold"] == again  # the rule that is named chose it
+    changed = screening["rule"] != operating_points.NAMED_RULES["screening"]
+    assert (screening["remark"] is not None) == changed
+    if changed:  # then both targets are kept at both
+        assert found.min() >= 0.98 and spared.min() >= 0.95
+        assert screening["remark"] == "keeps sensitivity:0.98, too"
+        assert rule_in["remark"] == "keeps specificity:0.95, too"
+
+
+def test_where_one_threshold_does_for_both_the_points_change_places():
+    ill = np.arange(200) >= 100
+    score = np.where(ill, 0.6, 0.1) + np.arange(200) / 1000  # perfectly apart
+    points = {p["name"]: p for p in operating_points.choose(ill, score)}
+    assert points["screening"]["rule"] == "specificity:0.95"
+    assert points["rule-in"]["rule"] == "sensitivity:0.98"
+    assert points["rule-in"]["remark"] == "keeps specificity:0.95, too"
+    low, high = points["screening"]["threshold"], points["rule-in"]["threshold"]
+    assert low < points["balanced"]["threshold"] < high
+    assert points["one half"]["chosen_on"] is None
+    poor = {p["name"]: p for p in operating_points.choose(ill, score[::-1].copy())}
+    assert poor["screening"]["rule"] == "sensitivity:0.98"
+    assert poor["screening"]["remark"] is None
+
+
+def test_the_models_own_point_says_what_chose_it():
+    table, validation = fabricated.clustered(1), fabricated.clustered(2)
+    fixed = {"value": 0.5, "rule": "half", "chosen_on": "validation"}
+    evaluation = Evaluation(table, "test", "PNEUMONIA", fixed, draws=20)
+    own = operating_points.measure(evaluation, evaluation.of(validation))[0]
+    assert (own["rule"], own["chosen_on"]) == ("half", None)
+    own = operating_points.measure(_asked(table), _asked(validation))[0]
+    assert (own["rule"], own["chosen_on"]) == (FROZEN["rule"], FROZEN["chosen_on"])
+
+
+def test_a_temperature_fitted_on_these_films_claims_no_transfer():
+    table = fabricated.clustered(1)
+    found = calibration.temperature_report(_asked(table), _asked(table))
+    assert found["transfers"] is None
+    assert "was fitted on these very films" in found["verdict"]
+
+
+def _few(table, *, patients):
+    """Films of some patients of each class only."""
+    names = np.array(table.patient_ids)
+    kept = [
+        name
+        for label in range(len(table.class_names))
+        for name in list(dict.fromkeys(names[table.labels == label]))[:patients]
+    ]
+    return fabricated.take(table, np.flatnonzero(np.isin(names, kept)))
+
+
+def test_one_patient_a_class_gives_no_interval_and_no_verdict():
+    few, validation = _few(fabricated.clustered(1), patients=1), fabricated.clustered(2)
+    summary = summarise(_asked(few), validation=validation)
+    json.dumps(summary, allow_nan=False)
+    temperature = summary["calibration"]["temperature"]
+    assert temperature["log_loss_change"]["ci95"] is None
+    assert temperature["transfers"] is None
+    assert "cannot be judged on so few patients" in temperature["verdict"]
+    better = _asked(few).of(_few(fabricated.clustered(3), patients=1))
+    same = dataclasses.replace(few, probabilities=few.probabilities[:, ::-1].copy())
+    found = comparison.compare(_asked(few), better.of(same), ("a", "b"))
+    assert found["differences"]["accuracy"]["ci95"] is None
+    assert "no interval" in found["verdict"]
+    assert "better" not in found["verdict"] and "worse" not in found["verdict"]
+
+
+def test_a_comparison_on_one_class_says_what_is_undefined():
+    table = fabricated.clustered(1)
+    one = fabricated.take(table, np.flatnonzero(table.labels == 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = comparison.compare(_asked(one), _asked(one), ("a", "b"))
+    assert "ROC AUC is undefined here" in found["verdict"]
+    assert "no clear difference in accuracy" in found["verdict"]
+
+
+def test_a_subtype_model_needs_no_validation_of_both_sides():
+    table = fabricated.clustered(1, classes=3)
+    validation = fabricated.take(table, np.flatnonzero(table.labels == 1))
+    frozen = {"value": None, "rule": None, "chosen_on": None}
+    evaluation = Evaluation(table, "test", "VIRUS", frozen, draws=20)
+    found = summarise(evaluation, validation=validation)["collapsed"]["threshold"]
+    assert found == {"value": 0.5, "rule": "half", "chosen_on": None}
+
+
+def test_films_without_a_patient_are_counted():
+    table = fabricated.clustered(1)
+    assert summarise(_asked(table))["n_without_patient"] == 0
+    unknown = dataclasses.replace(table, patient_ids=table.filenames)
+    assert summarise(_asked(unknown))["n_without_patient"] == len(table.labels)
 
 
 def test_the_shift_report_sees_a_moved_class():

@@ -140,15 +140,25 @@ def temperature_report(here: Evaluation, reference: Evaluation) -> dict[str, Any
         _mean_loss_draws(raw, weights), _mean_loss_draws(scaled, weights), resamples
     )
     names = ("ece", "log_loss", "brier")
+    known = bool(np.isfinite(change).all())
+    here_fitted = same_films(here, reference)
     return {
         "temperature": temperature,
         "fitted_on": "validation",
         "before": {name: before[name] for name in names},
         "after": {name: after[name] for name in names},
-        "log_loss_change": {"value": change[0], "ci95": change[1:]},
-        "transfers": change[2] < 0,
-        "verdict": _verdict(temperature, before, after, change),
+        "log_loss_change": {"value": change[0], "ci95": change[1:] if known else None},
+        "transfers": None if here_fitted or not known else change[2] < 0,
+        "verdict": _verdict(temperature, before, after, change, here_fitted),
     }
+
+
+def same_films(here: Evaluation, reference: Evaluation) -> bool:
+    """Whether both are predictions of the very same films, as on validation itself."""
+    one, other = here.predictions, reference.predictions
+    return one.filenames == other.filenames and np.array_equal(
+        one.probabilities, other.probabilities
+    )
 
 
 def _mean_loss_draws(scored: Scored, weights: np.ndarray) -> np.ndarray:
@@ -158,13 +168,24 @@ def _mean_loss_draws(scored: Scored, weights: np.ndarray) -> np.ndarray:
     return np.concatenate([[losses.mean()], draws])
 
 
-def _verdict(temperature: float, before: dict, after: dict, change: list) -> str:
+def _verdict(
+    temperature: float, before: dict, after: dict, change: list, here_fitted: bool
+) -> str:
+    known = np.isfinite(change).all()
+    bounds = f"95 % interval {change[1]:+.3f} to {change[2]:+.3f}"
     moved = (
         f"log loss goes from {before['log_loss']:.3f} to {after['log_loss']:.3f} "
-        f"(change {change[0]:+.3f}, 95 % interval {change[1]:+.3f} to "
-        f"{change[2]:+.3f}), ECE from {before['ece']:.3f} to {after['ece']:.3f}"
+        f"(change {change[0]:+.3f}, {bounds if known else 'no interval'}), ECE from "
+        f"{before['ece']:.3f} to {after['ece']:.3f}"
     )
     fitted = f"The temperature {temperature:.2f}, fitted on validation,"
+    if here_fitted:
+        return (
+            f"The temperature {temperature:.2f} was fitted on these very films: "
+            f"{moved}. Whether it transfers, other films tell."
+        )
+    if not known:
+        return f"{fitted} cannot be judged on so few patients: {moved}."
     if change[2] < 0:
         return f"{fitted} transfers: {moved}."
     if change[1] > 0:

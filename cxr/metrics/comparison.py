@@ -40,6 +40,7 @@ def compare(
         "split": first.split,
         "n": len(first.predictions.labels),
         "n_patients": len(resamples.strata),
+        "n_without_patient": first.without_patient,
         "runs": {"a": names[0], "b": names[1]},
         "differences": differences,
         "verdict": _verdict(differences, names),
@@ -65,7 +66,11 @@ def _verdict(found: dict[str, dict[str, Any]], names: tuple[str, str]) -> str:
     parts = []
     for name, label in (("roc_auc", "ROC AUC"), ("accuracy", "accuracy")):
         entry = found[name]
+        if entry["value"] is None:
+            parts.append(f"{label} is undefined here")
+            continue
         if not entry["ci95"]:
+            parts.append(f"{entry['value']:+.3f} in {label}, no interval")
             continue
         low, high = entry["ci95"]
         word = "better" if low > 0 else "worse" if high < 0 else "no clear difference"

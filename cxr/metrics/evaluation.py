@@ -70,6 +70,13 @@ class Evaluation:
         return {n: int(c) for n, c in zip(self.class_names, counts, strict=True)}
 
     @property
+    def without_patient(self) -> int:
+        """Films whose name tells no patient: the converter makes each its own."""
+        table = self.predictions
+        pairs = zip(table.filenames, table.patient_ids, strict=True)
+        return sum(name == patient for name, patient in pairs)
+
+    @property
     def majority(self) -> dict[str, Any]:
         """What always answering the most common class would reach."""
         counts = self.class_counts

@@ -24,7 +24,8 @@ _FEW = 10
 _AREAS = ("roc_auc", "pr_auc")
 METHOD = (
     "patient bootstrap, stratified by the patient's class; value -+ t standard "
-    "errors of the draws on the logit scale"
+    "errors of the draws on the logit scale; mean losses by bootstrap-t, the ECE by "
+    "percentiles"
 )
 
 
@@ -174,9 +175,12 @@ def difference(first: np.ndarray, second: np.ndarray, resamples: Resamples) -> l
       resamples: the common draws.
 
     Returns:
-      [value, low, high] of B - A; NaN where undefined.
+      [value, low, high] of B - A; NaN where undefined, as the bounds are where a
+      class has one patient: they say nothing about the next.
     """
     gap = np.asarray(second) - np.asarray(first)
+    if resamples.smallest_stratum() < 2 or np.isfinite(gap[1:]).sum() < 2:
+        return [float(gap[0]), float("nan"), float("nan")]
     half = _quantile(resamples) * np.nanstd(gap[1:], ddof=1)
     return [float(gap[0]), float(gap[0] - half), float(gap[0] + half)]
 

@@ -19,36 +19,79 @@ NAMED_RULES = {
     "one half": "half",
 }
 PREVALENCES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
+_LOW, _HIGH = "screening", "rule-in"
 _METRICS = ("recall", "specificity", "precision", "npv", "accuracy")
 
 
 def measure(here: Evaluation, reference: Evaluation) -> list[dict[str, Any]]:
     """Returns the model's own threshold and the named ones, measured here.
 
+    Each has `name`, `rule` (which chose the threshold), `threshold`, `chosen_on`
+    (None for a fixed one), `remark` (None, or what else the rule keeps there),
+    `metrics` and `predictive_values`.
+
     Args:
       here: the split that is evaluated.
       reference: validation, on which the named ones are chosen.
     """
     scored = reference.scored
-    points = [("the model's own", "frozen in model.json", here.scored.threshold)]
+    own = {
+        "name": "the model's own",
+        "rule": here.threshold["rule"],
+        "threshold": here.scored.threshold,
+        "chosen_on": _chosen_on(here.threshold["rule"], here.threshold["chosen_on"]),
+        "remark": None,
+    }
     truth = scored.labels == scored.positive
-    if truth.any() and not truth.all():
-        points += [
-            (name, rule, thresholds.choose_threshold(truth, scored.score, rule))
-            for name, rule in NAMED_RULES.items()
-        ]
+    named = choose(truth, scored.score) if truth.any() and not truth.all() else []
+    return [
+        {
+            **point,
+            **_measure_point(
+                dataclasses.replace(here.scored, threshold=point["threshold"]),
+                here.resamples,
+            ),
+        }
+        for point in (own, *named)
+    ]
+
+
+def choose(positive: np.ndarray, score: np.ndarray) -> list[dict[str, Any]]:
+    """Chooses the named thresholds; ruling in never cuts below screening.
+
+    Screening takes the highest threshold that keeps its sensitivity, ruling in the
+    lowest that keeps its specificity. Of a model good enough to keep both at once the
+    first lies above the second. Then they change places: each keeps its own target
+    all the more, and the names mean what they say.
+
+    Args:
+      positive: bool [n], both classes present.
+      score: float [n], 0..1.
+    """
+    rules = dict(NAMED_RULES)
+    chosen = {
+        name: thresholds.choose_threshold(positive, score, rule)
+        for name, rule in rules.items()
+    }
+    remarks: dict[str, str] = {}
+    if chosen[_HIGH] < chosen[_LOW]:
+        chosen[_LOW], chosen[_HIGH] = chosen[_HIGH], chosen[_LOW]
+        rules[_LOW], rules[_HIGH] = rules[_HIGH], rules[_LOW]
+        remarks = {name: f"keeps {NAMED_RULES[name]}, too" for name in (_LOW, _HIGH)}
     return [
         {
             "name": name,
-            "rule": rule,
+            "rule": rules[name],
             "threshold": threshold,
-            "chosen_on": "validation",
-            **_measure_point(
-                dataclasses.replace(here.scored, threshold=threshold), here.resamples
-            ),
+            "chosen_on": _chosen_on(rules[name], "validation"),
+            "remark": remarks.get(name),
         }
-        for name, rule, threshold in points
+        for name, threshold in chosen.items()
     ]
+
+
+def _chosen_on(rule: str, split: str | None) -> str | None:
+    return None if rule == "half" else split
 
 
 def predictive_values(

@@ -53,6 +53,7 @@ def summarise(
         "split": evaluation.split,
         "n": len(scored.labels),
         "n_patients": len(evaluation.resamples.strata),
+        "n_without_patient": evaluation.without_patient,
         "class_names": list(evaluation.class_names),
         "positive_class": evaluation.positive_class if binary else None,
         "class_counts": evaluation.class_counts,
@@ -125,15 +126,15 @@ def collapsed(
 ) -> dict[str, Any] | None:
     """The binary reading of a subtype model: the class NORMAL against all others.
 
-    The threshold is Youden's on validation, 0.5 without validation. None where no
-    class is called normal.
+    The threshold is Youden's on validation; 0.5 without validation, or where it lacks
+    one of the two. None where no class is called normal.
     """
     normal = [n for n in evaluation.class_names if reference_set.is_normal(n)]
     if not normal:
         return None
     threshold = {"value": 0.5, "rule": "half", "chosen_on": None}
-    if validation:
-        reference = collapse(validation, normal[0])
+    reference = collapse(validation, normal[0]) if validation else None
+    if reference and len(np.unique(reference.labels)) == 2:
         value = thresholds.choose_threshold(
             reference.labels == 1, reference.probabilities[:, 1], "youden"
         )
