@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from cxr.evaluation import film_plots, plots, report_figures
@@ -11,6 +13,7 @@ from cxr.metrics.summary import summarise
 from cxr.reporting import plotting
 from cxr.training import curves
 from tests import fabricated
+from tests.figure_reading import legend, watch
 
 ROWS = [
     {
@@ -170,17 +173,13 @@ def test_a_legend_names_the_area_of_the_curve_it_stands_at(
         ("precision_recall", "pr_auc", _average_precision),
     ):
         assert len(legends[name]) >= 1
-        for legend, curve in legends[name].items():
-            told = float(legend.rstrip(")").rsplit(" ", 1)[1])
-            class_name = legend.split(" (")[0]
+        for text, curve in legends[name].items():
+            told = float(text.rstrip(")").rsplit(" ", 1)[1])
+            class_name = text.split(" (")[0]
             assert told == pytest.approx(
                 summary["per_class"][class_name][area], abs=1e-3
             )
             assert told == pytest.approx(integral(curve), abs=2e-3)
-
-
-def _area(curve) -> float:
-    return float(np.trapezoid(curve["recall"], curve["false_positive_rate"]))
 
 
 def _average_precision(curve) -> float:
@@ -197,3 +196,68 @@ def test_runs_and_their_ensemble_stand_beneath_each_other(tmp_path):
     path = tmp_path / "runs.png"
     report_figures.draw_runs(path, summary, ("roc_auc", "accuracy"))
     assert path.stat().st_size > 1000
+
+
+def test_class_names_stay_apart_and_fit():
+    long = ["pneumonia of bacteria " * 3 + end for end in ("left", "right")]
+    shown = plotting.short_names([*long, "NORMAL", "_x", "x" * 30 + "y" * 30])
+    assert len(set(shown)) == 5
+    assert max(map(len, shown)) <= 24
+    assert shown[2] == "NORMAL"
+    assert shown[3] == " _x"  # Matplotlib drops a label that begins with _
+    alike = plotting.short_names(["a" * 30 + "b" * 30, "a" * 30 + "c" + "b" * 29])
+    assert [name[-3:] for name in alike] == [" #1", " #2"]
+    assert plotting.short_names(["\u75c5", "\u6bd2"]) == ["U+75C5", "U+6BD2"]
+
+
+def test_nothing_that_we_write_is_mathematics_but_powers_of_ten_are(tmp_path):
+    figure = Figure()
+    left, right = figure.subplots(1, 2)
+    left.plot([0, 1], [1, 100], label="$x$")
+    left.set_yscale("log")
+    left.legend(title="$\\frac$")
+    plotting.dress(left, "$\\frac$", "$\\frac$", "$\\frac$")
+    left.annotate("$\\frac$", (0.5, 0.5))
+    right.set_xticks([0, 1], ["$\\frac$", "\u75c5"])
+    right.bar_label(right.bar([0, 1], [1, 2]), ["$\\frac$", "$x$"])
+    figure.suptitle("$\\frac$")
+    plotting.save(figure, tmp_path / "a.png")  # would fail: \\frac lacks its parts
+    read = [text for text in figure.findobj(Text) if "$" in text.get_text()]
+    ticks = {id(label) for label in left.yaxis.get_ticklabels(which="both")}
+    assert len(read) > 9
+    for text in read:
+        assert text.get_parse_math() == (id(text) in ticks), text
+    assert [t.get_text() for t in right.get_xticklabels()] == ["$\\frac$", "U+75C5"]
+
+
+def test_many_classes_and_points_all_are_drawn(tmp_path, monkeypatch):
+    figures = watch(monkeypatch)
+    row = {"predicted": 0.4, "observed": 0.5, "ci95": None}
+    names = [f"class {i}" for i in range(9)]
+    plots.calibration({name: [row] for name in names}, tmp_path / "calibration.png")
+    assert list(legend(figures["calibration"].axes[0])) == names
+    points = {name: (0.9, i / 10) for i, name in enumerate(names)}
+    plots.roc({"a": CURVE}, tmp_path / "roc.png", points=points)
+    assert list(legend(figures["roc"].axes[0])) == ["a", *names]
+
+
+def test_a_threshold_above_every_score_is_drawn_at_the_edge(tmp_path, monkeypatch):
+    figures = watch(monkeypatch)
+    plots.score_histograms(
+        {"test": SCORES},
+        tmp_path / "above.png",
+        threshold=float(np.nextafter(1.0, 2.0)),
+        xlabel="p",
+    )
+    assert figures["above"].axes[0].lines[0].get_xdata()[0] == pytest.approx(9)
+    plots.score_histograms(
+        {"test": SCORES}, tmp_path / "none.png", threshold=None, xlabel="p"
+    )
+    assert "dashed" not in figures["none"].axes[0].get_xlabel()
+
+
+def test_a_class_without_films_has_no_share(tmp_path, monkeypatch):
+    figures = watch(monkeypatch)
+    plots.confusion_matrix([[5, 1], [0, 0]], ["A", "B"], tmp_path / "table.png")
+    cells = [text.get_text() for text in figures["table"].axes[0].texts]
+    assert cells == ["5\n83.3%", "1\n16.7%", "0", "0"]

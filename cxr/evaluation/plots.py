@@ -3,6 +3,7 @@
 Every function takes plain arrays and a path, and publishes one PNG.
 """
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from cxr.metrics import operating_points
 from cxr.reporting import plotting
 
 _LINES = ("-", "--", "-.", ":")
+_MARKERS = "os^Dv<P"
 _LOGIT_EDGE = 9.0  # probabilities beyond 1e-4 of 0 or 1 share the outer bars
 
 
@@ -44,7 +46,7 @@ def roc(
                 **plotting.STYLE,
             )
         for (label, point), marker in zip(
-            (points or {}).items(), "osD^v", strict=False
+            (points or {}).items(), itertools.cycle(_MARKERS)
         ):
             axes.plot(
                 1 - point[0],
@@ -96,14 +98,13 @@ def precision_recall(
         axes.axhline(base_rates[label], color=color, linewidth=1, linestyle=":")
     axes.set(xlim=(0, 1.005), ylim=(0, 1.01))
     plotting.dress(axes, "Precision-recall curve", "recall (sensitivity)", "precision")
-    axes.legend(frameon=False, fontsize=10, loc="lower left")
-    axes.annotate(
-        "dotted: share of the class among the films",
-        (0.99, 0.02),
-        xycoords="axes fraction",
-        ha="right",
-        fontsize=9,
-        color=plotting.INK,
+    axes.legend(
+        frameon=False,
+        fontsize=10,
+        loc="lower left",
+        title="dotted: share of the class among the films",
+        title_fontsize=9,
+        alignment="left",
     )
     plotting.save(figure, path)
 
@@ -121,7 +122,7 @@ def calibration(
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color=plotting.GREY, linewidth=1.2, linestyle=":")
     for ((label, rows), color, line), marker in zip(
-        _styles(panels), "os^Dv<", strict=False
+        _styles(panels), itertools.cycle(_MARKERS)
     ):
         predicted = np.array([row["predicted"] for row in rows])
         observed = np.array([row["observed"] for row in rows])
@@ -189,7 +190,8 @@ def confusion_matrix(
       path: the PNG to publish.
     """
     table = np.asarray(table)
-    shares = table / np.maximum(1, table.sum(axis=1, keepdims=True))
+    films = table.sum(axis=1)
+    shares = table / np.maximum(1, films[:, None])
     size = 3.2 + 1.1 * len(class_names)
     figure = Figure(figsize=(size + 0.6, size), layout="constrained")
     axes = figure.subplots()
@@ -198,15 +200,16 @@ def confusion_matrix(
         axes.text(
             column,
             row,
-            f"{count:,}\n{shares[row, column]:.1%}",
+            f"{count:,}\n{shares[row, column]:.1%}" if films[row] else f"{count:,}",
             ha="center",
             va="center",
             fontsize=14 if len(class_names) < 5 else 10,
             color="white" if shares[row, column] > 0.55 else plotting.INK,
         )
     places = np.arange(len(class_names))
-    axes.set_xticks(places, class_names)
-    axes.set_yticks(places, class_names, rotation=90, va="center")
+    names = plotting.short_names(class_names, length=14)
+    axes.set_xticks(places, names)
+    axes.set_yticks(places, names, rotation=90, va="center")
     plotting.dress(axes, "Confusion matrix", "predicted", "truth")
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
@@ -260,12 +263,15 @@ def score_histograms(
         )
     ticks = np.array([0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999])
     axes.set_xticks(_logits(ticks), [f"{tick:g}" for tick in ticks])
-    axes.set_xlabel(xlabel + " (logit scale; dashed: threshold)", fontsize=11)
+    dashed = "" if threshold is None else "; dashed: threshold"
+    axes.set_xlabel(f"{xlabel} (logit scale{dashed})", fontsize=11)
     plotting.save(figure, path)
 
 
 def _logits(scores: np.ndarray) -> np.ndarray:
-    return np.clip(special.logit(scores), -_LOGIT_EDGE + 1e-6, _LOGIT_EDGE - 1e-6)
+    # A threshold that nothing reaches lies just above 1, where the logit is NaN.
+    logits = special.logit(np.clip(scores, 0.0, 1.0))
+    return np.clip(logits, -_LOGIT_EDGE + 1e-6, _LOGIT_EDGE - 1e-6)
 
 
 def forest(
@@ -284,9 +290,9 @@ def forest(
       reference: a dashed vertical line, such as the value of the whole split.
     """
     lines = [
-        line
+        (plotting.shorten(text, 48), row)
         for heading, rows in groups.items()
-        for line in [(heading, None), *((row["label"], row) for row in rows)]
+        for text, row in [(heading, None), *((row["label"], row) for row in rows)]
     ]
     figure = Figure(figsize=(8, 1.2 + 0.32 * len(lines)), layout="constrained")
     axes = figure.subplots()

@@ -1,7 +1,7 @@
 """Chooses the plots of an evaluation and draws them from its numbers."""
 
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,7 @@ from cxr.evaluation import plots
 from cxr.metrics import classification
 from cxr.metrics.evaluation import Evaluation
 from cxr.metrics.predictions import Predictions
-
-_SHOWN_POINTS = 4
+from cxr.reporting import formatting, plotting
 
 Pictures = dict[str, pathlib.Path]
 
@@ -40,9 +39,9 @@ def draw(
         summary["confusion_matrix"], names, pictures["confusion_matrix"]
     )
     pictures["calibration"] = folder / "calibration.png"
-    bins = summary["calibration"]["bins"]
+    bins, short = summary["calibration"]["bins"], plotting.short_names(names)
     plots.calibration(
-        {names[int(c)]: rows for c, rows in bins.items()}, pictures["calibration"]
+        {short[int(c)]: rows for c, rows in bins.items()}, pictures["calibration"]
     )
     if evaluation.binary:
         pictures["score_histograms"] = folder / "score_histograms.png"
@@ -69,10 +68,10 @@ def _draw_ranking(
     shares = {names[c]: float(truth[c].mean()) for c in present}
     points = operating_points(summary)
     pictures = {n: folder / f"{n}.png" for n in ("roc", "precision_recall")}
-    legends = _legends(summary, curves, "AUC", "roc_auc")
+    legends = _legends(summary, names, "AUC", "roc_auc")
     labelled = {legends[name]: curve for name, curve in curves.items()}
     plots.roc(labelled, pictures["roc"], points=points)
-    legends = _legends(summary, curves, "average precision", "pr_auc")
+    legends = _legends(summary, names, "average precision", "pr_auc")
     labelled = {legends[name]: curve for name, curve in curves.items()}
     base_rates = {legends[name]: share for name, share in shares.items()}
     plots.precision_recall(
@@ -88,13 +87,14 @@ def _draw_histograms(
     path: pathlib.Path, evaluation: Evaluation, validation: Predictions | None
 ) -> None:
     positive = evaluation.class_names.index(evaluation.positive_class)
+    name = plotting.short_names(evaluation.class_names)[positive]
     panels = {"validation": validation} if validation else {}
     panels[f"{evaluation.split} (judged here)"] = evaluation.predictions
     plots.score_histograms(
         {title: _scores_by_class(table, positive) for title, table in panels.items()},
         path,
         threshold=evaluation.threshold["value"],
-        xlabel=f"probability of {evaluation.positive_class}",
+        xlabel=f"probability of {name}",
     )
 
 
@@ -102,8 +102,10 @@ def _draw_subgroups(path: pathlib.Path, summary: Mapping[str, Any]) -> None:
     plots.forest(
         {
             grouping: [
-                {"label": f"{name} ({g['n']:,})", **g["metrics"]["accuracy"]}
-                for name, g in groups.items()
+                {"label": f"{short} ({g['n']:,})", **g["metrics"]["accuracy"]}
+                for short, g in zip(
+                    plotting.short_names(list(groups)), groups.values(), strict=True
+                )
             ]
             for grouping, groups in summary["subgroups"].items()
         },
@@ -118,11 +120,12 @@ def draw_runs(
 ) -> None:
     """Draws several runs and their ensemble beneath each other."""
     titles = {"roc_auc": "ROC AUC", "accuracy": "accuracy"}
+    shown = plotting.short_names([run["name"] for run in summary["runs"]], length=40)
     groups = {
         titles[name]: [
             *(
-                {"label": run["name"], **run["metrics"][name]}
-                for run in summary["runs"]
+                {"label": short, **run["metrics"][name]}
+                for short, run in zip(shown, summary["runs"], strict=True)
             ),
             {"label": "ensemble", **summary["metrics"][name]},
         ]
@@ -139,20 +142,28 @@ def operating_points(summary: Mapping[str, Any]) -> dict[str, tuple[float, float
         rates = (found["specificity"]["value"], found["recall"]["value"])
         if None not in rates:
             labels.setdefault(rates, []).append(point["name"])
-    shown = list(labels.items())[:_SHOWN_POINTS]
-    return {" = ".join(names): rates for rates, names in shown}
+    return {_join(names): rates for rates, names in labels.items()}
+
+
+def _join(names: Sequence[str]) -> str:
+    """`a = b = c`, two a line."""
+    lines = [" = ".join(names[i : i + 2]) for i in range(0, len(names), 2)]
+    return "\n= ".join(lines)
 
 
 def _legends(
-    summary: Mapping[str, Any], names: Iterable[str], label: str, area: str
+    summary: Mapping[str, Any], names: Sequence[str], label: str, area: str
 ) -> dict[str, str]:
-    """Class -> legend text with the area under its own curve."""
+    """Class -> legend text with the area under its own curve, where there is one."""
     per_class = summary["per_class"]
-    return {name: f"{name} ({label} {per_class[name][area]:.3f})" for name in names}
+    return {
+        name: f"{short} ({label} {formatting.number(per_class[name][area])})"
+        for name, short in zip(names, plotting.short_names(names), strict=True)
+    }
 
 
 def _scores_by_class(table: Predictions, positive: int) -> dict[str, np.ndarray]:
     return {
         name: table.probabilities[table.labels == index, positive]
-        for index, name in enumerate(table.class_names)
+        for index, name in enumerate(plotting.short_names(table.class_names))
     }
