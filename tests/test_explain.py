@@ -1,14 +1,20 @@
 """Grad-CAM: the right gradient, in the right place, with the right sign."""
 
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
 
+from cxr.evaluation import film_plots
+from cxr.metrics.evaluation import Evaluation
 from cxr.prediction import gradcam
 from cxr.synthesis import drawing
 from cxr.training import models
+from tests import fabricated
+from tests.figure_reading import numbered, watch
 
 pytestmark = pytest.mark.slow  # each test explains a network
 
@@ -165,16 +171,76 @@ def test_the_peak_of_the_heat_lies_on_the_cell_that_caused_it():
         assert cam.heat(film, 0).max() <= 0
 
 
-def test_border_share():
-    inner, even = np.zeros((2, 1, 50, 50), np.float32)
-    inner[:, 10:40, 10:40] = 1
+def test_border_shares():
+    inner, even, edge = np.zeros((3, 1, 50, 40), np.float32)
+    inner[:, 10:40, 10:30] = 1
     even[:] = 1
-    corner = np.full((1, 50, 50), -1, np.float32)
+    edge[:, 20:30, -4:] = 1  # the right edge as it is seen
+    edge[:, -5:, 10:20] = 1  # the bottom
+    corner = np.full((1, 50, 40), -1, np.float32)
     corner[:, :4, :4] = 3
-    heat = np.concatenate([inner, even, corner, -even])
-    shares = gradcam.border_share(heat)
-    np.testing.assert_allclose(shares[:3], [0, 0.36, 1], atol=1e-6)
-    assert np.isnan(shares[3])
+    heat = np.concatenate([inner, even, corner, edge, -even])
+    shares = gradcam.border_shares(heat)
+    areas = gradcam.border_areas(heat.shape[1:])
+    assert list(shares) == list(areas)
+    assert areas == pytest.approx(
+        {"left": 0.08, "right": 0.08, "top": 0.08, "bottom": 0.08, "corners": 0.04}
+    )
+    for part, share in shares.items():
+        assert share[0] == 0
+        assert share[1] == pytest.approx(areas[part])
+        assert share[2] == (part == "corners")
+        assert share[3] == pytest.approx(
+            {"right": 40 / 90, "bottom": 50 / 90}.get(part, 0)
+        )
+        assert np.isnan(share[4])
+
+
+def test_the_margin_is_measured_in_whole_pixels():
+    """A tenth of 64 pixels is six: less than 36 % of the area lies outside."""
+    assert sum(gradcam.border_areas((64, 64)).values()) == 1 - (52 / 64) ** 2
+
+
+def test_the_picture_explains_what_the_summary_counts(tmp_path, monkeypatch):
+    figures = watch(monkeypatch)
+    keras.utils.set_random_seed(2)
+    flat, _ = flat_and_nested()
+    table = fabricated.clustered(3, separation=1.0)
+    frozen = {"value": 0.4, "rule": "youden", "chosen_on": "validation"}
+    evaluation = Evaluation(table, "test", "PNEUMONIA", frozen, draws=20)
+    stored = np.random.default_rng(1).integers(0, 256, (256, 24, 24), np.uint8)
+    stored[:, 0, 0] = np.arange(256)  # a pixel that tells the film
+    found = film_plots.draw_grad_cam(
+        tmp_path / "attention.png",
+        SimpleNamespace(model=flat, image_size=24),
+        evaluation,
+        read=lambda indices: stored[indices],
+        count=12,
+    )
+    shown = [axes for axes in figures["attention"].axes if axes.images]
+    plain, heated = shown[::2], shown[1::2]
+    films = [int(axes.images[0].get_array()[0, 0]) for axes in plain]
+    heat = gradcam.GradCam(flat).heat(stored[films][..., None], 1)
+    for axes, twin, index, one in zip(plain, heated, films, heat, strict=True):
+        truth, p = table.labels[index], table.probabilities[index, 1]
+        names = table.class_names[truth], table.class_names[int(p >= 0.4)]
+        assert axes.get_xlabel() == f"truth {names[0]}\nsaid {names[1]}, p {p:.3f}"
+        np.testing.assert_array_equal(twin.images[0].get_array(), stored[index])
+        np.testing.assert_allclose(
+            twin.images[1].get_array(), one / np.abs(one).max(), atol=1e-4
+        )
+    captions = [axes.get_xlabel() for axes in plain]
+    assert numbered(figures["attention"]) == sorted(captions)
+    assert found["films"] == len(films) == 12
+    shares = gradcam.border_shares(heat)
+    assert found["films_known"] > 0
+    for name, part in found["parts"].items():
+        known = shares[name][np.isfinite(shares[name])]
+        assert part["share"] == pytest.approx(known.mean(), rel=1e-3)
+        assert part["area"] == gradcam.border_areas((24, 24))[name]
+    assert found["border_share"] == pytest.approx(
+        sum(part["share"] for part in found["parts"].values())
+    )
 
 
 def test_models_of_another_structure_are_refused():

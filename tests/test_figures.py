@@ -1,5 +1,7 @@
 """Every picture is a PNG that reads at 800 pixels and repeats byte for byte."""
 
+import json
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -196,6 +198,63 @@ def test_runs_and_their_ensemble_stand_beneath_each_other(tmp_path):
     path = tmp_path / "runs.png"
     report_figures.draw_runs(path, summary, ("roc_auc", "accuracy"))
     assert path.stat().st_size > 1000
+
+
+AREAS = {"left": 0.08, "right": 0.08, "top": 0.08, "bottom": 0.08, "corners": 0.04}
+
+
+def attention(films=10, **times):
+    """What is said of films whose border parts hold so many times their share."""
+    shares = {n: np.full(films, a * times.get(n, 1.0)) for n, a in AREAS.items()}
+    return film_plots.describe_attention("ILL", shares, AREAS)
+
+
+def test_attention_is_told_in_numbers_part_by_part():
+    found = attention(left=0.5, right=1.34, top=0.25, bottom=0.5, corners=0.0)
+    assert found["parts"]["right"] == {"share": pytest.approx(0.1072), "area": 0.08}
+    assert found["border_share"] == pytest.approx(0.08 * 2.59)
+    assert found["border_share"] < found["border_area"] == pytest.approx(0.36)
+    # The border as a whole is spared, yet its right edge is not.
+    assert found["alarm"]
+    assert found["line"] == (
+        "On 10 films 20.7% of what speaks for ILL lies on the outer tenth at each "
+        "edge, 36.0% of the area. Each part holds so many times its share of the "
+        "area: left 0.50, right 1.34, top 0.25, bottom 0.50, corners 0.00. The right "
+        "edge holds 1.34 times its share: the model may read markers or print, a "
+        "shortcut."
+    )
+
+
+def test_attention_that_spares_the_border_acquits_nobody():
+    found = attention(left=0.9, right=1.2, top=0.2, bottom=0.2, corners=0.1)
+    assert not found["alarm"]
+    assert found["line"].endswith("bottom 0.20, corners 0.10.")
+    assert not attention()["alarm"]  # no preference is none
+
+
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [
+        ({"corners": 2.0}, "The corners hold 2.00 times their share"),
+        ({"left": 1.1}, "The left edge holds 1.10 times its share"),
+    ],
+)
+def test_attention_names_the_part_that_holds_most(times, said):
+    found = attention(**times)
+    assert found["alarm"]
+    assert said in found["line"]
+
+
+def test_attention_counts_only_films_on_which_something_speaks():
+    shares = {n: np.array([a, np.nan]) for n, a in AREAS.items()}
+    found = film_plots.describe_attention("ILL", shares, AREAS)
+    assert (found["films"], found["films_known"]) == (2, 1)
+    assert found["line"].startswith("On 1 of 2 films 36.0% of what speaks for ILL")
+    nothing = {n: np.full(2, np.nan) for n in AREAS}
+    found = film_plots.describe_attention("ILL", nothing, AREAS)
+    assert found["line"] == "On none of 2 films does anything speak for ILL."
+    assert found["border_share"] is None and not found["alarm"]
+    json.dumps(found, allow_nan=False)
 
 
 def test_class_names_stay_apart_and_fit():

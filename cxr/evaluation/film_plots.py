@@ -25,6 +25,7 @@ _SAMPLES = 12
 _MISTAKES = 6  # of each kind
 _EXPLAINED = 6  # films of each kind
 _MARGIN = 0.1
+_CLEARLY_MORE = 1.25  # times its area: a part of the border that is warned of
 # Against (blue) to for (vermilion), clear in the middle.
 _SIGNED = LinearSegmentedColormap.from_list(
     "signed", [plotting.BLUE, "#9ecae8", "#ffffff", "#f3b08a", plotting.RED]
@@ -92,7 +93,7 @@ def hardest(evaluation: Evaluation) -> dict[str, np.ndarray]:
     if scored.positive is None:
         found = surest[wrong[surest]][: 2 * _MISTAKES]
         return {"Mistakes it was surest of": found}
-    name = evaluation.positive_class
+    name = _positive_name(evaluation)
     ill = scored.labels == scored.positive
     return {
         f"Missed {name} (false negatives)": surest[(wrong & ill)[surest]][:_MISTAKES],
@@ -114,7 +115,8 @@ def make_pictured(
       pixels: uint8 [n, S, S].
       heat: float [n, S, S] of Grad-CAM, or None.
     """
-    scored, names = evaluation.scored, evaluation.class_names
+    scored = evaluation.scored
+    names = plotting.short_names(evaluation.class_names, length=12)
     predicted = scored.predicted
     pictured = []
     for place, index in enumerate(indices):
@@ -124,8 +126,7 @@ def make_pictured(
         pictured.append(
             Pictured(
                 pixels[place],
-                caption=f"truth {_short(names[truth])}\n"
-                f"said {_short(names[said])}, p "
+                caption=f"truth {names[truth]}\nsaid {names[said]}, p "
                 f"{formatting.probability(scored.probabilities[index, shown])}",
                 right=bool(truth == said),
                 heat=None if heat is None else heat[place],
@@ -134,8 +135,9 @@ def make_pictured(
     return pictured
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 12 else name[:11] + "."
+def _positive_name(evaluation: Evaluation) -> str:
+    names = plotting.short_names(evaluation.class_names)
+    return names[evaluation.class_names.index(evaluation.positive_class)]
 
 
 def grid(sections: Mapping[str, Sequence[Pictured]], path: str | os.PathLike) -> None:
@@ -222,7 +224,8 @@ def draw_grad_cam(
     pixels = images.area_resize(read(chosen), predictor.image_size)
     positive = evaluation.class_names.index(evaluation.positive_class)
     heat = explainer.heat(pixels[..., None], positive)
-    shares = gradcam.border_share(heat, margin=_MARGIN)
+    shares = gradcam.border_shares(heat, margin=_MARGIN)
+    areas = gradcam.border_areas(heat.shape[1:], margin=_MARGIN)
     pictured = make_pictured(evaluation, chosen, pixels, heat)
     groups, rest = {}, iter(pictured)
     for title, indices in sections.items():
@@ -232,42 +235,89 @@ def draw_grad_cam(
             one for film in some for one in (film._replace(heat=None), film)
         ]
     grid(groups, path)
-    return _describe_grad_cam(evaluation.positive_class, shares)
+    return describe_attention(evaluation.positive_class, shares, areas)
 
 
 def _choose_explained(evaluation: Evaluation, count: int) -> dict[str, np.ndarray]:
     """Heading -> indices: a quarter each mistakes of both kinds, the rest right."""
-    scored, name = evaluation.scored, evaluation.positive_class
+    scored = evaluation.scored
     mistakes = {
         title: indices[: count // 4] for title, indices in hardest(evaluation).items()
     }
     left = count - sum(len(indices) for indices in mistakes.values())
-    positive = evaluation.class_names.index(name)
+    positive = evaluation.class_names.index(evaluation.positive_class)
     right = (scored.predicted == positive) & (scored.labels == positive)
     order = np.random.default_rng(evaluation.seed).permutation(len(right))
     return {
-        f"{name}, rightly found (at random)": order[right[order]][:left],
+        f"{_positive_name(evaluation)}, rightly found (at random)": order[right[order]][
+            :left
+        ],
         **mistakes,
     }
 
 
-def _describe_grad_cam(class_name: str, shares: np.ndarray) -> dict[str, Any]:
-    known = shares[np.isfinite(shares)]
-    mean = float(known.mean()) if len(known) else None
-    by_area = 1 - (1 - 2 * _MARGIN) ** 2
-    alarm = mean is not None and mean > by_area
-    if mean is None:
-        line = f"On none of {len(shares)} films anything speaks for the class."
-    else:
-        line = (
-            f"On {len(known)} films {mean:.0%} of what speaks for {class_name} lies on "
-            f"the outer tenth of the film, which is {by_area:.0%} of its area"
-        ) + (": the model may read markers or print, a shortcut." if alarm else ".")
-    return {
+def describe_attention(
+    class_name: str, shares: Mapping[str, np.ndarray], areas: Mapping[str, float]
+) -> dict[str, Any]:
+    """Puts into numbers and words how much of the attention lies on the border.
+
+    Args:
+      class_name: for which the films speak.
+      shares: of `gradcam.border_shares`, float [N] each.
+      areas: of `gradcam.border_areas`, of the same parts.
+
+    Returns:
+      The `attention` of metrics.json; shares are means over the films on which
+      anything speaks for the class, None where there is no such film.
+    """
+    first = next(iter(shares.values()))
+    known = np.isfinite(first)
+    found: dict[str, Any] = {
         "class": class_name,
-        "films": len(shares),
-        "border_share": mean,
-        "border_area": by_area,
-        "alarm": alarm,
-        "line": line,
+        "films": len(first),
+        "films_known": int(known.sum()),
+        "border_area": sum(areas.values()),
     }
+    if not known.any():
+        return found | {
+            "border_share": None,
+            "parts": {n: {"share": None, "area": area} for n, area in areas.items()},
+            "alarm": False,
+            "line": f"On none of {len(first)} films does anything speak for "
+            f"{class_name}.",
+        }
+    means = {name: float(share[known].mean()) for name, share in shares.items()}
+    found["border_share"] = sum(means.values())
+    # Rounded as they are shown, so that words and numbers cannot disagree.
+    times = {n: round(mean / max(areas[n], 1e-12), 2) for n, mean in means.items()}
+    whole = round(found["border_share"] / found["border_area"], 2)
+    alarm = whole > 1 or max(times.values()) >= _CLEARLY_MORE
+    return found | {
+        "parts": {n: {"share": mean, "area": areas[n]} for n, mean in means.items()},
+        "alarm": alarm,
+        "line": _attention_line(found, times)
+        + (_attention_alarm(times) if alarm else ""),
+    }
+
+
+def _attention_line(found: Mapping[str, Any], times: Mapping[str, float]) -> str:
+    count = found["films_known"]
+    of = "" if count == found["films"] else f" of {found['films']}"
+    films = "film" if found["films"] == 1 else "films"
+    listed = ", ".join(f"{name} {value:.2f}" for name, value in times.items())
+    return (
+        f"On {count}{of} {films} {found['border_share']:.1%} of what speaks for "
+        f"{found['class']} lies on the outer tenth at each edge, "
+        f"{found['border_area']:.1%} of the area. Each part holds so many times its "
+        f"share of the area: {listed}."
+    )
+
+
+def _attention_alarm(times: Mapping[str, float]) -> str:
+    worst = max(times, key=lambda name: times[name])
+    corners = worst == "corners"
+    part = "corners hold" if corners else f"{worst} edge holds"
+    return (
+        f" The {part} {times[worst]:.2f} times {'their' if corners else 'its'} share: "
+        "the model may read markers or print, a shortcut."
+    )

@@ -118,27 +118,53 @@ class GradCam:
         return tf.einsum("bhwc,bc->bhw", tf.cast(maps, tf.float32), weights)
 
 
-def border_share(heat: np.ndarray, *, margin: float = 0.1) -> np.ndarray:
-    """Share of an image's positive attention that lies on its border.
+def border_shares(heat: np.ndarray, *, margin: float = 0.1) -> dict[str, np.ndarray]:
+    """Shares of an image's positive attention on the parts of its border.
 
-    Markers, print and shutters stand there, never lungs: a large share is the alarm
-    for a shortcut. Attention without any preference gives `1 - (1 - 2 * margin) ** 2`,
-    0.36 for the default.
+    Markers, print and shutters stand there, never lungs: more than a part's share of
+    the area is the alarm for a shortcut. Attention without any preference gives the
+    areas of `border_areas`.
 
     Args:
       heat: float32 [N, H, W] from `GradCam.heat`.
       margin: width of the border as a share of the side.
 
     Returns:
-      float32 [N], 0..1; NaN where nothing speaks for the class.
+      `left`, `right`, `top`, `bottom` (as the film is shown, without its corners) and
+      `corners` (all four) -> float64 [N], 0..1, which add up to the whole border's;
+      NaN where nothing speaks for the class.
     """
-    positive = np.maximum(heat, 0)
+    positive = np.maximum(heat, 0).astype(np.float64)
     total = positive.sum(axis=(1, 2))
-    rows, columns = (round(margin * side) for side in heat.shape[1:])
-    inner = positive[:, rows : heat.shape[1] - rows, columns : heat.shape[2] - columns]
-    inside = inner.sum(axis=(1, 2))
-    nothing = np.full_like(total, np.nan)
-    return 1 - np.divide(inside, total, out=nothing, where=total > 0)
+    shares = {}
+    for name, part in _border_parts(heat.shape[1:], margin).items():
+        nothing = np.full_like(total, np.nan)
+        on_it = positive[:, part].sum(axis=1)
+        shares[name] = np.divide(on_it, total, out=nothing, where=total > 0)
+    return shares
+
+
+def border_areas(shape: tuple[int, int], *, margin: float = 0.1) -> dict[str, float]:
+    """The parts of `border_shares` as shares of an image of `shape`, in pixels."""
+    parts = _border_parts(shape, margin)
+    return {name: float(part.mean()) for name, part in parts.items()}
+
+
+def _border_parts(shape: tuple[int, ...], margin: float) -> dict[str, np.ndarray]:
+    """Part -> bool [H, W]; no pixel is in two."""
+    height, width = shape
+    rows, columns = (round(margin * side) for side in shape)
+    y, x = np.arange(height)[:, None], np.arange(width)[None, :]
+    top, bottom = y < rows, y >= height - rows
+    left, right = x < columns, x >= width - columns
+    inner_y, inner_x = ~(top | bottom), ~(left | right)
+    return {
+        "left": left & inner_y,
+        "right": right & inner_y,
+        "top": top & inner_x,
+        "bottom": bottom & inner_x,
+        "corners": (top | bottom) & (left | right),
+    }
 
 
 def _log_odds(logits: tf.Tensor, class_index: int) -> tf.Tensor:
