@@ -210,6 +210,19 @@ def test_another_data_set_is_judged_at_the_same_threshold(run, tmp_path):
         evaluate.evaluate(config(run, data_dir=str(other.path.parent.parent)))
 
 
+def test_an_ensembles_page_warns_of_other_data_as_its_runs_pages_do(home, tmp_path):
+    runs_root = shutil.copytree(home / "runs", tmp_path / "runs")
+    other = fabricated.write_records(
+        tmp_path / "other", {"train": 2, "validation": 4, "test": 12}, name="phantom"
+    )
+    members = [runs_root / f"seed-{seed}" for seed in (0, 1)]
+    root = str(other.path.parent.parent)
+    evaluate.evaluate(config(*members, data_dir=root, dataset="phantom", report=True))
+    page = (runs_root / "evaluation-test" / "report.html").read_text()
+    assert "another data set than the model was trained on" in page
+    assert "The films are synthetic phantoms" in page
+
+
 # --- refusals
 
 

@@ -1,17 +1,20 @@
 """report.html: well-formed, self-contained, and the answer first."""
 
+import dataclasses
 import html.parser as html_parser
 import json
 import re
 
+import matplotlib.colors
 import numpy as np
 import pytest
 
 from cxr.evaluation import report, report_figures
+from cxr.metrics import comparison
 from cxr.metrics.evaluation import Evaluation
 from cxr.metrics.predictions import Predictions
 from cxr.metrics.summary import summarise
-from cxr.reporting import formatting
+from cxr.reporting import formatting, plotting
 from tests import fabricated
 
 _VOID = {"meta", "img", "br", "hr"}
@@ -136,14 +139,7 @@ def test_it_says_research_use_and_prints_and_turns_dark(binary):
 
 def test_undefined_numbers_are_dashes_and_json_is_strict():
     table = fabricated.clustered(1)
-    only = np.flatnonzero(table.labels == 1)
-    one_class = Predictions(
-        tuple(np.array(table.filenames)[only]),
-        tuple(np.array(table.patient_ids)[only]),
-        table.labels[only],
-        table.probabilities[only],
-        table.class_names,
-    )
+    one_class = fabricated.take(table, np.flatnonzero(table.labels == 1))
     _, summary = evaluated(one_class)
     json.dumps(summary, allow_nan=False)
     assert summary["metrics"]["roc_auc"] == {"value": None, "ci95": None}
@@ -171,3 +167,177 @@ def test_probabilities_near_the_ends_do_not_look_like_them():
     assert formatting.probability(0.99999) == "1 - 1.0e-05"
     assert formatting.probability(2e-7) == "2.0e-07"
     assert formatting.probability(None) == formatting.DASH
+
+
+# --- sentences that some numbers would make false
+
+
+def words(summary, origins=None, pictures=None) -> str:
+    """The text of a page, its white space made single."""
+    page = report.render(summary, pictures or {}, origins or {})
+    return " ".join(" ".join(parse(page).text).split())
+
+
+def asked(table, *, split="test", rule="youden", value=0.5, validation=None, rows=()):
+    chosen_on = "validation" if rule else None
+    frozen = {"value": value, "rule": rule, "chosen_on": chosen_on}
+    evaluation = Evaluation(table, split, table.class_names[-1], frozen, draws=50)
+    return summarise(evaluation, rows=rows, validation=validation)
+
+
+def test_a_fixed_threshold_was_not_chosen():
+    table, validation = fabricated.clustered(1, moved=2.0), fabricated.clustered(9)
+    text = words(asked(table, rule="half", validation=validation))
+    assert "p ≥ 0.500, a fixed threshold that no data chose." in text
+    assert "chosen on validation by the rule half" not in text
+    # Nor does a difference to validation speak of where it was chosen.
+    assert "differ from validation's, or validation had luck" in text
+    assert "the threshold was chosen on" not in text
+
+
+def test_a_threshold_that_nothing_reaches_is_above_one():
+    table = fabricated.clustered(1)
+    text = words(asked(table, value=float(np.nextafter(1.0, 2.0))))
+    assert "Positive when p ≥ above 1" not in text
+    assert "Positive when p is above 1" in text
+
+
+def test_films_of_the_model_itself_are_said_to_be_optimistic():
+    table = fabricated.clustered(1)
+    optimistic = "the very films judged here: optimistic"
+    here = asked(table, split="validation", validation=table)
+    assert optimistic in words(here)
+    assert optimistic not in words(here, {"other_data": "Another set."})
+    assert optimistic not in words(asked(table))
+    trained = "The model was trained on these very films"
+    train = asked(table, split="train")
+    assert trained in words(train)
+    assert trained not in words(train, {"other_data": "Another set."})
+    assert trained not in words(asked(table))
+
+
+def test_patients_are_counted_only_where_they_are_known():
+    table = fabricated.clustered(1)
+    n, names = len(table.labels), table.filenames
+    text = words(asked(dataclasses.replace(table, patient_ids=names)))
+    assert f"{n} films of unknown patients" in text
+    assert "Intervals resample patients" not in text
+    assert "so intervals resample films" in text
+    assert "With patients that are not all known" in text
+    half = n // 2
+    some = dataclasses.replace(
+        table, patient_ids=names[:half] + table.patient_ids[half:]
+    )
+    known = len(set(table.patient_ids[half:]))
+    expected = f"{n} films of {known} patients and {half} without a known patient"
+    assert expected in words(asked(some))
+    alone = fabricated.take(table, np.array([0]))
+    assert "1 film of 1 patient (" in words(asked(alone))
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_comparison_counts_patients_only_where_they_are_known(known, tmp_path):
+    picture = tmp_path / "differences.png"
+    picture.write_bytes(b"png")
+    table = fabricated.clustered(1)
+    if not known:
+        table = dataclasses.replace(table, patient_ids=table.filenames)
+    frozen = {"value": 0.5, "rule": "youden", "chosen_on": "validation"}
+    evaluation = Evaluation(table, "test", "PNEUMONIA", frozen, draws=50)
+    turned = dataclasses.replace(
+        table, probabilities=table.probabilities[:, ::-1].copy()
+    )
+    found = comparison.compare(evaluation, evaluation.of(turned), ("a", "b"))
+    page = report.render_comparison(found, picture, "tiny")
+    assert ("films of 120 patients, judged" in page) == known
+    assert ("films of unknown patients, judged" in page) == (not known)
+    assert f"50 resamples of the {'patients' if known else 'films'}" in page
+    cells = re.findall("<td[^>]*>(.*?)</td>", page)
+    for name, entry in found["differences"].items():
+        place = cells.index(name) + 1
+        low, high = entry["ci95"]
+        shown = [f"{entry[key]:.4f}" for key in ("a", "b", "value")]
+        assert cells[place : place + 4] == [*shown, f"{low:.4f} to {high:.4f}"]
+
+
+def test_operating_points_say_what_chose_each():
+    good = fabricated.clustered(9, separation=9.0)
+    text = words(asked(fabricated.clustered(1), validation=good))
+    assert "keeps sensitivity:0.98, too" in text
+    assert "each takes the other's rule" in text
+    assert "half fixed" in text
+    poor = fabricated.clustered(9, separation=0.5)
+    text = words(asked(fabricated.clustered(1), validation=poor))
+    assert "keeps sensitivity:0.98" not in text
+    assert "each takes the other's rule" not in text
+
+
+def test_the_prevalence_among_these_films_is_named(binary):
+    summary = binary[0]
+    share = summary["class_counts"]["PNEUMONIA"] / summary["n"]
+    assert f"the prevalence is {100 * share:.1f} %" in " ".join(parse(binary[1]).text)
+
+
+def test_a_star_is_explained_only_where_there_is_one():
+    table = fabricated.clustered(1)
+    rows = fabricated.example_rows(table)
+    note = "* the group holds one class"
+    assert note not in words(asked(table, rows=rows))
+    for row in rows:
+        row["subtype"] = row["label"]
+    assert note in words(asked(table, rows=rows))
+
+
+def test_without_a_threshold_no_sentence_speaks_of_one(tmp_path):
+    table = fabricated.clustered(1, classes=3)
+    evaluation, summary = evaluated(table, value=None)
+    summary["runs"] = [{"name": "a", "metrics": summary["metrics"]}] * 2
+    summary["across_runs"] = {n: {"mean": 0.5, "sd": 0.0} for n in summary["metrics"]}
+    pictures = report_figures.draw(tmp_path, summary, evaluation, None)
+    page = report.render(summary, pictures, {})
+    assert "at the frozen threshold" not in page
+    assert "own frozen threshold" not in page
+    binary = asked(fabricated.clustered(1))
+    binary |= {"runs": summary["runs"], "across_runs": summary["across_runs"]}
+    assert "Each run at its own frozen threshold" in words(binary)
+
+
+def test_a_small_threshold_of_the_binary_reading_is_not_shown_as_nothing():
+    _, summary = evaluated(fabricated.clustered(1, classes=3), value=None)
+    summary["collapsed"]["threshold"]["value"] = 2e-5
+    assert "Threshold 2.0e-05, rule youden, chosen on validation" in words(summary)
+
+
+def test_names_are_escaped_wherever_they_stand():
+    names = ("=1+1", "<b>x</b>$\\frac$")
+    table = dataclasses.replace(fabricated.clustered(1), class_names=names)
+    validation = dataclasses.replace(fabricated.clustered(9), class_names=names)
+    rows = fabricated.example_rows(table)
+    for row in rows:
+        row["subtype"] = row["label"]
+    summary = asked(table, rows=rows, validation=validation)
+    page = report.render(summary, {}, {"data": names[1]})
+    parse(page)
+    assert "<b>" not in page
+    assert "&lt;b&gt;x&lt;/b&gt;$\\frac$ against =1+1" in page
+
+
+def test_the_attention_line_stands_below_its_picture(tmp_path):
+    picture = tmp_path / "attention.png"
+    picture.write_bytes(b"png")
+    summary = asked(fabricated.clustered(1))
+    summary["attention"] = {"class": "ILL", "alarm": True, "line": "right 1.34 times"}
+    page = report.render(summary, {"attention": picture}, {})
+    assert '<li class="warn">right 1.34 times</li>' in page
+    assert "Grad-CAM for ILL: orange speaks for it, blue against." in page
+    assert "right 1.34" not in report.render(summary, {}, {})
+
+
+def test_a_wrong_films_frame_is_named_by_the_colour_it_has(tmp_path):
+    picture = tmp_path / "samples.png"
+    picture.write_bytes(b"png")
+    page = report.render(asked(fabricated.clustered(1)), {"samples": picture}, {})
+    assert "dashed orange frame: wrong" in page
+    red, green, blue = matplotlib.colors.to_rgb(plotting.RED)
+    hue, *_ = matplotlib.colors.rgb_to_hsv((red, green, blue))
+    assert 15 < 360 * hue < 45  # orange, whatever the constant is called

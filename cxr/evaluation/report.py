@@ -10,6 +10,7 @@ from cxr.reporting import formatting, html
 DISCLAIMER = "For research only. Not a medical device; never for the care of a patient."
 # A difference to validation that a reader must hear about before anything else.
 _SHIFT_ALARM = 0.05
+_TRAINED_ON = "The model was trained on these very films: far too optimistic."
 
 
 def render(
@@ -74,7 +75,7 @@ def _first_screen(
             ),
             f"<h1>{html.escape(_what(summary))}, {html.escape(summary['split'])} "
             "split</h1>",
-            html.paragraph(_lead(summary), kind="lead"),
+            html.paragraph(_lead(summary, provenance), kind="lead"),
             f'<div class="answers">{"".join(cards)}</div>',
             html.notes(_findings(summary, provenance)),
             f"<nav>{links}</nav></header>",
@@ -94,23 +95,39 @@ def _card(entry: Mapping[str, Any], label: str) -> str:
     return html.answer(label, show(entry["value"]), interval=f"95 %: {text}", bar=bar)
 
 
-def _lead(summary: Mapping[str, Any]) -> str:
+def _lead(summary: Mapping[str, Any], provenance: Mapping[str, str]) -> str:
     counts = ", ".join(f"{n:,} {name}" for name, n in summary["class_counts"].items())
-    films = (
-        f"{summary['n']:,} films of {summary['n_patients']:,} patients ({counts}). "
-        "Intervals resample patients, not films. "
-    )
+    films = f"{report_sections.films_of_patients(summary)} ({counts}). "
+    films += _resampled(summary)
     threshold = summary["threshold"]
     if threshold is None:
         return films + "The predicted class is the most probable; means over classes."
-    return films + (
-        f"Positive when p ≥ {formatting.probability(threshold['value'])}, chosen on "
-        f"{threshold['chosen_on'] or 'no data'} by the rule {threshold['rule']}"
-        + (
-            ", the very films judged here: optimistic."
-            if threshold["chosen_on"] == summary["split"]
-            else " and frozen."
+    value = formatting.probability(threshold["value"])
+    reached = "is " if threshold["value"] > 1 else "≥ "  # "above 1": nothing does
+    positive = f"Positive when p {reached}{value}, "
+    if threshold["rule"] == "half":
+        return f"{films}{positive}a fixed threshold that no data chose."
+    chosen = f"chosen on {threshold['chosen_on']} by the rule {threshold['rule']}"
+    # Another set's validation films are not those that it was chosen on.
+    here = threshold["chosen_on"] == summary["split"]
+    optimistic = here and not provenance.get("other_data")
+    return f"{films}{positive}{chosen}" + (
+        ", the very films judged here: optimistic." if optimistic else " and frozen."
+    )
+
+
+def _resampled(summary: Mapping[str, Any]) -> str:
+    unknown = summary["n_without_patient"]
+    if not unknown:
+        return "Intervals resample patients, not films. "
+    if unknown == summary["n"]:
+        return (
+            "No film's patient is known, so intervals resample films: they are too "
+            "narrow where patients have several. "
         )
+    return (
+        "Intervals resample patients, not films; a film whose patient is unknown "
+        "counts as a patient. "
     )
 
 
@@ -126,11 +143,13 @@ def _findings(
     found = [("plain", f"{line}.")]
     if accuracy["value"] <= majority["accuracy"]:
         found = [("warn", f"{line}: the model's accuracy is no better than that.")]
+    if summary["split"] == "train" and not provenance.get("other_data"):
+        found.append(("warn", _TRAINED_ON))
     if summary["shift"]:
         found += _shift_findings(summary)
     temperature = summary["calibration"]["temperature"]
     if temperature:
-        kind = "plain" if temperature["transfers"] else "warn"
+        kind = "warn" if temperature["transfers"] is False else "plain"
         found.append((kind, temperature["verdict"]))
     if provenance.get("test_reads"):
         found.append(("plain", provenance["test_reads"]))
@@ -143,8 +162,15 @@ def _findings(
 
 
 def _shift_findings(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Warns of what is far from validation, and farther than chance."""
+    """Warns of what is far from validation, and farther than chance here."""
     found = []
+    why = "these films differ from validation's, or validation had luck"
+    threshold = summary["threshold"]
+    if threshold["chosen_on"] == "validation" and threshold["rule"] != "half":
+        why = (
+            "these films differ from those the threshold was chosen on, or it fitted "
+            "those by chance"
+        )
     for name, label in (("specificity", "Specificity"), ("recall", "Sensitivity")):
         here, there = summary["metrics"][name], summary["shift"]["validation"][name]
         if there is None or not here["ci95"]:
@@ -154,8 +180,7 @@ def _shift_findings(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
             continue
         line = (
             f"{label} is {formatting.percent(here['value'])} here and "
-            f"{formatting.percent(there)} on validation at the same threshold: "
-            "these films differ from those the threshold was chosen on."
+            f"{formatting.percent(there)} on validation at the same threshold: {why}."
         )
         found.append(("warn", line))
     return found
@@ -177,7 +202,8 @@ def render_comparison(
         values = [formatting.number(entry[key], 4) for key in ("a", "b", "value")]
         rows.append((name, *values, formatting.interval(entry["ci95"], 4)))
     title = f"{second} against {first}"
-    films = f"{result['n']:,} films of {result['n_patients']:,} patients"
+    films = report_sections.films_of_patients(result)
+    drawn = "films" if result["n_without_patient"] == result["n"] else "patients"
     body = [
         html.paragraph(
             f"cxr comparison · {data}, {result['split']} split", kind="eyebrow"
@@ -186,8 +212,8 @@ def render_comparison(
         html.notes([("plain", result["verdict"])]),
         html.paragraph(
             f"{films}, judged by both models; the interval of a difference comes from "
-            f"{result['draws']:,} resamples of the patients, the same for both. Each "
-            "model keeps its own frozen threshold."
+            f"{result['draws']:,} resamples of the {drawn}, the same for both. With "
+            "two classes each model keeps its own frozen threshold."
         ),
         html.picture(picture, alt="differences with intervals"),
         html.table(("metric", first, second, "difference", "95 % interval"), rows),

@@ -1,10 +1,12 @@
 """The sections of report.html; each is empty where there is nothing to say."""
 
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cxr.reporting import formatting, html
+
+_ITSELF = "the group itself"
 
 Summary = Mapping[str, Any]
 Pictures = Mapping[str, pathlib.Path]
@@ -27,7 +29,8 @@ def discrimination(summary: Summary, pictures: Pictures) -> str:
         rows.append((name, f"{entry['n']:,}", *_with_intervals(measured, names)))
     alts = {
         "precision_recall": "precision-recall curve",
-        "confusion_matrix": "confusion matrix at the frozen threshold",
+        "confusion_matrix": "confusion matrix"
+        + (" at the frozen threshold" if summary["threshold"] else ""),
     }
     pair = [_picture(pictures, name, alt) for name, alt in alts.items()]
     parts = [
@@ -53,9 +56,13 @@ def _collapsed(collapsed: Summary | None) -> str:
     return html.table(
         ("read as two classes", *(label for _, label in HEADLINE)),
         [(classes, *values)],
-        caption=f"Threshold {threshold['value']:.3f}, rule {threshold['rule']}, chosen "
-        f"on {threshold['chosen_on'] or 'no data'}",
+        caption=f"Threshold {formatting.probability(threshold['value'])}, rule "
+        f"{threshold['rule']}, {_chosen_on(threshold)}",
     )
+
+
+def _chosen_on(point: Mapping[str, Any]) -> str:
+    return f"chosen on {point['chosen_on']}" if point["chosen_on"] else "fixed"
 
 
 def threshold(summary: Summary, pictures: Pictures) -> str:
@@ -64,11 +71,13 @@ def threshold(summary: Summary, pictures: Pictures) -> str:
     if not points:
         return ""
     columns = ("recall", "specificity", "precision", "npv", "accuracy")
-    header = ("point", "rule", "threshold", "sensitivity", "specificity", "precision")
+    ill = summary["class_counts"][summary["positive_class"]] / summary["n"]
+    header = ("point", "rule", "", "threshold", "sensitivity", "specificity")
     rows = [
         (
             point["name"],
-            point["rule"],
+            "\n".join(filter(None, (point["rule"], point["remark"]))),
+            _chosen_on(point),
             formatting.probability(point["threshold"]),
             *_with_intervals(point["metrics"], columns),
         )
@@ -85,16 +94,16 @@ def threshold(summary: Summary, pictures: Pictures) -> str:
         for kind in ("ppv", "npv")
     ]
     parts = [
-        html.paragraph(
-            "Every threshold below was chosen on validation and only read off here."
+        html.paragraph(_where_chosen(points)),
+        html.table(
+            (*header, "precision", "NPV", "accuracy"), rows, text_columns=(0, 1, 2)
         ),
-        html.table((*header, "NPV", "accuracy"), rows, text_columns=(0, 1)),
         _picture(
             pictures,
             "predictive_values",
             "PPV and NPV against prevalence",
-            "The same model means something else where the disease is rarer than among "
-            "these films.",
+            f"Among these films the prevalence is {formatting.percent(ill)}; where the "
+            "disease is rarer or more common the same model means something else.",
         ),
         html.details(
             "PPV and NPV by prevalence, with intervals",
@@ -102,6 +111,19 @@ def threshold(summary: Summary, pictures: Pictures) -> str:
         ),
     ]
     return html.section("Where to cut", parts, anchor="threshold")
+
+
+def _where_chosen(points: Sequence[Mapping[str, Any]]) -> str:
+    text = (
+        "The thresholds are fixed or chosen on validation, as the table says of each; "
+        "here they are only read off."
+    )
+    if any(point["remark"] for point in points):
+        text += (
+            " One threshold reaches the targets of screening and of ruling in at once, "
+            "so each takes the other's rule, which keeps its own target all the more."
+        )
+    return text
 
 
 def calibration(summary: Summary, pictures: Pictures) -> str:
@@ -131,8 +153,8 @@ def calibration(summary: Summary, pictures: Pictures) -> str:
             pictures,
             "calibration",
             "reliability diagram",
-            "Equal-mass bins; bars are 95 % intervals over patients. On the dotted "
-            "line the probabilities mean what they say.",
+            "Equal-mass bins; bars, where there are any, are 95 % intervals over "
+            "patients. On the dotted line the probabilities mean what they say.",
             narrow=True,
         ),
     ]
@@ -156,7 +178,7 @@ def shift(summary: Summary, pictures: Pictures) -> str:
             "score_histograms",
             "score histograms, validation and this split",
             "A class whose hill moved between the panels looks different to the model "
-            "on these films.",
+            "on these films. The outer bars hold all that lies beyond.",
         ),
         html.table(("", "validation", summary["split"]), rows),
         html.paragraph(
@@ -176,12 +198,12 @@ def subgroups(summary: Summary, pictures: Pictures) -> str:
         return ""
     names = ("accuracy", "recall", "specificity", "roc_auc")
     header = ("grouping", "group", "films", "patients", "accuracy", "sensitivity")
-    rows = []
+    rows, starred = [], False
     for grouping, groups in summary["subgroups"].items():
         for name, entry in groups.items():
             *values, auc = _with_intervals(entry["metrics"], names)
-            if entry["roc_auc_against"] != "the group itself":
-                auc += " *"
+            if auc != formatting.DASH and entry["roc_auc_against"] != _ITSELF:
+                auc, starred = f"{auc} *", True
             counts = (f"{entry['n']:,}", f"{entry['n_patients']:,}")
             rows.append((grouping, name, *counts, *values, auc))
     parts = [
@@ -189,14 +211,16 @@ def subgroups(summary: Summary, pictures: Pictures) -> str:
             pictures,
             "subgroups",
             "accuracy by subgroup with intervals",
-            "Dashed: all films. Many groups are looked at, so one interval in twenty "
-            "misses by chance.",
+            "Dashed: all films. Many groups are looked at, and about one interval in "
+            "twenty misses by chance.",
         ),
         html.table((*header, "specificity", "ROC AUC"), rows, text_columns=(0, 1)),
         html.paragraph(
             "* the group holds one class; ranked against all films of the other class.",
             kind="quiet",
-        ),
+        )
+        if starred
+        else "",
     ]
     return html.section("For whom it works", parts, anchor="subgroups")
 
@@ -209,7 +233,7 @@ def films(pictures: Pictures) -> str:
             "samples",
             "sample predictions",
             "Drawn at random with a fixed seed, not picked. Solid green frame: right; "
-            "dashed red frame: wrong. With two classes p is the positive class' "
+            "dashed orange frame: wrong. With two classes p is the positive class' "
             "probability.",
         ),
         _picture(
@@ -258,15 +282,16 @@ def runs(summary: Summary, pictures: Pictures) -> str:
     rows.append(("mean ± standard deviation", *spread))
     ensemble = _with_intervals(summary["metrics"], names)
     rows.append(("ensemble (mean probability)", *ensemble))
+    own = "Each run at its own frozen threshold. " if summary["threshold"] else ""
     parts = [
         html.paragraph(
-            "Each run at its own frozen threshold. The standard deviation says how "
-            "much the seed matters; the ensemble's interval how much the films do."
+            f"{own}The standard deviation says how much the runs differ; the "
+            "ensemble's interval how much chance in the patients matters."
         ),
         html.table((*header, "log loss", "ECE"), rows),
-        _picture(pictures, "runs", "accuracy of each run"),
+        _picture(pictures, "runs", "ROC AUC and accuracy of each run"),
     ]
-    return html.section("From seed to seed", parts, anchor="runs")
+    return html.section("From run to run", parts, anchor="runs")
 
 
 def training(pictures: Pictures) -> str:
@@ -315,17 +340,37 @@ def provenance(origins: Mapping[str, str]) -> str:
 
 def limits(summary: Summary) -> str:
     """What the numbers do not say."""
+    patients_are = patients(summary["n_patients"])
+    if summary["n_without_patient"]:
+        patients_are = "patients that are not all known"
     lines = [
         "The films come from the sources of this data set only; another hospital, "
         "machine, age or disease mix gives other numbers.",
         "Labels are those of the data set; their errors count as the model's.",
-        f"With {summary['n_patients']:,} patients the intervals show chance alone, not "
-        "the differences above.",
+        f"With {patients_are} the intervals show chance alone, not the differences "
+        "above.",
         "Looking at this page often, and changing the model after each look, makes its "
         "numbers too good; every reading of test is logged in the run folder.",
     ]
     parts = [html.notes([("plain", line) for line in lines])]
     return html.section("What this does not say", parts, anchor="limits")
+
+
+def patients(count: int) -> str:
+    """`1 patient`, `1,234 patients`."""
+    return f"{count:,} patient{'' if count == 1 else 's'}"
+
+
+def films_of_patients(summary: Summary) -> str:
+    """How many films of how many patients, as far as these are known."""
+    films = f"{summary['n']:,} film{'' if summary['n'] == 1 else 's'}"
+    unknown = summary["n_without_patient"]
+    known = patients(summary["n_patients"] - unknown)
+    if unknown == summary["n"]:
+        return f"{films} of unknown patients"
+    return f"{films} of {known}" + (
+        f" and {unknown:,} without a known patient" if unknown else ""
+    )
 
 
 def _with_intervals(measured: Mapping[str, dict], names: Iterable[str]) -> list[str]:

@@ -64,6 +64,7 @@ def evaluate_ensemble(
         pictures["runs"] = folder / "runs.png"
         report_figures.draw_runs(pictures["runs"], summary, ("roc_auc", "accuracy"))
     origins = evaluator.describe_origins(first.run, first.record_set)
+    origins |= evaluator.remarks(first.run, first.record_set, reads=0)
     origins["runs"] = ", ".join(str(run.run.workdir) for run in members)
     evaluator.publish(folder, summary, origins, pictures)
     evaluator.say(summary, folder)

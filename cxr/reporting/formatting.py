@@ -11,7 +11,12 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def probability(value: float | None) -> str:
-    """Three decimals, more where the value would look like 0 or 1 and is not."""
+    """Three decimals, more where the value would look like 0 or 1 and is not.
+
+    A threshold may lie above 1: then nothing reaches it.
+    """
+    if value is not None and value > 1:
+        return "above 1"
     if value is None or 0.0005 <= value < 0.9995 or value in (0.0, 1.0):
         return number(value)
     return f"{value:.1e}" if value < 0.5 else f"1 - {1 - value:.1e}"
