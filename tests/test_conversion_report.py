@@ -1,6 +1,9 @@
 """cxr.conversion.set_report and cxr.conversion.near_duplicates: what a person reads."""
 
+import html
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -9,7 +12,13 @@ from PIL import Image
 
 from cxr import images
 from cxr.conversion import converter, near_duplicates, set_report
-from tests.sample_images import config_for, convert, make_source
+from tests.sample_images import (
+    config_for,
+    convert,
+    make_source,
+    read_csv,
+    write_image,
+)
 
 
 @pytest.fixture
@@ -49,6 +58,68 @@ def test_no_patient_is_promised_where_none_is_known(source):
     flags = {"patient_pattern": "nobody-(?P<patient>x)", "dataset": "unknown"}
     unknown = (convert(source, **flags).path / "report.html").read_text()
     assert "film stands on two sides; no patient is known." in unknown
+
+
+def test_a_known_patient_counts_though_many_unknown_films_were_kept_out(source):
+    """Films that were dropped tell nothing of those that are in the set."""
+    for index in range(30):  # one film under two labels, thirty times: all go
+        for label in ("NORMAL", "PNEUMONIA"):
+            write_image(source / label / f"unknown-{index}.png", 500)
+    record_set = convert(source)
+    content = json.loads((record_set.path / "report.json").read_text())
+    assert (content["films"], content["files_without_patient"]) == (24, 0)
+    page = (record_set.path / "report.html").read_text()
+    assert "film and no known patient stands on two sides." in page
+    assert "no patient is known" not in page
+    assert "tell no patient" not in page
+
+
+def test_copies_and_pairs_are_spoken_of_only_where_there_are_some(source):
+    page = (convert(source).path / "report.html").read_text()
+    assert "No film is kept twice." in page
+    assert "These pairs" not in page
+    folder = source / "NORMAL"
+    shutil.copy(folder / "IM-0000-0000.png", folder / "IM-0000-0900.png")
+    twice = (convert(source, dataset="twice").path / "report.html").read_text()
+    assert "Groups of byte-identical films: 1, with 1 surplus in all" in twice
+
+
+def test_the_page_shows_the_numbers_of_the_json(source):
+    """Every cell of its tables is a value of report.json, in its place."""
+    record_set = convert(source)
+    page = (record_set.path / "report.html").read_text()
+    content = json.loads((record_set.path / "report.json").read_text())
+    for title, key in {
+        "splits": "splits",
+        "subtypes": "subtypes",
+        "source-films-by-class": "source",
+        "what-gives-the-class-away-without-looking": "shortcuts",
+    }.items():
+        section = re.search(f'<section id="{title}">.*?</section>', page, re.S)[0]
+        cells = re.findall("<td[^>]*>(.*?)</td>", section)
+        wanted = [str(value) for row in content[key] for value in row.values()]
+        assert [html.unescape(cell) for cell in cells] == wanted
+        titles = re.findall("<th scope[^>]*>(.*?)</th>", section)
+        assert titles == list(content[key][0])
+    rows = read_csv(record_set.path / "examples.csv")
+    for split in content["splits"]:
+        inside = [row for row in rows if row["split"] == split["split"]]
+        assert split["films"] == len(inside)
+        assert split["patients"] == len({row["patient_id"] for row in inside})
+        for label in ("NORMAL", "PNEUMONIA"):
+            assert split[label] == sum(row["label"] == label for row in inside)
+    lead = re.search('<p class="lead">(.*?)</p>', page)[1]
+    sizes = (f"{content[key] / 1e6:.1f} MB" for key in ("bytes_in", "bytes_out"))
+    assert f"{len(rows)} films, split policy grouped." in lead
+    assert "{} read and {} written".format(*sizes) in lead
+
+
+@pytest.mark.parametrize("name", ["$\\frac$", "=1+1", "<b>x<b>", "_x_^2", "病毒"])
+def test_any_folder_name_may_be_a_class(source, name):
+    (source / "NORMAL").rename(source / name)
+    page = (convert(source).path / "report.html").read_text()
+    assert html.escape(name) in page
+    assert "<b>" not in page
 
 
 def test_a_shortcut_is_measured_as_scikit_learn_does():

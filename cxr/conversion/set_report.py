@@ -20,6 +20,10 @@ _SHEET_COLUMNS = 8
 _THUMBNAIL = 112  # pixels
 _MAX_ROWS = 200  # of the quarantine shown in the page; quarantine.csv has all
 _WARNED = ("width", "height", "aspect", "colour")  # the bytes follow the content too
+_LOOK_ALIKE = (
+    " These pairs, the closest hundred at most, differ in bytes, yet hardly in a hash "
+    "of 256 bits: look at them."
+)
 _SHORTCUT_AUC = 0.6  # a property ranked this well or better gives the class away
 
 
@@ -41,7 +45,7 @@ def numbers(outcome: Outcome, seconds: float) -> dict[str, Any]:
         "subtypes": _subtypes(examples),
         "source": [_class(label, mine) for label, mine in _by_class(outcome).items()],
         "shortcuts": _shortcuts(examples, manifest.class_names),
-        "files_without_patient": outcome.plan.unmatched,
+        "files_without_patient": sum(e.patient_id == e.image.path for _, e in examples),
         "patients_on_two_sides": _on_two_sides(examples),
         "duplicates": {"groups": len(set(originals)), "surplus": len(originals)},
         "near_duplicates_across_splits": _near(examples, outcome),
@@ -69,7 +73,7 @@ def to_html(content: dict[str, Any], outcome: Outcome) -> str:
     body = [
         f"<h1>{html.escape(title)}</h1>",
         html.paragraph(
-            f"{content['films']} films, split policy {content['split_policy']}. No "
+            f"{content['films']:,} films, split policy {content['split_policy']}. No "
             f"identical {apart}. "
             f"{content['bytes_in'] / 1e6:.1f} MB read and "
             f"{content['bytes_out'] / 1e6:.1f} MB written in {content['seconds']} s, "
@@ -90,9 +94,8 @@ def to_html(content: dict[str, Any], outcome: Outcome) -> str:
         _section(
             "Look alike across splits",
             content["near_duplicates_across_splits"],
-            f"{copies['groups']} groups of byte-identical films with "
-            f"{copies['surplus']} surplus copies are kept, each on one side. These "
-            "pairs differ in bytes, yet hardly in a hash of 256 bits: look at them.",
+            _copies(copies)
+            + (_LOOK_ALIKE if content["near_duplicates_across_splits"] else ""),
         ),
         _section(
             "Kept out",
@@ -111,6 +114,15 @@ def to_html(content: dict[str, Any], outcome: Outcome) -> str:
         ),
     ]
     return html.page(title, body)
+
+
+def _copies(copies: dict[str, int]) -> str:
+    if not copies["groups"]:
+        return "No film is kept twice."
+    return (
+        f"Groups of byte-identical films: {copies['groups']}, with "
+        f"{copies['surplus']} surplus in all; they are kept, each group on one side."
+    )
 
 
 def _split(split: records.Split) -> dict[str, Any]:
