@@ -1,6 +1,7 @@
 import copy
 import dataclasses
 import itertools
+import re
 
 import pytest
 from hypothesis import assume, given
@@ -132,6 +133,45 @@ def test_input_nearly_as_slow_as_all_computing_is_named():
     own |= {"decode": 1.4}
     found = verdict.reach(ladder(own, resident=False), setting)
     assert (found.bound, found.case) == ("augmentation", "augment")
+
+
+def _rates_in(text):
+    """Words before a rate -> the rate, of the first sentence."""
+    found = re.findall(r"([a-z]+ [a-z]+|limits at) ([\d,.]*\d)", text.split(";")[0])
+    return {words: float(number.replace(",", "")) for words, number in found}
+
+
+@given(base=st.lists(st.floats(0.01, 1.0), min_size=6, max_size=6))
+def test_no_sentence_contradicts_its_own_numbers(base):
+    """What limits is the slowest rate of its sentence, or the words say otherwise."""
+    own = dict(zip(PARTS, base, strict=True))
+    found = verdict.reach(ladder(own, resident=False), STREAM)
+    rates = _rates_in(found.text)
+    if found.bound == "input":
+        nearly = "nearly as slow as augmentation and step together" in found.text
+        least, most = sorted([rates["limits at"], rates["could take"]])
+        assert nearly == (rates["could take"] < rates["limits at"]) or least == most
+    elif found.bound == "step":
+        slowest = rates.get("with augmentation", rates["limits at"])
+        assert slowest <= rates["could give"] * 1.01  # three digits are shown
+
+
+def test_input_between_the_step_and_all_computing_is_told_apart():
+    own = dict.fromkeys(PARTS, 0.01) | {"decode": 0.18, "augment": 0.1, "step": 0.2}
+    found = verdict.reach(ladder(own, resident=False), STREAM)
+    assert found.text.startswith(
+        "step-bound: step limits at 5,000 images/s, with augmentation 3,330, the input "
+        "could give 4,760; "
+    )
+
+
+def test_input_that_is_nearly_as_slow_says_so():
+    own = dict.fromkeys(PARTS, 0.1) | {"decode": 2.0, "augment": 1.3, "step": 1.2}
+    text = verdict.reach(ladder(own, resident=False), STREAM).text
+    assert (
+        "decode limits at 435 images/s, nearly as slow as augmentation and step "
+        "together, which could take 400; use"
+    ) in text
 
 
 # --- against a baseline

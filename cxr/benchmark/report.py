@@ -84,7 +84,7 @@ def _machine(environment: Mapping[str, Any]) -> str:
 def _facts(document: Mapping[str, Any]) -> list[str]:
     lines = [
         f"Time to the first batch {document['time_to_first_batch_s']:.2f} s; peak "
-        f"memory {document['peak_rss_mb']:,.0f} MB; pixels verified, CRC-32 of the "
+        f"memory {document['peak_rss_mb']:,.0f} MiB; pixels verified, CRC-32 of the "
         f"first images {document['pixel_checksum']}."
     ]
     share, mfu = document["input_wait_share"], document["mfu"]

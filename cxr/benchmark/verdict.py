@@ -163,12 +163,19 @@ class _Judge:
         if bound == "step":
             mfu = self.setting.mfu
             share = f" at {mfu:.0%} of the measured matrix-product peak" if mfu else ""
-            input_rate = self._rate("batch")
-            return f"{share}, the input could give {input_rate}; {self._step_advice()}"
-        return (
-            f", augmentation and step together could take {_number(1 / self.computed)};"
-            f" use {self._input_advice(case, self.fed / self.computed)}"
-        )
+            together = ""
+            if self.fed > self.own["step"]:  # faster than the step only with these
+                together = f", with augmentation {_number(1 / self.computed)}"
+            return (
+                f"{share}{together}, the input could give {_number(1 / self.fed)}; "
+                f"{self._step_advice()}"
+            )
+        others = "augmentation and step together"
+        rate = _number(1 / self.computed)
+        says = f"{others} could take {rate}"
+        if self.computed > self.fed:  # near enough to them to be named first
+            says = f"nearly as slow as {others}, which could take {rate}"
+        return f", {says}; use {self._input_advice(case, self.fed / self.computed)}"
 
     def _step_advice(self) -> str:
         if (self.setting.mfu or 0.0) >= _NEAR_PEAK:
