@@ -17,6 +17,7 @@ from cxr.reporting import plotting
 def watch(monkeypatch) -> dict[str, Figure]:
     """Returns a dictionary that fills with what is saved from now on, by file stem."""
     seen, save = {}, plotting.save
+    monkeypatch.setattr(plotting, "_DPI", 40)  # what is read has no pixels
 
     def saved(figure, path):
         save(figure, path)

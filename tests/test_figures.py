@@ -8,10 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from cxr.evaluation import film_plots, plots, report_figures
+from cxr.evaluation import film_plots, plots
 from cxr.metrics import classification
 from cxr.metrics.evaluation import Evaluation
-from cxr.metrics.summary import summarise
 from cxr.reporting import plotting
 from cxr.training import curves
 from tests import fabricated
@@ -130,74 +129,6 @@ def test_samples_show_the_classes_in_turn():
     assert np.bincount(TABLE.labels[chosen]).tolist() == [6, 6]
     assert len(set(chosen.tolist())) == 12
     assert not np.array_equal(chosen, film_plots.sample(TABLE, seed=1))
-
-
-@pytest.mark.parametrize("classes", [2, 3])
-def test_an_evaluation_gets_its_pictures(classes, tmp_path):
-    table = fabricated.clustered(1, classes=classes)
-    value = 0.5 if classes == 2 else None
-    frozen = {"value": value, "rule": "half", "chosen_on": "validation"}
-    evaluation = Evaluation(table, "test", table.class_names[-1], frozen, draws=20)
-    rows = fabricated.example_rows(table)
-    summary = summarise(evaluation, rows=rows, validation=table)
-    found = report_figures.draw(tmp_path, summary, evaluation, table)
-    wanted = {"roc", "precision_recall", "confusion_matrix", "calibration", "subgroups"}
-    if classes == 2:
-        wanted |= {"predictive_values", "score_histograms"}
-    assert set(found) == wanted
-    assert all(path.stat().st_size > 1000 for path in found.values())
-
-
-@pytest.mark.parametrize("classes", [2, 3])
-def test_a_legend_names_the_area_of_the_curve_it_stands_at(
-    classes, tmp_path, monkeypatch
-):
-    table = fabricated.clustered(1, classes=classes)
-    frozen = {"value": 0.5, "rule": "half", "chosen_on": "validation"}
-    threshold = frozen if classes == 2 else {**frozen, "value": None}
-    evaluation = Evaluation(table, "test", table.class_names[-1], threshold, draws=20)
-    rows = fabricated.example_rows(table)
-    summary = summarise(evaluation, rows=rows, validation=table)
-    legends = {}
-    for name in ("roc", "precision_recall"):
-        monkeypatch.setattr(
-            plots,
-            name,
-            lambda curves, path, name=name, **_: legends.update({name: curves}),
-        )
-    report_figures.draw(tmp_path, summary, evaluation, table)
-    for name, area, integral in (
-        (
-            "roc",
-            "roc_auc",
-            lambda c: np.trapezoid(c["recall"], c["false_positive_rate"]),
-        ),
-        ("precision_recall", "pr_auc", _average_precision),
-    ):
-        assert len(legends[name]) >= 1
-        for text, curve in legends[name].items():
-            told = float(text.rstrip(")").rsplit(" ", 1)[1])
-            class_name = text.split(" (")[0]
-            assert told == pytest.approx(
-                summary["per_class"][class_name][area], abs=1e-3
-            )
-            assert told == pytest.approx(integral(curve), abs=2e-3)
-
-
-def _average_precision(curve) -> float:
-    """The sum of precision over the steps of recall, as scikit-learn defines it."""
-    order = np.argsort(curve["recall"], kind="stable")
-    recall, precision = curve["recall"][order], curve["precision"][order]
-    return float(np.sum(np.diff(recall, prepend=0) * precision))
-
-
-def test_runs_and_their_ensemble_stand_beneath_each_other(tmp_path):
-    entry = {"value": 0.9, "ci95": [0.8, 0.95]}
-    found = {"roc_auc": entry, "accuracy": {"value": None, "ci95": None}}
-    summary = {"runs": [{"name": "seed-0", "metrics": found}], "metrics": found}
-    path = tmp_path / "runs.png"
-    report_figures.draw_runs(path, summary, ("roc_auc", "accuracy"))
-    assert path.stat().st_size > 1000
 
 
 AREAS = {"left": 0.08, "right": 0.08, "top": 0.08, "bottom": 0.08, "corners": 0.04}
