@@ -226,6 +226,6 @@ def test_large_images_are_decoded_one_at_a_time(monkeypatch, large):
         return image
 
     monkeypatch.setattr(formats, "to_eight_bits", seen)
-    monkeypatch.setattr(formats, "_LARGE", 300 * 320 - large)
+    monkeypatch.setattr(formats, "_LARGE", 2 * 300 * 320 - large)
     images.to_grey(saved(0, "PNG"), SIZE)
     assert held == [large]

@@ -236,7 +236,7 @@ REFUSED = {
     ),
     "half a bmp": (lambda: saved(film(), "BMP")[:5000], "truncated"),
     "half a tiff": (lambda: saved(film(), "TIFF")[:5000], "truncated"),
-    "half a webp": (lambda: saved(film(), "WEBP")[:100], "corrupt"),
+    "half a webp": (lambda: saved(film(), "WEBP")[:100], "truncated"),
     "half a gif": (lambda: saved(film(), "GIF")[:2000], "truncated"),
     "a 20,000 x 20,000 png": (lambda: png_header(20_000, 20_000), "too_many_pixels"),
     "a 20,000 x 20,000 jpeg": (lambda: jpeg_header(20_000, 20_000), "too_many_pixels"),

@@ -10,10 +10,12 @@ import zlib
 import numpy as np
 import simplejpeg
 
+import cxr.images.limits as limits
 from cxr.reasons import BadImage
 
 MAX_SCANS = 100  # progressive encoders write about ten
-MAX_SEGMENTS = 10_000  # of a JPEG's header, or chunks of a PNG: sound files have dozens
+MAX_SCAN_PIXELS = 500_000_000  # scans times pixels: 50 million take 0.06 s a scan
+MAX_SEGMENTS = limits.MAX_PARTS  # of a JPEG's header, or chunks of a PNG
 
 # libjpeg-turbo's warnings (jerror.h, JWRN_*) that speak of coded data.
 _DAMAGE = (
@@ -59,8 +61,11 @@ def decode_jpeg(data: bytes, colorspace: str, **scale: int) -> np.ndarray | None
     return None
 
 
-def check_jpeg(data: bytes) -> None:
+def check_jpeg(data: bytes) -> int:
     """Refuses, before it is decoded, a JPEG that has no end or would take for ever.
+
+    Returns:
+      How many scans there are at most.
 
     Raises:
       BadImage: `truncated` or `too_complex`.
@@ -77,6 +82,12 @@ def check_jpeg(data: bytes) -> None:
     if scans > MAX_SCANS:
         raise BadImage("too_complex", f"JPEG: {scans} scans, the limit is {MAX_SCANS}")
     _segments(data)
+    return scans
+
+
+def scans_budget() -> limits.Budget:
+    """Returns what the scans of one file may cost, in pixels."""
+    return limits.Budget(MAX_SCAN_PIXELS, "pixels in all scans of a JPEG")
 
 
 def sound_png(data: bytes) -> bytes:

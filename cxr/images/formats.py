@@ -21,27 +21,33 @@ Rules, by what a file holds:
 """
 
 import contextlib
+import functools
 import io
 import threading
 import warnings
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import simplejpeg
 from PIL import Image
 
-from cxr.images.damage import check_jpeg, decode_jpeg, sound_png
+import cxr.images.bmp as bmp
+import cxr.images.damage as damage
+import cxr.images.gif as gif
+import cxr.images.limits as limits
+import cxr.images.sectors as sectors
+import cxr.images.tiff as tiff
+import cxr.images.webp as webp
+from cxr import platforms
 from cxr.images.intensity import to_eight_bits
 from cxr.reasons import BadImage
+from cxr.records import ENCODINGS
 
 MAX_BYTES = 64 << 20  # 64 MiB: no radiograph export comes near
-MAX_PIXELS = 50_000_000  # the largest image in the reference set has 7 million
-MIN_SIDE = 8  # pixels; below it stands an icon or a tracking dot, not an image
-# Threads decode images of more pixels one at a time: of 50 million 16-bit samples each
-# takes 290 MB.
-_LARGE = 10_000_000
+# Threads decode images that take more bytes one at a time: one may take 280 MB.
+_LARGE = 60_000_000
 _one_at_a_time = threading.Lock()
-ENCODINGS = ("jpeg", "png", "raw")
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
 # What a folder's images may end in; a file that is named itself may be called
 # anything. DICOM files are reported, not lost, until they can be read.
@@ -84,6 +90,9 @@ _FOREIGN_MAGIC = {
 }
 
 
+_LAYOUTS: dict[str, Any] = {"TIFF": tiff, "WEBP": webp, "GIF": gif, "BMP": bmp}
+
+
 class Decoded(NamedTuple):
     """One image and what its file said about itself.
 
@@ -93,6 +102,8 @@ class Decoded(NamedTuple):
       height: pixels, likewise.
       mode: Pillow's name of the file's pixel layout, such as `L`, `RGB`, `I;16`.
       format: one of `FORMATS`.
+      unchecked: what kind of file it is, in plain words, if damage to its pixels cannot
+        always be seen; empty where coded data must fit.
     """
 
     grey: np.ndarray
@@ -100,6 +111,7 @@ class Decoded(NamedTuple):
     height: int
     mode: str
     format: str
+    unchecked: str = ""
 
 
 def read(data: bytes, size: int) -> Decoded:
@@ -125,6 +137,19 @@ def read(data: bytes, size: int) -> Decoded:
         except Exception as error:  # decoders raise nearly anything on bad bytes
             reason = "truncated" if "truncated" in str(error).lower() else "corrupt"
             raise BadImage(reason, f"{kind}: {_one_line(error)}") from error
+
+
+def unchecked_note(counts: Mapping[str, int]) -> str:
+    """Returns a line about files whose damage cannot always be seen.
+
+    Args:
+      counts: number of images by `Decoded.unchecked`, none of them empty.
+    """
+    kinds = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+    return (
+        f"{sum(counts.values())} images are of formats without checksums ({kinds}): "
+        "damage to their pixels cannot always be seen"
+    )
 
 
 def to_grey(data: bytes, size: int) -> np.ndarray:
@@ -210,39 +235,85 @@ def _foreign_format(data: bytes) -> str | None:
 
 
 def _decode(data: bytes, size: int, kind: str) -> Decoded:
-    if kind == "JPEG":
-        check_jpeg(data)
-    elif kind == "PNG":
-        data = sound_png(data)
-    with Image.open(io.BytesIO(data), formats=(kind,)) as image:
+    prepared = _prepared(data, kind)
+    with contextlib.ExitStack() as held:
+        image = Image.open(io.BytesIO(prepared.data), formats=(kind,))
+        if _memory(image, kind, prepared) > _LARGE:
+            held.enter_context(_one_at_a_time)
+            held.callback(platforms.return_freed_memory)
+        held.callback(image.close)  # its pixels are gone before the next one's come
         width, height, mode = *image.size, image.mode
-        _check_header(image, kind)
-        with _one_at_a_time if width * height > _LARGE else contextlib.nullcontext():
-            grey = _luma(data, image, size) if kind == "JPEG" else None
-            if grey is None:
-                image.draft("L", (size, size))  # acts on JPEG only
-                image.load()
-                grey = to_eight_bits(image)
+        prepared.check(prepared.data)
+        grey = _luma(data, image, size) if kind == "JPEG" else None
+        if grey is None:
+            image.draft("L", (size, size))  # acts on JPEG only
+            image.load()
+            grey = to_eight_bits(image)
         if grey.size != (size, size):
             grey = grey.resize((size, size), Image.Resampling.BICUBIC)
         # Squashing to a square and turning commute: turn the small one.
         turn = _TRANSPOSE.get(image.getexif().get(_ORIENTATION))
         if turn is not None:
             grey = grey.transpose(turn)
-    return Decoded(np.array(grey), width, height, mode, kind)
+        return Decoded(np.array(grey), width, height, mode, kind, prepared.unchecked)
 
 
-def _check_header(image: Image.Image, kind: str) -> None:
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise BadImage(
-            "too_many_pixels", f"{width} x {height}, the limit is {MAX_PIXELS} pixels"
-        )
-    if min(width, height) < MIN_SIDE:
-        raise BadImage("too_small", f"{width} x {height}, at least {MIN_SIDE} a side")
-    # A JPEG's further pictures (MPO) are previews of the first.
-    if kind != "JPEG" and getattr(image, "is_animated", False):
+class _Prepared(NamedTuple):
+    """A file whose structure is sound.
+
+    Attributes:
+      data: its bytes, perhaps without what pixels do not need.
+      check: of its coded data, for when its size is known to be bearable.
+      pixel_bytes: of memory while it is decoded; 0 = by Pillow's mode.
+      scans: of a JPEG.
+      unchecked: a name for the kind of file whose pixels nothing checks, or empty.
+    """
+
+    data: bytes
+    check: Callable[[bytes], None]
+    pixel_bytes: int = 0
+    scans: int = 0
+    unchecked: str = ""
+
+
+def _prepared(data: bytes, kind: str) -> _Prepared:
+    """Checks a file's structure, before any library reads it.
+
+    Raises:
+      BadImage: the structure is damaged, or too costly.
+    """
+    if kind == "JPEG":
+        scans = damage.check_jpeg(data)
+        check = functools.partial(sectors.check_sectors, kind=kind)
+        return _Prepared(data, check, scans=scans)
+    if kind == "PNG":
+        return _Prepared(damage.sound_png(data), lambda data: None)
+    if kind == "TIFF":
+        data, layout = tiff.read_layout(data)
+    else:
+        layout = _LAYOUTS[kind].read_layout(data)
+    check = functools.partial(_LAYOUTS[kind].check, layout=layout)
+    return _Prepared(data, check, layout.pixel_bytes, 0, layout.unchecked)
+
+
+def _memory(image: Image.Image, kind: str, prepared: _Prepared) -> int:
+    """Returns the bytes that decoding takes, from the header.
+
+    Raises:
+      BadImage: the image is too large or too small, or has several pictures.
+    """
+    limits.check_size(*image.size)
+    bands = len(image.getbands())
+    pixel_bytes = prepared.pixel_bytes
+    if kind == "JPEG":
+        damage.scans_budget().spend(prepared.scans * image.width * image.height)
+        pixel_bytes = 2 if image.mode in ("L", "RGB") else 9
+        if image.info.get("progressive"):  # coefficients of 16 bits
+            pixel_bytes += 2 * bands
+    elif kind == "PNG" and getattr(image, "is_animated", False):
         raise BadImage("several_frames", f"{kind}: more than one picture in the file")
+    deep = 5 if image.mode.startswith("I") else 2
+    return limits.check_memory(*image.size, pixel_bytes or (5 if bands > 1 else deep))
 
 
 def _luma(data: bytes, image: Image.Image, size: int) -> Image.Image | None:
@@ -262,7 +333,7 @@ def _luma(data: bytes, image: Image.Image, size: int) -> Image.Image | None:
     scale = next((s for s in (8, 4, 2) if min(width, height) // s >= size), 1)
     least = {"min_height": -(-height // scale), "min_width": -(-width // scale)}
     grey = image.mode in ("L", "RGB")
-    pixels = decode_jpeg(data, "GRAY" if grey else "CMYK", **least)
+    pixels = damage.decode_jpeg(data, "GRAY" if grey else "CMYK", **least)
     return None if pixels is None or not grey else Image.fromarray(pixels[..., 0])
 
 
