@@ -87,8 +87,7 @@ def bench(train_config: TrainConfig, options: BenchConfig) -> dict[str, Any]:
     files.publish(output / "bench.json", json.dumps(document, indent=1) + "\n")
     files.publish(output / "bench.md", text)
     report.plot(document, output / "bench.png")
-    print("\n" + text)
-    print(f"written: {output}/bench.json, bench.md, bench.png")
+    cli.say("\n" + text, f"written: {output}/bench.json, bench.md, bench.png")
     return document
 
 
@@ -104,7 +103,7 @@ def main(argv: list[str]) -> int:
     changes = map(regression.Change.from_json, document["changes"])
     slower = [change.case for change in changes if change.slower]
     if slower:
-        print(f"regression: {', '.join(slower)} slower than {options.baseline}")
+        cli.say(f"regression: {', '.join(slower)} slower than {options.baseline}")
     return 1 if slower else 0
 
 

@@ -15,6 +15,7 @@ import signal
 import sys
 import textwrap
 import traceback
+import unicodedata
 from collections.abc import Callable
 from typing import Any, get_args, get_origin
 
@@ -31,6 +32,8 @@ EXIT_STORAGE = 74  # EX_IOERR
 # The flagfiles that come with the package; in a checkout a link to the recipes.
 CONFIGS = pathlib.Path(__file__).parent / "configs"
 _MAX_ERROR_LINES = 6
+# They turn the order of what is shown: embeddings, overrides, isolates.
+_BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 class CommandError(Exception):
@@ -64,6 +67,10 @@ class StorageError(CommandError):
     """The disk or a file refused to be read or written."""
 
     exit_code = EXIT_STORAGE
+
+
+class Terminated(BaseException):
+    """SIGTERM came: what is open is closed in order, as after Ctrl-C."""
 
 
 def option(
@@ -143,6 +150,43 @@ def reject_positional(positional: list[str]) -> None:
         )
 
 
+def printable(text: str) -> str:
+    """Returns text in which only newlines control a terminal.
+
+    Names come out of other people's folders and files; one could hold what a terminal
+    obeys.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char == "\n" or not holds_controls(char) else ascii(char)[1:-1]
+        for char in text
+    )
+
+
+def holds_controls(text: str) -> bool:
+    """Whether text holds control characters, newlines and broken UTF-8 among them."""
+    return not text.isprintable() and any(
+        unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") or char in _BIDI
+        for char in text
+    )
+
+
+def say(*lines: str) -> None:
+    """Prints lines on stdout at once, also into a pipe."""
+    print(*map(printable, lines), sep="\n", flush=True)
+
+
+def warn(message: str) -> None:
+    """Prints a line on stderr that begins with `warning: `."""
+    note(f"warning: {message}")
+
+
+def note(message: str) -> None:
+    """Prints a line on stderr."""
+    print(printable(message), file=sys.stderr, flush=True)
+
+
 def run(main: Callable[[list[str]], int | None]) -> None:
     """Calls `main(sys.argv)` and exits with the contract's code.
 
@@ -154,19 +198,34 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     debug = "--debug" in sys.argv
     argv = [arg for arg in sys.argv if arg != "--debug"]
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         code = main(argv) or 0
     except KeyboardInterrupt:
         _fail("interrupted", debug)
         code = 128 + signal.SIGINT
+    except Terminated:
+        _fail("stopped by SIGTERM", debug)
+        code = 128 + signal.SIGTERM
     except CommandError as error:
         _fail(str(error), debug)
         code = error.exit_code
+    except ImportError as error:
+        _fail(
+            f"{_one_line(str(error))}: a package that cxr needs is missing, or does "
+            "not run on this system; the README says which systems it was tried on",
+            debug,
+        )
+        code = EXIT_UNAVAILABLE
     except OSError as error:
         _fail(_describe_os_error(error), debug)
         code = EXIT_STORAGE
     sys.stdout.flush()
     sys.exit(code)
+
+
+def _terminate(number: int, frame: Any) -> None:
+    raise Terminated
 
 
 def _define(field: dataclasses.Field, values: flags.FlagValues) -> None:
@@ -215,7 +274,7 @@ def _find_flagfile(name: str) -> str:
     names_it = path.as_posix() in (path.stem, packaged.name, f"configs/{packaged.name}")
     if path.is_file() or not (names_it and packaged.is_file()):
         return name
-    print(f"--flagfile={name}: no such file here; taking {packaged}", file=sys.stderr)
+    note(f"--flagfile={name}: no such file here; taking {packaged}")
     return str(packaged)
 
 
@@ -244,6 +303,9 @@ def _build(config: type, values: flags.FlagValues) -> Any:
         value = values[field.name].value
         if isinstance(value, list):
             value = tuple(part for text in value for part in text.split(",") if part)
+        if holds_controls("".join(value) if isinstance(value, tuple) else str(value)):
+            # A flagfile, a line each, could not give it back.
+            raise UsageError(f"--{field.name}={value!a}: holds control characters")
         found[field.name] = value
     instance = config(**found)
     if hasattr(instance, "validate"):
@@ -303,5 +365,5 @@ def _describe_os_error(error: OSError) -> str:
 def _fail(message: str, debug: bool) -> None:
     if debug:
         traceback.print_exc()
-    lines = message.strip().splitlines()[:_MAX_ERROR_LINES]
-    print("error: " + "\n".join(lines), file=sys.stderr)
+    lines = message.strip().split("\n")[:_MAX_ERROR_LINES]
+    note("error: " + "\n".join(lines))

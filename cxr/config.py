@@ -21,14 +21,13 @@ FINE_TUNE_FROM = (
 )
 PHANTOM = "phantom"  # the data set that is made on the spot
 
-# Fields that may change when a run resumes: they alter where things lie, what
-# is shown or how long the run goes on, never the numbers of a step.
+# Fields that may change when a run resumes: they alter where things lie or what is
+# shown, never the numbers of a step. The lengths of stages have rules of their own
+# (training/resuming.py), and so has the decision of a finished run.
 FREE_TO_CHANGE = frozenset(
     {
         "data_dir",
         "workdir",
-        "epochs",
-        "fine_tune_epochs",
         "cache",
         "ram_budget_gib",
         "checkpoint_every_steps",

@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
     config, positional = cli.parse(argv, EvaluateConfig, usage=_USAGE)
     if config.compare:
         both = dataclasses.replace(config, compare=(*config.compare, *positional))
-        print(compare(both)["verdict"])
+        cli.say(compare(both)["verdict"])
         return 0
     cli.reject_positional(positional)
     evaluate(config)

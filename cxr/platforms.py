@@ -6,16 +6,20 @@ system offers, or nothing where it only makes things faster.
 
 import contextlib
 import ctypes
+import errno
 import os
 import pathlib
 import sys
 import threading
-from typing import IO
+from typing import Any
 
-if sys.platform == "win32":
-    import msvcrt
-else:
+# Of the two each system has one; Python for the web has neither.
+fcntl: Any = None
+msvcrt: Any = None
+with contextlib.suppress(ImportError):
     import fcntl
+with contextlib.suppress(ImportError):
+    import msvcrt
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 _LARGEST_MMAP_THRESHOLD = 32 << 20  # 32 MiB: glibc refuses more
@@ -84,6 +88,16 @@ def _keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def return_freed_memory() -> None:
+    """Gives what malloc keeps for later back to the kernel, where it is glibc's.
+
+    It keeps a share for each thread: four that decoded a large image one after the
+    other would hold four times its memory.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # no glibc
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def read_at(descriptor: int, offset: int, length: int) -> bytes:
     """Reads from a file at an offset; threads may read the same file."""
     if hasattr(os, "pread"):
@@ -99,17 +113,57 @@ def will_read(descriptor: int, offset: int, length: int) -> None:
         os.posix_fadvise(descriptor, offset, length, os.POSIX_FADV_WILLNEED)
 
 
-def try_lock(file: IO) -> bool:
+def fsync(path: str | os.PathLike) -> None:
+    """Flushes a file's bytes, or a folder's entries, to the disk.
+
+    Windows flushes only what is open for writing, and no folders.
+
+    Raises:
+      OSError: the disk failed, or the file system cannot.
+    """
+    flags = os.O_RDONLY
+    if sys.platform == "win32":
+        if os.path.isdir(path):
+            return
+        flags = os.O_RDWR
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def try_lock(descriptor: int) -> bool:
     """Locks an open file until it is closed; False where another process has it.
 
     The system drops the lock when its process ends, however it ends.
+
+    Raises:
+      OSError: the file system has no locks, among others.
     """
     try:
-        if sys.platform == "win32":
-            os.lseek(file.fileno(), _LOCKED_BYTE, os.SEEK_SET)
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        if msvcrt:
+            os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        elif fcntl:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         else:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+def process_exists(pid: int) -> bool:
+    """Whether a process of this host has that number; True where nobody can tell."""
+    if sys.platform == "win32":  # where os.kill would end it
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    except OverflowError:  # no system counts that far
         return False
     return True

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import pathlib
 
-from cxr import cli, reasons, runs
+from cxr import cli, images, reasons, runs
 from cxr.prediction import predict_files, rows
 
 USAGE = """
@@ -47,8 +47,13 @@ class PredictConfig:
 def main(argv: list[str]) -> int:
     """Predicts what the command line names; returns the exit code."""
     config, paths = cli.parse(argv, PredictConfig, usage=USAGE)
+    run = runs.open_run(config.workdir)
+    if runs.owns(run.workdir, config.output):
+        raise cli.UsageError(
+            f"--output={config.output}: is a file of the run; choose another name"
+        )
     counts = predict_files.predict_files(
-        runs.open_run(config.workdir),
+        run,
         paths,
         config.output,
         batch_size=config.batch_size,
@@ -57,12 +62,14 @@ def main(argv: list[str]) -> int:
     )
     num_errors = sum(counts.errors.values())
     said = ", ".join(f"{count} {name}" for name, count in counts.classes.items())
-    print(
+    cli.say(
         f"{counts.images} images: {said}; {counts.warnings} warnings, "
         f"{num_errors} errors; table in {config.output}"
     )
     for code, count in counts.errors.items():
-        print(f"  {count} {code}: {reasons.MEANINGS[code]}")
+        cli.say(f"  {count} {code}: {reasons.MEANINGS[code]}")
+    if counts.unchecked:
+        cli.note(images.unchecked_note(counts.unchecked))
     if num_errors == counts.images:
         raise cli.DataError(
             f"none of the {counts.images} images could be predicted; the column "

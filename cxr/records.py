@@ -5,21 +5,25 @@ that read them. Imports no TensorFlow: converter workers and the verifier start
 in a fraction of a second. How a record is framed and filled is `cxr.tfrecord`.
 """
 
+import collections
 import concurrent.futures
-import csv
 import dataclasses
 import io
 import json
 import os
 import pathlib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from cxr import cli, files, tfrecord
+from cxr import cli, documents, files, folders, tables, tfrecord
+from cxr.reasons import BadImage
 
 SCHEMA = 1
+ENCODINGS = ("jpeg", "png", "raw")  # of `image/encoded`
+_MAX_SIDE = 4096  # pixels; the converter stores no more
 SPLITS = ("train", "validation", "test")
 MANIFEST = "manifest.json"
 EXAMPLES = "examples.csv"
@@ -51,6 +55,18 @@ class Shard:
     bytes: int
     sha256: str
 
+    @classmethod
+    def parse(cls, fields: documents.Fields, prefix: str) -> "Shard":
+        """Parses a shard, whose name begins with `prefix`; ValueError if wrong."""
+        pattern = rf"{re.escape(prefix)}\.tfrecord-\d{{5}}-of-\d{{5}}"
+        size = fields.integer("bytes", 0)
+        return cls(
+            file=fields.text("file", pattern=pattern),
+            count=fields.integer("count", 0, size // tfrecord.FRAME_BYTES),
+            bytes=size,
+            sha256=fields.sha256("sha256"),
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class Split:
@@ -62,6 +78,33 @@ class Split:
     num_patients: int
     class_counts: dict[str, int]
     shards: tuple[Shard, ...]
+
+    @classmethod
+    def parse(
+        cls,
+        name: str,
+        fields: documents.Fields,
+        dataset: str,
+        class_names: tuple[str, ...],
+    ) -> "Split":
+        """Parses a split of a data set; ValueError names what is wrong."""
+        if name not in SPLITS:
+            raise ValueError(f"splits holds {name!a}, expected {', '.join(SPLITS)}")
+        prefix = f"{dataset}-{name}"
+        shards = [Shard.parse(shard, prefix) for shard in fields.sections("shards")]
+        if len({shard.file for shard in shards}) < len(shards):
+            raise ValueError(f"splits.{name}.shards lists a file twice")
+        counts = fields.section("class_counts")
+        if counts.content.keys() != set(class_names):
+            raise ValueError(f"splits.{name}.class_counts is not of the class names")
+        return cls(
+            name=name,
+            num_examples=fields.integer("num_examples", 0),
+            num_bytes=fields.integer("num_bytes", 0),
+            num_patients=fields.integer("num_patients", 0),
+            class_counts={label: counts.integer(label, 0) for label in class_names},
+            shards=tuple(shards),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,30 +167,42 @@ class Manifest:
         """Parses manifest.json's text.
 
         Raises:
-          ValueError: not a manifest of this schema, or its fingerprint differs.
+          ValueError: naming the field that is missing or wrong; or the fingerprint is
+            of other shards.
         """
-        try:
-            document = json.loads(text)
-            schema = document.pop("schema")
-            fingerprint = document.pop("fingerprint")
-            if schema != SCHEMA:
-                raise ValueError(f"schema {schema!r}, this version reads {SCHEMA}")
-            document["class_names"] = tuple(document["class_names"])
-            document["splits"] = {
-                name: _split_from_json(name, split)
-                for name, split in document["splits"].items()
-            }
-            manifest = cls(**document)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"not a manifest: {error!r}") from error
-        if manifest.fingerprint != fingerprint:
+        fields = documents.parse(text)
+        fields.integer("schema", SCHEMA, SCHEMA)
+        name = fields.text("name", pattern=r"[A-Za-z]\w*")
+        class_names = fields.class_names("class_names")
+        splits = fields.section("splits")
+        manifest = cls(
+            name=name,
+            version=fields.text("version", pattern=r"\d+\.\d+\.\d+"),
+            class_names=class_names,
+            image_size=fields.integer("image_size", 1, _MAX_SIDE),
+            encoding=fields.text("encoding", choices=ENCODINGS),
+            splits={
+                split: Split.parse(split, splits.section(split), name, class_names)
+                for split in splits.content
+            },
+            files=_parse_files(fields.section("files")),
+            flags=fields.section("flags").content,
+            versions=fields.section("versions").content,
+            sources=fields.section("sources").content if fields.has("sources") else {},
+        )
+        if manifest.fingerprint != fields.sha256("fingerprint"):
             raise ValueError("the fingerprint does not match the shards it lists")
         return manifest
 
 
-def _split_from_json(name: str, split: dict) -> Split:
-    shards = tuple(Shard(**shard) for shard in split["shards"])
-    return Split(name=name, **{**split, "shards": shards})
+def _parse_files(fields: documents.Fields) -> dict[str, dict[str, Any]]:
+    for name in fields.content:
+        if name != os.path.basename(name) or cli.holds_controls(name):
+            raise ValueError(f"files holds {name!a}, expected plain file names")
+        described = fields.section(name)
+        described.integer("bytes", 0)
+        described.sha256("sha256")
+    return fields.content
 
 
 def shard_name(dataset: str, split: str, index: int, total: int) -> str:
@@ -208,9 +263,15 @@ class RecordSet:
         if not path.is_file():
             return {}  # a set from before there was one
         try:
-            starts = np.load(io.BytesIO(self._side_file(OFFSETS))).astype(np.int64)
-        except (ValueError, EOFError, TypeError) as error:
+            starts = np.load(io.BytesIO(self._side_file(OFFSETS)))
+        except (ValueError, EOFError, TypeError, MemoryError) as error:
             raise cli.DataError(f"{path}: not an array of offsets") from error
+        total = sum(shard.count for shard in shards)
+        if starts.dtype.kind not in "iu" or starts.shape != (total,):
+            raise cli.DataError(
+                f"{path}: {starts.dtype} {starts.shape}, expected {total} whole numbers"
+            )
+        starts = starts.astype(np.int64)
         parts = np.split(starts, np.cumsum([shard.count for shard in shards])[:-1])
         return {shard.file: part for shard, part in zip(shards, parts, strict=True)}
 
@@ -220,7 +281,10 @@ class RecordSet:
         Args:
           split: only its rows; None is all.
         """
-        header, *rows = parse_csv(self._side_file(EXAMPLES).decode())
+        with documents.reading(self.path / EXAMPLES):
+            header, *rows = tables.parse(self._side_file(EXAMPLES).decode())
+            if missing := set(EXAMPLE_COLUMNS) - set(header):
+                raise ValueError(f"no column {min(missing)!r}")
         at = header.index("split")
         rows = [row for row in rows if split in (None, row[at])]
         return [dict(zip(header, row, strict=True)) for row in rows]
@@ -228,26 +292,16 @@ class RecordSet:
     def _side_file(self, name: str) -> bytes:
         """Reads a file beside the shards; DataError unless it is the manifest's."""
         path = self.path / name
-        data = path.read_bytes() if path.is_file() else b""
         listed = self.manifest.files.get(name, {})
+        try:
+            data = folders.read_file(path, listed.get("bytes", 0))
+        except (BadImage, FileNotFoundError):
+            data = b""
         if files.sha256_bytes(data) != listed.get("sha256"):
             raise cli.DataError(
                 f"{path}: missing, or changed since the conversion; convert again"
             )
         return data
-
-
-def parse_csv(text: str) -> list[list[str]]:
-    """Returns the rows of one of the set's tables, header first.
-
-    Where lines end with a newline alone, csv writes a carriage return in a file name
-    unquoted, but would end a row there when it reads: NUL, which no file name can
-    hold, stands in for it.
-    """
-    if "\r" not in text or text.partition("\n")[0].endswith("\r"):
-        return list(csv.reader(io.StringIO(text, newline="")))
-    rows = csv.reader(io.StringIO(text.replace("\r", "\0"), newline=""))
-    return [[field.replace("\0", "\r") for field in row] for row in rows]
 
 
 def find(data_dir: str | os.PathLike, dataset: str) -> RecordSet:
@@ -274,10 +328,12 @@ def load(path: str | os.PathLike) -> RecordSet:
     path = pathlib.Path(path)
     manifest_path = path / MANIFEST
     try:
-        manifest = Manifest.from_json(manifest_path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise cli.DataError(f"{manifest_path}: {error}") from error
-    return RecordSet(path, manifest)
+        with documents.reading(manifest_path):
+            text = documents.read_text(manifest_path)
+    except FileNotFoundError as error:
+        raise cli.DataError(f"{manifest_path}: missing: no complete set") from error
+    with documents.reading(manifest_path):
+        return RecordSet(path, Manifest.from_json(text))
 
 
 def check(record_set: RecordSet) -> None:
@@ -287,23 +343,44 @@ def check(record_set: RecordSet) -> None:
       DataError: a shard is missing or has another size, the counts do not add
         up, or a patient or an identical file stands on two sides of a split.
     """
-    for split in record_set.manifest.splits.values():
-        for shard in split.shards:
-            _check_shard(record_set.path / shard.file, shard)
-        if sum(shard.count for shard in split.shards) != split.num_examples:
-            raise cli.DataError(
-                f"{record_set.path / MANIFEST}: shard counts of {split.name} do not "
-                f"add up to {split.num_examples}"
-            )
+    for shard in record_set.manifest.shards:
+        _check_shard(record_set.path / shard.file, shard)
     rows = record_set.examples()
+    by_split = {name: list(group) for name, group in _group(rows, "split").items()}
+    if unknown := by_split.keys() - record_set.manifest.splits.keys():
+        raise cli.DataError(
+            f"{record_set.path / EXAMPLES}: split {min(unknown)!a} is none of the "
+            "manifest's"
+        )
     for split in record_set.manifest.splits.values():
-        listed = sum(row["split"] == split.name for row in rows)
-        if listed != split.num_examples:
-            raise cli.DataError(
-                f"{record_set.path / EXAMPLES}: {listed} rows of {split.name}, the "
-                f"manifest says {split.num_examples}"
-            )
+        for what, listed, found in _totals(split, by_split.get(split.name, [])):
+            if listed != found:
+                raise cli.DataError(
+                    f"{record_set.path / MANIFEST}: {what} of {split.name} is "
+                    f"{listed!a}, its shards and {EXAMPLES} make it {found!a}"
+                )
     check_disjoint(rows)
+
+
+def _totals(split: Split, rows: list[dict[str, str]]) -> Iterator[tuple[str, Any, Any]]:
+    """Yields what the manifest says of a split, and what its parts say."""
+    yield "num_examples", split.num_examples, sum(s.count for s in split.shards)
+    yield "num_examples", split.num_examples, len(rows)
+    yield "num_bytes", split.num_bytes, sum(shard.bytes for shard in split.shards)
+    patients = {row["patient_id"] for row in rows}
+    yield "num_patients", split.num_patients, len(patients)
+    labels = collections.Counter(row["label"] for row in rows)
+    yield "class_counts", {k: n for k, n in split.class_counts.items() if n}, labels
+    placed = [(row["shard"], row["record"]) for row in rows]
+    expected = [(s.file, str(i)) for s in split.shards for i in range(s.count)]
+    yield "order", True, placed == expected
+
+
+def _group(rows: list[dict[str, str]], column: str) -> dict[str, list[dict[str, str]]]:
+    groups = collections.defaultdict(list)
+    for row in rows:
+        groups[row[column]].append(row)
+    return groups
 
 
 def _check_shard(path: pathlib.Path, shard: Shard) -> None:

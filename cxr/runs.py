@@ -1,37 +1,37 @@
-"""Reads and writes the run folder: model.json, history, lock, identity.
+"""Reads and writes the run folder: model, flags, history, lock.
 
-Training writes it; evaluation and prediction read it. Imports no TensorFlow.
+Training writes it; evaluation and prediction read it. What is read is parsed: a run
+folder may be anybody's. Imports no TensorFlow.
 """
 
 import contextlib
-import csv
 import dataclasses
-import importlib.metadata
 import json
+import math
 import os
 import pathlib
-import platform
+import re
 import shutil
-import subprocess
-import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from cxr import cli, files, platforms, records
+from cxr import cli, documents, environment, files, locks, model_file, tables
 from cxr.config import TrainConfig, result_fields
+from cxr.model_info import ModelInfo
 
-SCHEMA = 1
 FLAGS = "run.flags"
-ENVIRONMENT = "environment.json"
 HISTORY = "history.csv"
 CURVES = "curves.png"
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
 FEATURES = "features"
 MODEL = "best_xray_model.keras"
+# The model that the next model.json speaks of, until it takes the place of the last.
+NEXT_MODEL = "best_xray_model.next.keras"
 MODEL_INFO = "model.json"
+TEST_READS = "test_reads.csv"
 _LOCK = ".lock"
-_SHOWN_PACKAGES = ("tensorflow", "keras", "keras-cv", "numpy", "pillow", "scikit-learn")
+_FILES = frozenset((FLAGS, HISTORY, MODEL_INFO, TEST_READS, environment.FILE))
 
 # The first columns repeat bit for bit under --deterministic; times do not.
 REPRODUCIBLE_COLUMNS = (
@@ -45,36 +45,47 @@ REPRODUCIBLE_COLUMNS = (
     "learning_rate",
 )
 TIME_COLUMNS = ("seconds", "images_per_sec", "input_wait_share")
+_COLUMNS = REPRODUCIBLE_COLUMNS + TIME_COLUMNS
+STAGES = ("train", "head", "fine_tune")
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A finished run: its folder, model.json's content and its configuration."""
+    """A finished run.
+
+    Attributes:
+      workdir: its folder.
+      info: what model.json says.
+      config: the flags that the model was trained with.
+      model_path: the Keras model file, its SHA-256 already checked.
+    """
 
     workdir: pathlib.Path
-    info: dict[str, Any]
+    info: ModelInfo
     config: TrainConfig
-
-    @property
-    def model_path(self) -> pathlib.Path:
-        """The Keras model file, its SHA-256 already checked."""
-        return self.workdir / self.info["model_file"]
+    model_path: pathlib.Path
 
     @property
     def data_path(self) -> pathlib.Path:
         """The version folder of the set that the run was trained on."""
-        data = self.info["data"]
-        return pathlib.Path(data["data_dir"], data["dataset"], data["version"])
+        data = self.info.data
+        return pathlib.Path(data.data_dir, data.dataset, data.version)
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """Class names; column i of the probabilities is `class_names[i]`."""
-        return tuple(self.info["class_names"])
+        return self.info.class_names
+
+    @property
+    def is_latest(self) -> bool:
+        """Whether no training with other flags has begun in the folder since."""
+        now = read_config(self.workdir)
+        return result_fields(now) == result_fields(self.config)
 
     @property
     def positive_index(self) -> int:
         """Column of the positive class."""
-        return self.class_names.index(self.info["positive_class"])
+        return self.class_names.index(self.info.positive_class)
 
 
 def open_run(workdir: str | os.PathLike) -> Run:
@@ -82,7 +93,7 @@ def open_run(workdir: str | os.PathLike) -> Run:
 
     Raises:
       UsageError: no such folder.
-      DataError: the run is unfinished, or its model changed since training.
+      DataError: the run is unfinished, changed since training, or not one of ours.
     """
     workdir = pathlib.Path(workdir)
     if not workdir.is_dir():
@@ -93,44 +104,116 @@ def open_run(workdir: str | os.PathLike) -> Run:
             f"--workdir={workdir}: holds no finished run ({MODEL_INFO} is missing); "
             "repeat the training command to finish it"
         )
-    model = workdir / info["model_file"]
-    if not model.is_file() or files.sha256_file(model) != info["model_sha256"]:
-        raise cli.DataError(
-            f"{model}: missing, or changed since training ({MODEL_INFO} holds another "
-            "sha256); train again, or restore the file"
-        )
-    return Run(workdir, info, read_config(workdir))
+    model = _find_model(workdir, info)
+    with documents.reading(model):
+        model_file.check(model, info)
+    return Run(workdir, info, _trained_with(workdir, info), model)
 
 
-def read_model_info(workdir: pathlib.Path) -> dict[str, Any] | None:
-    """Returns model.json's content, None where there is none yet."""
+def read_model_info(workdir: pathlib.Path) -> ModelInfo | None:
+    """Returns model.json's content, None where there is none yet.
+
+    Raises:
+      DataError: naming the field that is wrong.
+    """
     path = workdir / MODEL_INFO
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
-    try:
-        info = json.loads(path.read_text(encoding="utf-8"))
-        if info["schema"] != SCHEMA:
-            raise ValueError(f"schema {info['schema']}, this version reads {SCHEMA}")
-    except (ValueError, KeyError, TypeError) as error:
-        raise cli.DataError(f"{path}: not a run's model.json: {error}") from error
-    return info
+    with documents.reading(path):
+        return ModelInfo.parse(documents.read(path))
+
+
+def publish_model_info(workdir: pathlib.Path, info: ModelInfo) -> None:
+    """Publishes model.json; then the model it speaks of takes its place.
+
+    The model must lie under `NEXT_MODEL`. Until model.json changes, the run is the one
+    from before; from then on it is the new one, found under either name.
+    """
+    files.publish(workdir / MODEL_INFO, info.to_json())
+    settle(workdir)
+
+
+def settle(workdir: pathlib.Path) -> None:
+    """Finishes what a kill may have left of `publish_model_info`; the lock is held."""
+    after = workdir / NEXT_MODEL
+    if not after.is_file():
+        return
+    info = read_model_info(workdir)
+    if info and files.sha256_file(after) == info.model_sha256:
+        os.replace(after, workdir / info.model_file)
+        files.fsync_path(workdir)
+
+
+def _find_model(workdir: pathlib.Path, info: ModelInfo) -> pathlib.Path:
+    for name in (info.model_file, NEXT_MODEL):
+        path = workdir / name
+        if path.is_file() and files.sha256_file(path) == info.model_sha256:
+            return path
+    raise cli.DataError(
+        f"{workdir / info.model_file}: missing, or changed since training "
+        f"({MODEL_INFO} holds another sha256); train again, or restore the file"
+    )
+
+
+def _trained_with(workdir: pathlib.Path, info: ModelInfo) -> TrainConfig:
+    """Returns the flags of the published model.
+
+    Its own, because run.flags may be those of a training that goes on since; runs of
+    before have no other.
+    """
+    if info.flags is None:
+        return read_config(workdir)
+    with documents.reading(workdir / MODEL_INFO):
+        return parse_flags(info.flags)
 
 
 def read_config(workdir: pathlib.Path) -> TrainConfig:
-    """Reads run.flags back into the configuration that wrote it."""
+    """Reads run.flags back into the configuration that wrote it.
+
+    Raises:
+      DataError: it is missing, or holds anything but flags of training.
+    """
     path = workdir / FLAGS
-    if not path.is_file():
+    if not path.exists():
         raise cli.DataError(f"{path}: missing; the run folder is damaged")
-    config, _ = cli.parse(["", f"--flagfile={path}"], TrainConfig, usage="")
-    return config
+    with documents.reading(path):
+        return parse_flags(documents.read_text(path).splitlines())
 
 
-def read_data_fingerprint(workdir: pathlib.Path) -> str | None:
-    """Returns the fingerprint of the data the run began with, None if unknown."""
-    path = workdir / ENVIRONMENT
-    if not path.is_file():
-        return None
-    return json.loads(path.read_text(encoding="utf-8"))["data"]["fingerprint"]
+def flag_lines(config: TrainConfig) -> tuple[str, ...]:
+    """Returns what `parse_flags` gives `config` back from."""
+    return tuple(cli.to_flags(config).splitlines())
+
+
+def parse_flags(lines: Sequence[str]) -> TrainConfig:
+    """Returns the configuration of flags, `--name=value` each; comments are skipped.
+
+    Raises:
+      ValueError: another line, such as a flagfile's name.
+    """
+    known = {field.name for field in dataclasses.fields(TrainConfig)}
+    args = [line.strip() for line in lines]
+    args = [arg for arg in args if arg and not arg.startswith(("#", "//"))]
+    for arg in args:
+        match = re.fullmatch(r"--(?:no)?(\w+?)(?:=.*)?", arg)
+        name = re.match(r"--(\w+)", arg)
+        if not match or not name or not {match[1], name[1]} & known:
+            raise ValueError(f"{arg!a}: expected flags of training, --name=value")
+    try:
+        return cli.parse(["", *args], TrainConfig, usage="")[0]
+    except (cli.UsageError, cli.UnavailableError) as error:
+        raise ValueError(str(error)) from error
+
+
+def owns(workdir: pathlib.Path, path: str | os.PathLike) -> bool:
+    """Whether a path is, or would be, one of the files that make up a run folder.
+
+    A table of predictions beside them is not.
+    """
+    real, home = pathlib.Path(os.path.realpath(path)), workdir.resolve()
+    if not real.is_relative_to(home):
+        return False
+    return real.parent != home or real.name in _FILES
 
 
 def write_json(path: pathlib.Path, document: dict[str, Any]) -> None:
@@ -140,18 +223,55 @@ def write_json(path: pathlib.Path, document: dict[str, Any]) -> None:
 
 def write_history(workdir: pathlib.Path, rows: list[dict[str, Any]]) -> None:
     """Publishes history.csv; equal numbers give equal text."""
-    columns = REPRODUCIBLE_COLUMNS + TIME_COLUMNS
-    known = ({name: row.get(name) for name in columns} for row in rows)
-    files.publish_csv(workdir / HISTORY, columns, known, line_end="\r\n")
+    known = ({name: row.get(name) for name in _COLUMNS} for row in rows)
+    tables.publish(workdir / HISTORY, _COLUMNS, known, line_end="\r\n")
 
 
 def read_history(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns history.csv's rows: epoch int, stage str, the rest float or None."""
-    with open(workdir / HISTORY, newline="", encoding="utf-8") as file:
-        return [
-            {name: _parse_cell(name, text) for name, text in row.items()}
-            for row in csv.DictReader(file)
-        ]
+    """Returns history.csv's rows: epoch int, stage str, the rest float or None.
+
+    Raises:
+      DataError: it is missing, or no history.
+    """
+    path = workdir / HISTORY
+    if not path.exists():
+        raise cli.DataError(f"{path}: missing; the run folder is damaged")
+    with documents.reading(path):
+        rows = tables.parse_records(documents.read_text(path))
+        return [parse_row(row, number) for number, row in enumerate(rows, start=1)]
+
+
+def parse_row(row: dict[str, str], number: int) -> dict[str, Any]:
+    """Parses a row of history.csv; ValueError unless it is of epoch `number`."""
+    if missing := set(REPRODUCIBLE_COLUMNS) - row.keys():
+        raise ValueError(f"no column {min(missing)!r}")
+    if row["epoch"] != str(number):
+        raise ValueError(f"epoch {row['epoch']!a} in row {number}")
+    if row["stage"] not in STAGES:
+        raise ValueError(f"stage {row['stage']!a}, expected one of {STAGES}")
+    return {
+        "epoch": number,
+        "stage": row["stage"],
+        **{n: _number(n, t) for n, t in row.items() if n not in ("epoch", "stage")},
+    }
+
+
+def _number(name: str, text: str) -> float | None:
+    value = float(text) if text else None
+    # A validation loss may overflow; what has been trained on has not.
+    overflows = name.startswith("val_")
+    if value is not None and not math.isfinite(value) and not overflows:
+        raise ValueError(f"{name} is {text!a}, expected a finite number")
+    return value
+
+
+def count_test_reads(workdir: pathlib.Path) -> int:
+    """Returns how often a run has read a test split."""
+    path = workdir / TEST_READS
+    if not path.exists():
+        return 0
+    with documents.reading(path):
+        return len(tables.parse(documents.read_text(path))) - 1
 
 
 def free_bytes(path: pathlib.Path) -> int:
@@ -165,131 +285,18 @@ def free_bytes(path: pathlib.Path) -> int:
 def lock(workdir: pathlib.Path) -> Iterator[None]:
     """Holds the run folder for one trainer.
 
-    The kernel drops the lock when its process ends, however it ends, so a stale
-    lock cannot exist; the file only tells who holds it.
-
     Raises:
       UsageError: another process is training in this folder.
+      DataError: a link stands in it, or something else in the lock's place.
     """
+
+    def refusal(holder: str) -> cli.UsageError:
+        return cli.UsageError(
+            f"--workdir={workdir}: {holder} is training there; wait for it, or choose "
+            "another --workdir"
+        )
+
     workdir.mkdir(parents=True, exist_ok=True)
-    with open(workdir / _LOCK, "a+", encoding="utf-8") as file:
-        if not platforms.try_lock(file):
-            file.seek(0)
-            raise cli.UsageError(
-                f"--workdir={workdir}: process {file.read().strip() or '?'} is "
-                "training there; wait for it, or choose another --workdir"
-            )
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+    files.refuse_links(workdir)
+    with locks.hold(workdir / _LOCK, refusal):
         yield
-
-
-def _parse_cell(name: str, text: str) -> Any:
-    if name == "stage":
-        return text
-    if name == "epoch":
-        return int(text)
-    return float(text) if text else None
-
-
-# --- identity: where a run comes from, and whether it may go on
-
-
-def data_identity(config: TrainConfig, manifest: records.Manifest) -> dict[str, str]:
-    """Returns what tells one data set from another in the run folder."""
-    return {
-        "data_dir": str(pathlib.Path(config.data_dir).resolve()),
-        "dataset": manifest.name,
-        "version": manifest.version,
-        "fingerprint": manifest.fingerprint,
-    }
-
-
-def publish_settings(
-    workdir: pathlib.Path,
-    config: TrainConfig,
-    record_set: records.RecordSet,
-    *,
-    device_names: tuple[str, ...],
-    replicas: int,
-    precision: str,
-) -> None:
-    """Writes run.flags and environment.json; the folder counts as unfinished."""
-    environment = {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {
-            name: importlib.metadata.version(name) for name in _SHOWN_PACKAGES
-        },
-        "git_commit": _git_commit(),
-        "devices": list(device_names),
-        "replicas": replicas,
-        "precision": precision,
-        "data": data_identity(config, record_set.manifest),
-    }
-    write_json(workdir / ENVIRONMENT, environment)
-    files.publish(workdir / FLAGS, cli.to_flags(config))
-    # From here on the folder is unfinished, whatever it was before.
-    (workdir / MODEL_INFO).unlink(missing_ok=True)
-
-
-def _git_commit() -> str | None:
-    """Returns the commit of our own checkout, None where this code is not from one.
-
-    Whatever holds an installed package may be in a repository of somebody else's. Ours
-    begins in the folder beside the package, has this file and calls its project cxr.
-    """
-    file = pathlib.Path(__file__)
-    root = file.parents[1]
-    tracked = f"HEAD:./{file.relative_to(root).as_posix()}"
-    command = ["git", "-C", str(root), "rev-parse", "--show-prefix", "HEAD", tracked]
-    try:
-        project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-        found = subprocess.run(command, capture_output=True, text=True)
-    except (OSError, ValueError, KeyError):  # no project, no git
-        return None
-    if found.returncode or project.get("name") != "cxr":
-        return None
-    prefix, commit, _ = found.stdout.splitlines()
-    return None if prefix else commit
-
-
-def finished(workdir: pathlib.Path, config: TrainConfig) -> Run | None:
-    """Returns the run where the folder holds all the epochs asked for, else None."""
-    if read_model_info(workdir) is None:
-        return None
-    run = open_run(workdir)
-    lengths = ("epochs", "fine_tune_epochs")
-    same = all(getattr(run.config, name) == getattr(config, name) for name in lengths)
-    return run if same else None
-
-
-def check_same_run(
-    workdir: pathlib.Path, config: TrainConfig, record_set: records.RecordSet
-) -> None:
-    """Refuses to go on with a run whose result other flags or data would change.
-
-    Raises:
-      UsageError: naming what differs, unless `config.resume` is `force`.
-    """
-    if not (workdir / FLAGS).exists() or config.resume == "force":
-        return
-    before, now = result_fields(read_config(workdir)), result_fields(config)
-    changed = [
-        f"--{name}: {before[name]} in the run, {now[name]} now"
-        for name in now
-        if before[name] != now[name]
-    ]
-    identity = data_identity(config, record_set.manifest)["fingerprint"]
-    trained_on = read_data_fingerprint(workdir)
-    if trained_on not in (None, identity):
-        changed.append(
-            f"data fingerprint: {trained_on[:12]} in the run, {identity[:12]}"
-        )
-    if changed:
-        shown = "\n".join(changed[:3]) + ("\n..." if len(changed) > 3 else "")
-        raise cli.UsageError(
-            f"--workdir={workdir} holds a run with other settings:\n{shown}\n"
-            "choose another --workdir, or go on all the same: --resume=force"
-        )

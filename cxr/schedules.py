@@ -24,10 +24,13 @@ class Schedule(NamedTuple):
       factor: float64 [steps] in 0..1, the share of the stage done since the warm-up,
         to what multiplies the peak rate.
       words: the same for `--help`.
+      ends: it aims at the stage's end, so a longer stage has other rates from its
+        first step on.
     """
 
     factor: Callable[[np.ndarray], np.ndarray]
     words: str
+    ends: bool = False
 
 
 SCHEDULES = {
@@ -38,7 +41,9 @@ SCHEDULES = {
     ),
     # Loshchilov and Hutter 2017, one cycle.
     "cosine": Schedule(
-        lambda done: (1 + np.cos(math.pi * done)) / 2, "falls to zero over the stage"
+        lambda done: (1 + np.cos(math.pi * done)) / 2,
+        "falls to zero over the stage",
+        ends=True,
     ),
     "constant": Schedule(np.ones_like, "stays"),
 }

@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 
-from cxr import cli, runs
+from cxr import cli, files, runs
 from cxr.config import PHANTOM, TrainConfig
 from cxr.training import preflight
 
@@ -40,9 +40,8 @@ def main(argv: list[str]) -> int:
     """Runs the command line."""
     config, positional = cli.parse(argv, TrainConfig, usage=_USAGE)
     cli.reject_positional(positional)
-    if not config.workdir:
-        config = dataclasses.replace(config, workdir=_default_workdir(argv))
-    train(config)
+    workdir = files.without_links(config.workdir or _default_workdir(argv))
+    train(dataclasses.replace(config, workdir=workdir))
     return 0
 
 
@@ -69,9 +68,9 @@ def _one_config_a_seed(config: TrainConfig) -> list[TrainConfig]:
 
 
 def _say_what_next(run: runs.Run) -> None:
-    epoch = run.info["best_epoch"]
+    epoch = run.info.best_epoch
     row = runs.read_history(run.workdir)[epoch - 1]
-    print(
+    cli.say(
         f"\nfinished: {run.workdir}\n"
         f"  model     {run.model_path} (epoch {epoch}, validation loss "
         f"{row['val_loss']:.4f})\n"

@@ -1,4 +1,5 @@
 import dataclasses
+import signal
 
 import pytest
 
@@ -139,6 +140,7 @@ def test_help_shows_own_flags_and_exits_0(capsys):
         (cli.StorageError("disk"), 74),
         (OSError(28, "No space left on device", "/full"), 74),
         (KeyboardInterrupt(), 130),
+        (ModuleNotFoundError("No module named 'tensorflow'"), 69),
     ],
 )
 def test_run_maps_errors_to_exit_codes(error, code, monkeypatch, capsys):
@@ -173,3 +175,38 @@ def test_long_errors_are_cut_to_six_lines(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         cli.run(main)
     assert len(capsys.readouterr().err.splitlines()) == 6
+
+
+def test_sigterm_unwinds_what_is_open(monkeypatch, capsys):
+    closed = []
+
+    def main(argv):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            closed.append(True)
+
+    monkeypatch.setattr("sys.argv", ["prog"])
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(main)
+    signal.signal(signal.SIGTERM, before)
+    assert (stopped.value.code, closed) == (143, [True])
+    assert capsys.readouterr().err == "error: stopped by SIGTERM\n"
+
+
+@pytest.mark.parametrize("value", ["a\nb", "a\x1b[2Jb", "\u202eflags", "x\udcff"])
+def test_flags_hold_no_control_characters(value):
+    for args in ([f"--text={value}"], ["--text", value], [f"--names=a,{value}"]):
+        with pytest.raises(cli.UsageError, match="holds control characters") as error:
+            parse(*args)
+        assert str(error.value).isprintable()
+
+
+def test_a_terminal_obeys_no_name(capsys):
+    cli.say("one\x1b[2J", "two\rthree\u202e")
+    cli.warn("four\x9b5A\x07")
+    said = capsys.readouterr()
+    assert said.out == "one\\x1b[2J\ntwo\\rthree\\u202e\n"
+    assert said.err == "warning: four\\x9b5A\\x07\n"
+    assert cli.printable("R\u00f6ntgen \u80ba\n") == "R\u00f6ntgen \u80ba\n"

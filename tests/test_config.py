@@ -66,5 +66,5 @@ def test_what_a_resume_may_change():
     shaping = result_fields(TrainConfig())
     for name in ("model", "seed", "batch_size", "precision", "augmentation", "dropout"):
         assert name in shaping
-    for name in ("epochs", "data_dir", "cache", "workdir"):
+    for name in ("data_dir", "cache", "workdir", "threshold_rule"):
         assert name not in shaping

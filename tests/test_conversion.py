@@ -202,7 +202,7 @@ def test_a_full_disk_is_told_and_leaves_the_old_set(source, monkeypatch):
     write_bytes = pathlib.Path.write_bytes
 
     def full(path, data):
-        if "images-" in path.name:
+        if path.parent.name == ".converting":
             raise OSError(errno.ENOSPC, "No space left on device")
         return write_bytes(path, data)
 
@@ -211,7 +211,8 @@ def test_a_full_disk_is_told_and_leaves_the_old_set(source, monkeypatch):
         convert(source, version="2.0.0")
     message = str(caught.value)
     assert "2.0.0/.converting/images-" in message
-    assert re.search(r"cannot write \d+ bytes: No space left on device \(\d+", message)
+    assert re.search(r"cannot write \d+ bytes: No space left on device\n", message)
+    assert re.search(r"make room \(\d+ bytes are free\)", message)
     assert caught.value.exit_code == 74
     assert contents(source.parent / "data/tiny/1.0.0") == before
 

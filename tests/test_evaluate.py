@@ -1,6 +1,7 @@
 """The whole evaluation of small runs: every film once, nothing chosen on test."""
 
 import csv
+import dataclasses
 import json
 import shutil
 
@@ -48,7 +49,7 @@ def test_it_writes_what_the_contract_names(run):
     assert {"confusion_matrix", "per_class", "subgroups"} <= set(written)
     assert written["n"] == COUNTS["test"]
     assert np.sum(written["confusion_matrix"]) == COUNTS["test"]
-    assert written["threshold"] == runs.open_run(run).info["threshold"]
+    assert written["threshold"] == dataclasses.asdict(runs.open_run(run).info.threshold)
     pngs = {path.stem for path in folder.glob("*.png")}
     assert {"roc", "confusion_matrix", "samples", "attention", "curves"} <= pngs
     assert "PNEUMONIA against NORMAL" in (folder / "report.html").read_text()
@@ -204,7 +205,8 @@ def test_another_data_set_is_judged_at_the_same_threshold(run, tmp_path):
     assert summary["n"] == 12
     # Operating points stay those of the training set's validation.
     assert len(summary["operating_points"]) > 1
-    page = (run / "evaluation-test" / "report.html").read_text()
+    page = (run / "evaluation-test-tiny-1.0.0" / "report.html").read_text()
+    assert not (run / "evaluation-test").exists()
     assert "another data set than the model was trained on" in page
     with pytest.raises(cli.UsageError, match="stores 8 pixels, the model"):
         evaluate.evaluate(config(run, data_dir=str(other.path.parent.parent)))

@@ -15,6 +15,7 @@ from cxr.evaluation import film_plots, report, report_figures
 from cxr.metrics import comparison
 from cxr.metrics.evaluation import Evaluation
 from cxr.metrics.summary import summarise
+from cxr.model_info import Threshold
 from cxr.reporting import plotting
 from cxr.training import curves
 from tests import fabricated
@@ -265,7 +266,7 @@ def test_the_differences_of_two_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(
         split_predictions, "obtain", lambda run, *_: tables[run.workdir.name]
     )
-    info = {"positive_class": "PNEUMONIA", "threshold": FROZEN}
+    info = SimpleNamespace(positive_class="PNEUMONIA", threshold=Threshold(**FROZEN))
     opened = [
         (
             SimpleNamespace(workdir=tmp_path / name, info=info),

@@ -31,4 +31,4 @@ def test_training_and_what_it_publishes_compute_on_the_gpu(
     before = tf.config.experimental.get_memory_info("GPU:0")["peak"]
     (run,) = train.train(config)
     assert tf.config.experimental.get_memory_info("GPU:0")["peak"] > before
-    assert 0 <= run.info["threshold"]["value"] <= 1.1
+    assert 0 <= run.info.threshold.value <= 1.1

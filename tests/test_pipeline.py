@@ -549,7 +549,7 @@ def rewrite_offsets(record_set, change):
     path = record_set.path / records.OFFSETS
     np.save(path, change(np.load(path)))
     listed = {**record_set.manifest.files[records.OFFSETS]}
-    listed["sha256"] = files.sha256_file(path)
+    listed |= {"sha256": files.sha256_file(path), "bytes": path.stat().st_size}
     changed = {**record_set.manifest.files, records.OFFSETS: listed}
     return dataclasses.replace(
         record_set, manifest=dataclasses.replace(record_set.manifest, files=changed)
@@ -570,7 +570,8 @@ def rewrite_offsets(record_set, change):
 )
 def test_offsets_that_do_not_fit_the_shards_are_refused(make_records, change):
     record_set = rewrite_offsets(make_records({"train": N}), change)
-    with pytest.raises(cli.DataError, match=r"tfrecord-0000\d-of-00002: .* records"):
+    words = r"tfrecord-0000\d-of-00002: .* records|offsets\.npy: .* whole numbers"
+    with pytest.raises(cli.DataError, match=words):
         opened(record_set)
 
 

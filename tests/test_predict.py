@@ -4,7 +4,9 @@ import csv
 import io
 import json
 import os
+import signal
 import struct
+import subprocess
 import sys
 import types
 import zlib
@@ -15,7 +17,9 @@ from PIL import Image
 
 from cxr import cli, files, images, predict, runs
 from cxr.config import TrainConfig
+from cxr.model_info import Threshold
 from cxr.prediction import inputs, predict_files, rows
+from tests import fabricated
 
 pytestmark = pytest.mark.slow  # each test predicts
 
@@ -46,23 +50,26 @@ def write_run(
     classes=("NORMAL", "PNEUMONIA"),
     threshold=0.6,
     positive=None,
-    model=b"weights",
+    model=None,
     sizes=(STORED, SEEN),
+    head="softmax",
 ):
     path.mkdir()
-    files.publish(path / runs.MODEL, model)
+    if model:
+        files.publish(path / runs.MODEL, model)
+    else:
+        fabricated.write_hollow_model(path / runs.MODEL)
     files.publish(path / runs.FLAGS, cli.to_flags(TrainConfig()))
-    info = {
-        "schema": runs.SCHEMA,
-        "class_names": list(classes),
-        "positive_class": positive or classes[-1],
-        "stored_image_size": sizes[0],
-        "image_size": sizes[1],
-        "threshold": {"value": threshold, "rule": "youden", "chosen_on": "validation"},
-        "model_file": runs.MODEL,
-        "model_sha256": files.sha256_bytes(model),
-    }
-    runs.write_json(path / runs.MODEL_INFO, info)
+    info = fabricated.model_info(
+        path / runs.MODEL,
+        class_names=classes,
+        positive_class=positive or classes[-1],
+        stored_image_size=sizes[0],
+        image_size=sizes[1],
+        threshold=threshold and Threshold(threshold, "youden", "validation"),
+        head=head,
+    )
+    runs.publish_model_info(path, info)
     return path
 
 
@@ -361,6 +368,59 @@ def test_an_interrupted_run_leaves_the_old_table(call, predictor, tmp_path):
     assert not list(tmp_path.glob(".tmp-*"))
 
 
+def test_sigterm_leaves_no_temporary_file(tmp_path):
+    """Of the command itself, in the middle of its table."""
+    rng = np.random.default_rng(0)
+    film = save(tmp_path / "films" / "0.png", rng.integers(0, 256, (60, 60), np.uint8))
+    for number in range(1, 30_000):
+        os.link(film, tmp_path / "films" / f"{number}.png")
+    record_set = fabricated.write_records(tmp_path / "data", {"train": 4})
+    run = fabricated.write_run(tmp_path / "run", record_set)
+    output = tmp_path / "out.csv"
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "cxr.predict", f"--workdir={run.workdir}"),
+            *(f"--output={output}", str(film.parent)),
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while process.poll() is None and not list(tmp_path.glob(".tmp-*")):
+        pass
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate()
+    assert process.returncode == 143
+    assert said.endswith("error: stopped by SIGTERM\n")
+    assert not list(tmp_path.glob(".tmp-*"))
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("name", ["history.csv", "model.json", "evaluation-test/x.csv"])
+def test_the_runs_own_files_are_no_output(call, tmp_path, name):
+    film = save(tmp_path / "film.png", grey(100))
+    before = (tmp_path / "run" / "model.json").read_bytes()
+    with pytest.raises(cli.UsageError, match="is a file of the run"):
+        call(film, output=f"run/{name}")
+    assert (tmp_path / "run" / "model.json").read_bytes() == before
+    call(film, output="run/predictions.csv")  # beside them it may lie
+
+
+def test_an_image_is_no_output(call, tmp_path):
+    film = save(tmp_path / "film.csv", grey(100), format="PNG")
+    (tmp_path / "linked.csv").symlink_to(film)
+    for name in ("film.csv", "linked.csv"):
+        with pytest.raises(cli.UsageError, match="is one of the images"):
+            call(film, tmp_path / "gone.png", output=name)
+    assert film.read_bytes().startswith(b"\x89PNG")
+
+
+def test_no_cell_is_a_formula(call, tmp_path, monkeypatch):
+    save(tmp_path / "=1+1.png", grey(100))
+    monkeypatch.chdir(tmp_path)
+    assert call("=1+1.png")[0]["path"] == "'=1+1.png"
+    assert call("=1+1.png", output="out.json")[0]["path"] == "=1+1.png"
+
+
 def test_names_that_are_not_utf8_are_written_escaped(call, tmp_path):
     film = save(tmp_path / "film.png", grey(100))
     odd = os.path.join(os.fsencode(tmp_path), b"odd\xff.png")
@@ -409,7 +469,7 @@ def test_a_real_model_sees_what_training_saw(tmp_path, head):
     model = models.build(models.ModelSpec("small_cnn", 32, 2, head))
     model.save(tmp_path / "model.keras")
     saved = (tmp_path / "model.keras").read_bytes()
-    folder = write_run(tmp_path / "run", model=saved, sizes=(48, 32))
+    folder = write_run(tmp_path / "run", model=saved, sizes=(48, 32), head=head)
     rng = np.random.default_rng(0)
     for number in range(5):
         film = rng.integers(0, 256, (70 + number, 90), np.uint8)

@@ -206,3 +206,55 @@ def test_two_conversions_of_one_set_do_not_meet(source):
     with converter._work_folder(config_for(source).folder):
         with pytest.raises(cli.UsageError, match="another conversion"):
             convert(source)
+
+
+def test_sigterm_to_all_processes_leaves_no_temporary_file(tmp_path):
+    """Of a conversion and its workers, as a service manager sends it."""
+    source = make_source(tmp_path / "films", 80)
+    output = tmp_path / "stopped"
+    command = [sys.executable, "-m", "tools.make_tfrecords", "--workers=2"]
+    process = subprocess.Popen(
+        [*command, f"--input_dir={source}", f"--output_dir={output}"],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while process.poll() is None and not list(output.rglob("images-*")):
+        pass  # until the first spool file appears
+    os.killpg(process.pid, signal.SIGTERM)
+    _, said = process.communicate()
+    assert process.returncode == 143
+    assert said.strip() == "error: stopped by SIGTERM"
+    assert list(output.rglob("images-*"))
+    assert not list(output.rglob(".tmp-*"))
+
+
+def test_links_in_a_sets_folder_are_refused(source, tmp_path):
+    """Also where a later run would write what an interrupted one has not."""
+    folder, outside = source.parent / "data" / "tiny" / "1.0.0", tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_text("precious")
+    for name in ("", ".converting", ".converting/lock", ".converting/images-000000"):
+        link = folder / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(outside / "file" if "/" in name else outside)
+        with pytest.raises(cli.DataError, match=f"{link}: a link"):
+            convert(source)
+        link.unlink()
+    assert [path.name for path in outside.iterdir()] == ["file"]
+    assert (outside / "file").read_text() == "precious"
+    (source.parent / "linked").symlink_to(outside)  # named: followed
+    convert(source, output_dir=str(source.parent / "linked"))
+    assert (outside / "tiny" / "1.0.0" / records.MANIFEST).is_file()
+
+
+def test_a_set_is_not_written_among_its_own_images(source, tmp_path):
+    for output in (source / "NORMAL", source / "PNEUMONIA" / "deep"):
+        with pytest.raises(cli.UsageError, match="among the images"):
+            convert(source, output_dir=str(output))
+        assert not (output / "tiny").exists()
+    images_in_set = source.parent / "data" / "tiny" / "1.0.0"
+    images_in_set.parent.mkdir(parents=True)
+    source.rename(images_in_set)
+    with pytest.raises(cli.UsageError, match="among the images"):
+        convert(images_in_set, output_dir=str(images_in_set.parents[1]))

@@ -86,7 +86,8 @@ def ours(path, **options):
 
 def floor(name):
     room = name.split(".")[1]
-    if room in ("config", "runs"):  # a run's flags: above the threshold rules
+    # A run's flags and model: above the threshold rules.
+    if room in ("config", "environment", "model_file", "model_info", "runs"):
         room = "run"
     return FLOORS.index(room if room in FLOORS else "cxr")
 
@@ -240,6 +241,7 @@ def test_the_pipeline_knows_no_keras():
         ["benchmarks.training_speed", "--repeats=0"],
         ["benchmarks.augmentation_speed", "--data_dir=/no", "--output_dir=x"],
         ["benchmarks.bench_reliability", "--verdict=3"],
+        ["benchmarks.hostile_films", "--damaged=-1"],
         ["benchmarks.notebook_recipe", "--input_dir=/no/where", "--output_dir=x"],
     ],
     ids=" ".join,

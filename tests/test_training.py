@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 
 import keras
 import numpy as np
@@ -94,13 +95,13 @@ def test_the_run_folder_is_as_promised(finished):
     for name in runs.REPRODUCIBLE_COLUMNS[2:]:
         assert repr(float(rows[0][name])) == rows[0][name]
     info = finished.info
-    assert info["class_names"] == ["NORMAL", "PNEUMONIA"]
-    assert info["positive_class"] == "PNEUMONIA"
-    assert info["image_size"] == info["stored_image_size"] == SIZE
-    assert info["threshold"]["rule"] == "youden"
-    assert info["threshold"]["chosen_on"] == "validation"
+    assert info.class_names == ("NORMAL", "PNEUMONIA")
+    assert info.positive_class == "PNEUMONIA"
+    assert info.image_size == info.stored_image_size == SIZE
+    assert info.threshold.rule == "youden"
+    assert info.threshold.chosen_on == "validation"
     environment = json.loads((finished.workdir / "environment.json").read_text())
-    assert environment["data"]["fingerprint"] == info["data"]["fingerprint"]
+    assert environment["data"]["fingerprint"] == info.data.fingerprint
     assert environment["packages"]["keras"] == keras.__version__
 
 
@@ -159,13 +160,23 @@ def test_another_decision_is_published_and_nothing_else(
         table.probabilities[:, positive],
         config.threshold_rule,
     )
-    assert run.info["positive_class"] == (config.positive_class or "PNEUMONIA")
-    assert run.info["threshold"]["value"] == pytest.approx(wanted, abs=1e-6)
-    assert run.info["threshold"]["rule"] == config.threshold_rule
-    changed = {name for name, data in _files(workdir).items() if before[name] != data}
-    assert changed - {".lock"} == {"model.json", "run.flags"}
+    assert run.info.positive_class == (config.positive_class or "PNEUMONIA")
+    assert run.info.threshold.value == pytest.approx(wanted, abs=1e-6)
+    assert run.info.threshold.rule == config.threshold_rule
+    changed = {n for n, data in _files(workdir).items() if before.get(n) != data}
+    # The decision stands in the model file, whose hash the predictions name.
+    predicted = {f"evaluation-validation/predictions.{n}" for n in ("json", "csv")}
+    expected = {"model.json", "run.flags", run.model_path.name, *predicted}
+    assert changed - {".lock"} <= expected
+    assert _weights(run) == _weights(finished)
+    assert run.model_path.name == "best_xray_model.keras"
     train.train(config)
     assert "nothing to do" in capsys.readouterr().out
+
+
+def _weights(run) -> bytes:
+    with zipfile.ZipFile(run.model_path) as archive:
+        return archive.read("model.weights.h5")
 
 
 def test_a_finished_run_says_so_and_stays(finished, capsys):
@@ -178,7 +189,7 @@ def test_a_finished_run_says_so_and_stays(finished, capsys):
 def test_more_epochs_go_on_where_the_run_ended(config, tmp_path):
     config = dataclasses.replace(config, schedule="constant")
     train.train(config)
-    longer = dataclasses.replace(config, epochs=4)
+    longer = dataclasses.replace(config, epochs=4, resume="force")
     train.train(longer)
     whole = dataclasses.replace(longer, workdir=str(tmp_path / "whole"))
     train.train(whole)
@@ -377,7 +388,7 @@ def test_seeds_make_a_run_each(config):
     found = train.train(dataclasses.replace(config, seeds=("0", "5"), epochs=1))
     assert [run.workdir.name for run in found] == ["seed-0", "seed-5"]
     assert [run.config.seed for run in found] == [0, 5]
-    hashes = {run.info["final_weights_sha256"] for run in found}
+    hashes = {run.info.final_weights_sha256 for run in found}
     assert len(hashes) == 2
 
 

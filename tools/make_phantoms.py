@@ -43,8 +43,8 @@ def main(argv: list[str]) -> int:
     cli.reject_positional(positional)
     counts = phantoms.write(**dataclasses.asdict(config))
     for folder, count in counts.items():
-        print(f"{folder}: {count} films")
-    print(
+        cli.say(f"{folder}: {count} films")
+    cli.say(
         f"{sum(counts.values())} films and {phantoms.CSV_NAME} in {config.output_dir}"
     )
     return 0

@@ -1,8 +1,5 @@
 """Image folders to sharded TFRecords: `python -m tools.make_tfrecords --help`."""
 
-import signal
-import sys
-
 from cxr import cli
 from cxr.conversion import converter
 
@@ -20,14 +17,8 @@ def main(argv: list[str]) -> int:
     """Parses the flags and converts."""
     config, positional = cli.parse(argv, converter.ConversionConfig, usage=USAGE)
     cli.reject_positional(positional)
-    signal.signal(signal.SIGTERM, _stop)
     converter.convert(config)
     return 0
-
-
-def _stop(number: int, frame: object) -> None:
-    """Ends in order: films converted so far stay for the next run."""
-    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

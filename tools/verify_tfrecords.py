@@ -40,8 +40,8 @@ def main(argv: list[str]) -> int:
     else:
         for path, found in faults.items():
             for fault in found:
-                print(f"{path}/{fault}")
-            print(f"{path}: {f'{len(found)} faults' if found else 'sound'}")
+                cli.say(f"{path}/{fault}")
+            cli.say(f"{path}: {f'{len(found)} faults' if found else 'sound'}")
     return cli.EXIT_DATA if any(faults.values()) else 0
 
 

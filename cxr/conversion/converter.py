@@ -7,6 +7,7 @@ set holds what a later run can take over. The bytes of a set depend on the sourc
 and the flags only.
 """
 
+import collections
 import contextlib
 import dataclasses
 import pathlib
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import cxr
-from cxr import cli, images, platforms, records
+from cxr import cli, files, images, locks, records
 from cxr.conversion import (
     existing_set,
     metadata,
@@ -122,7 +123,7 @@ class ConversionConfig(planning.PlanConfig, _SetConfig):
 
 
 def convert(
-    config: ConversionConfig, *, log: Callable[[str], None] = print
+    config: ConversionConfig, *, log: Callable[[str], None] = cli.say
 ) -> records.RecordSet:
     """Converts a folder of images, or finishes a conversion that was interrupted.
 
@@ -137,7 +138,11 @@ def convert(
       StorageError: the disk refused.
     """
     began = time.monotonic()
+    output_dir = files.without_links(config.output_dir)
+    config = dataclasses.replace(config, output_dir=output_dir)
+    _refuse_links(config.folder)
     tree = find_sources(config)
+    _check_apart(config, tree)
     for note in tree.notes:
         log(note)
     existing = existing_set.find(
@@ -172,6 +177,9 @@ def convert(
         manifest = metadata.publish(config.folder, outcome)
         shutil.rmtree(work)
     record_set = records.RecordSet(config.folder, manifest)
+    unchecked = collections.Counter(i.unchecked for i in converted if i.unchecked)
+    if unchecked:
+        log(images.unchecked_note(unchecked))
     _summarise(record_set, len(rejected), time.monotonic() - began, log)
     return record_set
 
@@ -189,18 +197,45 @@ def find_sources(config: ConversionConfig) -> sources.Tree:
     return sources.find(config.input_dir)
 
 
+def _refuse_links(folder: pathlib.Path) -> None:
+    """Refuses a set's folder, OUTPUT_DIR/NAME/VERSION, that a link leads away from."""
+    for part in (folder.parent, folder):
+        if part.is_symlink():
+            raise cli.DataError(
+                f"{part}: a link; nothing is written through links below --output_dir"
+                f"\ngive the folder it leads to as --output_dir, or remove the link"
+            )
+    files.refuse_links(folder)
+
+
+def _check_apart(config: ConversionConfig, tree: sources.Tree) -> None:
+    """Refuses to write a set among the images that it is made from."""
+    root, folder = tree.root.resolve(), config.folder.resolve()
+    tops = {root / source.path.partition("/")[0] for source in tree.sources}
+    if any(folder == top or top in folder.parents for top in tops) or any(
+        (root / source.path).is_relative_to(folder) for source in tree.sources[:1]
+    ):
+        raise cli.UsageError(
+            f"--output_dir={config.output_dir}: the set would lie among the images of "
+            f"--input_dir={config.input_dir}; choose another folder"
+        )
+
+
 @contextlib.contextmanager
 def _work_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields the hidden folder of an unfinished set, for one conversion at a time."""
+
+    def refusal(holder: str) -> cli.UsageError:
+        return cli.UsageError(
+            f"{folder}: another conversion, {holder}, is writing this set; wait for "
+            "it, or choose another --version"
+        )
+
     work = folder / existing_set.WORK_FOLDER
     work.mkdir(parents=True, exist_ok=True)
-    with open(work / "lock", "w") as lock:
-        if not platforms.try_lock(lock):
-            raise cli.UsageError(
-                f"{folder}: another conversion is writing this set; wait for it, or "
-                "choose another --version"
-            )
-        for leftover in [*folder.glob(".tmp-*"), *work.glob(".tmp-*")]:
+    with locks.hold(work / "lock", refusal):
+        pattern = f"{files.TEMPORARY_PREFIX}*"
+        for leftover in [*folder.glob(pattern), *work.glob(pattern)]:
             leftover.unlink(missing_ok=True)
         yield work
 

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cxr import cli, records
+from cxr import cli, records, tables
 from cxr.conversion import metadata, sources, spool
 
 WORK_FOLDER = ".converting"
@@ -46,7 +46,9 @@ def find(
     if differing:
         raise _refusal(folder, f"made with other flags: {', '.join(differing)}")
     identities = identify(tree)
-    if sources_digest(identities)["sha256"] != record_set.manifest.sources["sha256"]:
+    if sources_digest(identities)["sha256"] != record_set.manifest.sources.get(
+        "sha256"
+    ):
         change = _describe_change(folder, identities, record_set)
         raise _refusal(folder, f"made from other sources: {change}")
     try:
@@ -105,7 +107,7 @@ def _describe_change(
     rows = record_set.examples()
     before = {row["filename"]: row["source_sha256"] for row in rows}
     quarantine = (folder / metadata.QUARANTINE).read_bytes().decode()
-    bad = {row[0] for row in records.parse_csv(quarantine)[1:]}
+    bad = {row[0] for row in tables.parse(quarantine)[1:]}
     known = before.keys() | bad
     groups = {
         "added": sorted(now.keys() - known),

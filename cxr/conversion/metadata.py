@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cxr import files, records, tfrecord
+from cxr import files, records, tables, tfrecord
 from cxr.conversion import planning, splitting, spool
 from cxr.reasons import Rejected
 
@@ -148,7 +148,7 @@ def _publish_csv(
     path: pathlib.Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]
 ) -> None:
     with spool.storing(path):
-        files.publish_csv(path, columns, rows)
+        tables.publish(path, columns, rows)
 
 
 # --- what tensorflow_datasets wants to find, written without it

@@ -104,7 +104,6 @@ def make(images: Sequence[Converted], config: PlanConfig) -> Plan:
     policy = _policy(images, config)
     rejected: list[Rejected] = []
     examples = _identify(images, config, rejected)
-    unmatched = sum(e.patient_id == e.image.path for e in examples)
     examples = _drop_conflicts(examples, rejected)
     sides: dict[str, list[Example]] = {name: [] for name in records.SPLITS}
     if policy == "official":
@@ -122,6 +121,8 @@ def make(images: Sequence[Converted], config: PlanConfig) -> Plan:
     )
     for side, members in splitting.cut(examples, shares).items():
         sides[side] += members
+    placed = itertools.chain.from_iterable(sides.values())
+    unmatched = sum(e.patient_id == e.image.path for e in placed)
     del examples, members  # large: each side goes as soon as its shards are planned
     shards = {}
     for side in records.SPLITS:

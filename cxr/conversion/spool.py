@@ -10,6 +10,7 @@ it over where the key still fits.
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -61,6 +62,7 @@ class Converted(NamedTuple):
       height: likewise.
       mode: Pillow's name of the source's pixel layout.
       format: the source's format.
+      unchecked: as `images.Decoded`'s.
       offset: of the stored image in its spool file.
       length: its bytes.
       file: the spool file that holds it, one object for all of its images.
@@ -75,6 +77,7 @@ class Converted(NamedTuple):
     height: int = 0
     mode: str = ""
     format: str = ""
+    unchecked: str = ""
     offset: int = 0
     length: int = 0
     file: pathlib.Path = pathlib.Path()
@@ -237,11 +240,14 @@ def storing(path: pathlib.Path, size: int | None = None) -> Iterator[None]:
         yield
     except OSError as error:
         what = "" if size is None else f" {size} bytes"
-        free = shutil.disk_usage(path.parent).free
+        advice = "then repeat the command: it goes on from what is complete"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = shutil.disk_usage(path.parent).free
+            advice = f"make room ({free} bytes are free), {advice}"
+        else:
+            advice = f"see what the disk or its rights lack, {advice}"
         raise cli.StorageError(
-            f"{path}: cannot write{what}: {error.strerror or error} ({free} bytes "
-            "free)\nmake room, then repeat the command: it goes on from what is "
-            "complete"
+            f"{path}: cannot write{what}: {error.strerror or error}\n{advice}"
         ) from error
 
 
@@ -279,6 +285,7 @@ def _convert_one(
         height=decoded.height,
         mode=decoded.mode,
         format=decoded.format,
+        unchecked=decoded.unchecked,
         length=len(stored),
     )
     return image, stored, near_duplicates.difference_hash(decoded.grey)

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from cxr import cli, platforms
 
+_at_work, _leaving = threading.Lock(), threading.Event()  # of a worker
 _AHEAD = 1  # jobs that wait beside those under way: memory stays bounded
 
 
@@ -45,7 +46,7 @@ class Workers:
             while True:
                 room = self.count + _AHEAD - len(pending)
                 for job in itertools.islice(jobs, room):
-                    pending.add(self.pool.submit(function, job))
+                    pending.add(self.pool.submit(_do, function, job))
                 if not pending:
                     return
                 done, pending = concurrent.futures.wait(
@@ -102,20 +103,49 @@ def watch(results: Iterable, *, total: int, label: str, unit: str) -> Iterator[A
 def _context(preload: str) -> multiprocessing.context.BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
+    from multiprocessing import forkserver  # for those systems that have it
+
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([preload])
+    # A signal to the whole group must not end the server: its workers would count as
+    # dead. What is blocked stays so in a new process.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    forkserver.ensure_running()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     return context
 
 
 def _start() -> None:
-    """Prepares a worker: it leaves Ctrl-C to its parent, and dies with it."""
+    """Prepares a worker: it leaves Ctrl-C to its parent, and dies with it.
+
+    But never inside a job, which may be about to publish a file.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, _leave)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     parent = multiprocessing.parent_process()
     assert parent is not None  # a worker has one
 
     def follow() -> None:
-        parent.join()
-        os._exit(1)  # after kill -9 of the parent nobody would ever stop us
+        parent.join()  # after kill -9 of the parent nobody would ever stop us
+        _leaving.set()
+        with _at_work:
+            os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
+
+
+def _do(function: Callable[[Any], Any], job: Any) -> Any:
+    with _at_work:
+        result = function(job)
+        if _leaving.is_set():
+            os._exit(1)
+    return result
+
+
+def _leave(number: int, frame: Any) -> None:
+    """Ends a worker, after the job that it is at."""
+    _leaving.set()
+    if not _at_work.locked():
+        os._exit(1)

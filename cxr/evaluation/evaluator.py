@@ -1,7 +1,6 @@
 """Evaluates one run on a split and publishes its evaluation folder."""
 
 import dataclasses
-import json
 import pathlib
 import platform
 import time
@@ -10,10 +9,9 @@ from typing import Any
 import numpy as np
 
 import cxr
-from cxr import cli, files, records, runs
+from cxr import cli, environment, files, records, runs
 from cxr.evaluation import film_plots, report, report_figures, split_predictions
 from cxr.evaluation.opening import EvaluateConfig
-from cxr.metrics import predictions
 from cxr.metrics.evaluation import Evaluation
 from cxr.metrics.predictions import Predictions
 from cxr.metrics.summary import summarise
@@ -51,11 +49,19 @@ def evaluate_run(
       record_set: the data to evaluate on.
       config: split, batch size, draws, films to explain.
     """
-    folder = predictions.folder(run.workdir, config.split)
+    folder = config.own_folder() or split_predictions.evaluation_folder(
+        run, record_set, config.split
+    )
     predictor = load_predictor(run)
     begin = time.perf_counter()
     table = split_predictions.obtain(
-        run, record_set, config.split, config, predictor=predictor, reuse=False
+        run,
+        record_set,
+        config.split,
+        config,
+        predictor=predictor,
+        folder=folder,
+        reuse=False,
     )
     predicted_s = time.perf_counter() - begin
     validation = _validation(run, predictor, config, record_set, table)
@@ -67,11 +73,13 @@ def evaluate_run(
     pictures = draw(evaluated, folder) if config.report else {}
     if config.report and config.explain:
         pictures |= _explain(evaluated, folder, predictor, config.explain)
-    reads = split_predictions.count_test_reads(run) if config.split == "test" else 0
+    reads = runs.count_test_reads(run.workdir) if config.split == "test" else 0
     origins = describe_origins(run, record_set) | remarks(run, record_set, reads)
     publish(folder, summary, origins, pictures)
     say(summary, folder)
-    print(
+    for name in {"trained_after_test", "under_way"} & origins.keys():
+        cli.warn(origins[name])
+    cli.say(
         f"{len(table.labels)} images predicted in {predicted_s:.1f} s, measured and "
         f"drawn in {time.perf_counter() - begin:.1f} s"
     )
@@ -87,7 +95,7 @@ def draw(evaluated: EvaluatedRun, folder: pathlib.Path) -> dict[str, pathlib.Pat
         folder, evaluated.evaluation, evaluated.read_images
     )
     workdir = evaluated.run.workdir
-    if (workdir / runs.HISTORY).is_file():
+    if (workdir / runs.HISTORY).is_file() and evaluated.run.is_latest:
         pictures["curves"] = folder / "curves.png"
         curves.training_curves(runs.read_history(workdir), pictures["curves"])
     return pictures
@@ -106,12 +114,13 @@ def _explain(
 
 def ask(run: runs.Run, table: Predictions, config: EvaluateConfig) -> Evaluation:
     """Asks what a run's own model.json asks: its class, its frozen threshold."""
+    threshold = run.info.threshold
     nothing = {"value": None, "rule": None, "chosen_on": None}
     return Evaluation(
         table,
         split=config.split,
-        positive_class=run.info["positive_class"],
-        threshold=run.info["threshold"] or nothing,
+        positive_class=run.info.positive_class,
+        threshold=dataclasses.asdict(threshold) if threshold else nothing,
         draws=config.draws,
         seed=config.seed,
     )
@@ -129,7 +138,7 @@ def _validation(
     None where that set has gone or changed: films the threshold was not chosen on
     are no reference.
     """
-    fingerprint = run.info["data"]["fingerprint"]
+    fingerprint = run.info.data.fingerprint
     if record_set.manifest.fingerprint == fingerprint:
         if config.split == "validation":
             return table
@@ -153,7 +162,7 @@ def publish(
     """Writes metrics.json, and the page where there are pictures for it."""
     # When it was evaluated is no property of the result: the same run and films give
     # the same file.
-    changing = ("evaluated", "test_reads")
+    changing = ("evaluated", "test_reads", "under_way")
     summary["provenance"] = {n: t for n, t in origins.items() if n not in changing}
     runs.write_json(folder / METRICS, summary)
     if pictures:
@@ -162,21 +171,24 @@ def publish(
 
 def say(summary: dict[str, Any], folder: pathlib.Path) -> None:
     """The answer in a few lines."""
-    print(
-        f"\n{summary['split']}: {summary['n']} images, {summary['n_patients']} patients"
+    n, unknown = summary["n"], summary["n_without_patient"]
+    patients = (
+        "no patient known" if unknown == n else f"{summary['n_patients']} patients"
     )
+    some = f", {unknown} of them unknown" if 0 < unknown < n else ""
+    cli.say(f"\n{summary['split']}: {n} images, {patients}{some}")
     for name in ("roc_auc", "accuracy", "recall", "specificity"):
         entry = summary["metrics"][name]
         if entry["value"] is None:
-            print(f"  {name:12s} undefined")
+            cli.say(f"  {name:12s} undefined")
             continue
         bounds = entry["ci95"]
         shown = f"(95 %: {bounds[0]:.4f} to {bounds[1]:.4f})" if bounds else ""
-        print(f"  {name:12s} {entry['value']:.4f} {shown}")
+        cli.say(f"  {name:12s} {entry['value']:.4f} {shown}")
     majority = summary["majority"]
-    print(f"  always {majority['class']}: accuracy {majority['accuracy']:.4f}")
+    cli.say(f"  always {majority['class']}: accuracy {majority['accuracy']:.4f}")
     page = folder / REPORT
-    print(f"report: {page}" if page.is_file() else f"numbers: {folder / METRICS}")
+    cli.say(f"report: {page}" if page.is_file() else f"numbers: {folder / METRICS}")
 
 
 # --- where data, model and numbers come from, in words
@@ -191,21 +203,20 @@ def describe_data(record_set: records.RecordSet) -> str:
 
 def describe_origins(run: runs.Run, record_set: records.RecordSet) -> dict[str, str]:
     """Where data, model and numbers come from, as label -> text."""
-    info, path = run.info, run.workdir / runs.ENVIRONMENT
-    environment = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    packages = environment.get("packages", {})
+    info, trained = run.info, environment.read(run.workdir)
+    packages = trained.packages.items() if trained else ()
     return {
         "data": describe_data(record_set),
         "data folder": str(record_set.path),
         "data fingerprint": record_set.manifest.fingerprint,
         "run folder": str(run.workdir),
-        "model": f"{info['model']}, {info['num_parameters']:,} parameters, films of "
-        f"{info['image_size']} px (stored at {info['stored_image_size']} px), "
-        f"epoch {info['best_epoch']} was best on validation",
-        "model sha256": info["model_sha256"],
-        "trained with": ", ".join(f"{n} {v}" for n, v in packages.items())
-        + f"; {', '.join(environment.get('devices', []))}",
-        "commit": str(environment.get("git_commit") or "not a git checkout"),
+        "model": f"{info.model}, {info.num_parameters:,} parameters, films of "
+        f"{info.image_size} px (stored at {info.stored_image_size} px), "
+        f"epoch {info.best_epoch} was best on validation",
+        "model sha256": info.model_sha256,
+        "trained with": ", ".join(f"{name} {version}" for name, version in packages)
+        + f"; {', '.join(trained.devices if trained else ())}",
+        "commit": (trained and trained.git_commit) or "not a git checkout",
         "evaluated": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
         + f" with cxr {cxr.__version__}, Python {platform.python_version()}",
         "flags": cli.to_flags(run.config),
@@ -220,7 +231,17 @@ def remarks(run: runs.Run, record_set: records.RecordSet, reads: int) -> dict[st
         noted["test_reads"] = (
             f"The test split has been read {times} by this run (test_reads.csv)."
         )
-    if record_set.manifest.fingerprint != run.info["data"]["fingerprint"]:
+    if run.info.trained_after_test:
+        noted["trained_after_test"] = (
+            f"The test split had been read {run.info.trained_after_test} times before "
+            "training went on: it is no unseen test of this model."
+        )
+    if not run.is_latest:
+        noted["under_way"] = (
+            "A training with other flags has begun in the run folder since; these "
+            "numbers are of the finished model before it."
+        )
+    if record_set.manifest.fingerprint != run.info.data.fingerprint:
         noted["other_data"] = (
             "These films are from another data set than the model was trained on; "
             "whether patients of its training are among them was not checked."

@@ -3,7 +3,6 @@
 import itertools
 import os
 import pathlib
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from cxr import images
+from cxr import cli, images
 from cxr.metrics.evaluation import Evaluation
 from cxr.metrics.predictions import Predictions
 from cxr.reporting import formatting, plotting
@@ -219,7 +218,7 @@ def draw_grad_cam(
     try:
         explainer = gradcam.GradCam(predictor.model)
     except ValueError as error:
-        print(f"no Grad-CAM: {error}", file=sys.stderr)
+        cli.note(f"no Grad-CAM: {error}")
         return None
     pixels = images.area_resize(read(chosen), predictor.image_size)
     positive = evaluation.class_names.index(evaluation.positive_class)

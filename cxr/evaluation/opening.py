@@ -4,7 +4,7 @@ import dataclasses
 import os
 import pathlib
 
-from cxr import cli, records, runs
+from cxr import cli, files, records, runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +24,10 @@ class EvaluateConfig:
     )
     output_dir: str = cli.option(
         "",
-        "where an ensemble or a comparison goes (default: evaluation-SPLIT in the "
-        "runs' common parent, or comparison-SPLIT-with-A in the second run)",
+        "where the result goes (default: evaluation-SPLIT in the run, with "
+        "-NAME-VERSION for another set than the run's; of an ensemble in the runs' "
+        "common parent; "
+        "comparison-SPLIT-with-A in the second run)",
     )
     batch_size: int = cli.option(32, "images a forward pass", lower=1, upper=4096)
     cache: str = cli.option(
@@ -58,6 +60,12 @@ class EvaluateConfig:
             expanded += seeds if several else [workdir]
         return expanded
 
+    def own_folder(self) -> pathlib.Path | None:
+        """Where the evaluation of one run goes, None for its own place."""
+        if not self.output_dir or len(self.workdirs()) > 1:
+            return None
+        return pathlib.Path(self.output_dir)
+
     def ensemble_folder(self) -> pathlib.Path:
         """Where the evaluation of several runs together goes."""
         if self.output_dir:
@@ -76,23 +84,43 @@ def open_run(
       DataError: an unfinished or damaged run, or data that do not fit it.
     """
     run = runs.open_run(workdir)
+    files.refuse_links(workdir)  # the evaluation goes into it
     record_set = find_data(run, config.data_dir, config.dataset)
+    _check_output(config.output_dir, run, record_set)
     if record_set.manifest.class_names != run.class_names:
         raise cli.DataError(
             f"{record_set.path} has the classes "
             f"{', '.join(record_set.manifest.class_names)}, {workdir} was trained on "
             f"{', '.join(run.class_names)}"
         )
-    if run.info["image_size"] > record_set.manifest.image_size:
+    if run.info.image_size > record_set.manifest.image_size:
         raise cli.UsageError(
             f"{record_set.path} stores {record_set.manifest.image_size} pixels, the "
-            f"model of {workdir} takes {run.info['image_size']}; convert again with "
-            f"{records.CONVERT_COMMAND} --image_size={run.info['image_size']}"
+            f"model of {workdir} takes {run.info.image_size}; convert again with "
+            f"{records.CONVERT_COMMAND} --image_size={run.info.image_size}"
         )
     if not record_set.split(config.split).num_examples:
         raise cli.DataError(f"{record_set.path}: the split {config.split} is empty")
     records.check(record_set)
     return run, record_set
+
+
+def _check_output(
+    output_dir: str, run: runs.Run, record_set: records.RecordSet
+) -> None:
+    """Refuses to write among the files of a run or a set."""
+    if not output_dir:
+        return
+    output = pathlib.Path(output_dir)
+    if output.exists() and not output.is_dir():
+        raise cli.UsageError(f"--output_dir={output}: is a file; expected a folder")
+    for taken in (run.workdir, run.workdir / runs.CHECKPOINTS, record_set.path):
+        if output.resolve() == taken.resolve():
+            raise cli.UsageError(
+                f"--output_dir={output}: holds the files of a run or a set; choose "
+                "another folder"
+            )
+    files.refuse_links(output)
 
 
 def find_data(

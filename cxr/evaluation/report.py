@@ -155,7 +155,7 @@ def _findings(
         found.append(("plain", provenance["test_reads"]))
     found += [
         ("warn", provenance[name])
-        for name in ("other_data", "synthetic")
+        for name in ("trained_after_test", "under_way", "other_data", "synthetic")
         if provenance.get(name)
     ]
     return found

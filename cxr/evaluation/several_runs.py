@@ -5,7 +5,7 @@ import pathlib
 import statistics
 from typing import Any
 
-from cxr import files, records, runs
+from cxr import cli, files, records, runs
 from cxr.evaluation import evaluator, plots, report, report_figures, split_predictions
 from cxr.evaluation.evaluator import EvaluatedRun
 from cxr.evaluation.opening import EvaluateConfig
@@ -101,7 +101,7 @@ def compare_runs(
     files.publish(
         folder / evaluator.REPORT, report.render_comparison(result, picture, data)
     )
-    print(f"written to {folder}")
+    cli.say(f"written to {folder}")
     return result
 
 

@@ -1,19 +1,18 @@
 """Predicts a split of a data set: every example exactly once, or an error."""
 
-import csv
 import datetime
+import pathlib
 import time
 
 import numpy as np
 
-from cxr import files, records, runs
+from cxr import documents, records, runs, tables
 from cxr.evaluation.opening import EvaluateConfig
 from cxr.input import pipeline
 from cxr.input.reader import Reader
 from cxr.metrics import predictions
 from cxr.prediction.predictor import Predictor, load_predictor
 
-TEST_READS = "test_reads.csv"
 _READ_COLUMNS = ("time", "split", "dataset", "fingerprint", "model_sha256", "films")
 
 
@@ -24,6 +23,7 @@ def obtain(
     config: EvaluateConfig,
     *,
     predictor: Predictor | None = None,
+    folder: pathlib.Path | None = None,
     reuse: bool = True,
 ) -> predictions.Predictions:
     """Returns a run's predictions on a split, published in its evaluation folder.
@@ -34,11 +34,12 @@ def obtain(
       split: of the data; readings of `test` are logged.
       config: batch size and cache.
       predictor: the run's, where it is loaded already.
+      folder: where they go; None is `evaluation_folder`.
       reuse: take those of an earlier reading where model and data are the same.
     """
-    folder = predictions.folder(run.workdir, split)
+    folder = folder or evaluation_folder(run, record_set, split)
     source = predictions.describe_source(
-        run.info, record_set.manifest.fingerprint, split
+        run.info.model_sha256, record_set.manifest.fingerprint, split
     )
     kept = predictions.recall(folder, source) if reuse else None
     if kept is not None:
@@ -48,6 +49,25 @@ def obtain(
     table = predict(record_set, split, predictor or load_predictor(run), config)
     predictions.publish(folder, table, source)
     return table
+
+
+def evaluation_folder(
+    run: runs.Run, record_set: records.RecordSet, split: str
+) -> pathlib.Path:
+    """Returns where a run's evaluation on a split of a data set lies.
+
+    Another set than the run's own has a folder of its own, also where it has the name
+    and version of one that was evaluated before, but not its films.
+    """
+    own = predictions.folder(run.workdir, split)
+    manifest = record_set.manifest
+    if manifest.fingerprint == run.info.data.fingerprint:
+        return own
+    named = own.with_name(f"{own.name}-{manifest.name}-{manifest.version}")
+    held = predictions.made_from(named).get("fingerprint", manifest.fingerprint)
+    if held == manifest.fingerprint:
+        return named
+    return named.with_name(f"{named.name}-{manifest.fingerprint[:12]}")
 
 
 def predict(
@@ -69,6 +89,7 @@ def predict(
         cache=config.cache,
         progress=False,
     )
+    check = source.check_shards()
     outputs = np.full((source.n, len(predictor.class_names)), np.nan, np.float32)
     met = np.zeros(source.n, np.int64)
     labels = np.full(source.n, -1, np.int64)
@@ -79,6 +100,7 @@ def predict(
         np.add.at(met, indices, 1)
     if not np.all(met == 1) or source.n != record_set.split(split).num_examples:
         raise RuntimeError(f"{split}: {np.sum(met != 1)} images not met exactly once")
+    check.wait()
     return predictions.tabulate(
         record_set.examples(split), labels, outputs, predictor.class_names
     )
@@ -98,9 +120,11 @@ def _log_test_read(run: runs.Run, record_set: records.RecordSet) -> None:
     A test split that is read again and again while the model changes is no test any
     more; the log lets a reader see how often it was.
     """
-    path = run.workdir / TEST_READS
-    before = path.read_text(encoding="utf-8") if path.is_file() else ""
-    lines = before.splitlines() or [",".join(_READ_COLUMNS)]
+    path = run.workdir / runs.TEST_READS
+    before: list[dict[str, str]] = []
+    if path.exists():
+        with documents.reading(path):
+            before = tables.parse_records(documents.read_text(path))
     manifest = record_set.manifest
     now = datetime.datetime.fromtimestamp(time.time(), datetime.UTC)
     values = (
@@ -108,16 +132,9 @@ def _log_test_read(run: runs.Run, record_set: records.RecordSet) -> None:
         "test",
         f"{manifest.name} {manifest.version}",
         manifest.fingerprint,
-        run.info["model_sha256"],
+        run.info.model_sha256,
         str(record_set.split("test").num_examples),
     )
-    files.publish(path, "\n".join([*lines, ",".join(values)]) + "\n")
-
-
-def count_test_reads(run: runs.Run) -> int:
-    """Returns how often the run has read a test split."""
-    path = run.workdir / TEST_READS
-    if not path.is_file():
-        return 0
-    with open(path, newline="", encoding="utf-8") as file:
-        return sum(1 for _ in csv.DictReader(file))
+    row = dict(zip(_READ_COLUMNS, values, strict=True))
+    columns = list(before[0]) if before else list(_READ_COLUMNS)
+    tables.publish(path, columns, [*before, row])

@@ -9,7 +9,6 @@ computes where it was, and skips nothing and repeats nothing.
 import atexit
 import functools
 import itertools
-import sys
 import weakref
 from collections.abc import Callable, Iterator
 
@@ -20,6 +19,7 @@ from cxr import cli, platforms, records
 from cxr.input.jpeg import decoder as jpeg
 from cxr.input.reader import Reader
 from cxr.input.resident import Resident
+from cxr.input.shard_check import ShardCheck
 
 # Python that a pipeline calls ahead of time would never get Python's lock once the
 # interpreter winds up, and the iterator's end would wait for it for ever: iterators
@@ -114,10 +114,9 @@ def open_split(
     resident = cache == "ram" or (cache == "auto" and nbytes <= budget)
     if progress:
         where = "in memory" if resident else "streamed from disk"
-        print(
+        cli.note(
             f"{split}: {reader.n} images of {image_size} x {image_size} {where} "
-            f"({_gib(nbytes)} decoded, budget {_gib(budget)}, --cache={cache})",
-            file=sys.stderr,
+            f"({_gib(nbytes)} decoded, budget {_gib(budget)}, --cache={cache})"
         )
         if not resident and reader.encoding == "jpeg":
             _say_decoder()
@@ -129,7 +128,7 @@ def _say_decoder() -> None:
     how = "libjpeg-turbo; the extra fast-jpeg (numba) nearly halves the time"
     if jpeg.available():
         how = "the compiled loop (numba)"
-    print(f"JPEG: decoded by {how}", file=sys.stderr)
+    cli.note(f"JPEG: decoded by {how}")
 
 
 class ImageSource:
@@ -231,6 +230,10 @@ class ImageSource:
         firsts = tf.data.Dataset.range(start, self.n, batch_size)
         batches = firsts.map(choose).map(_as_it_stands(self._load), self._calls)
         return self._finished(batches.prefetch(2))
+
+    def check_shards(self) -> ShardCheck:
+        """Begins to compare the shards' SHA-256 with the manifest's, in a thread."""
+        return ShardCheck(self._reader)
 
     def batches(self, dataset: tf.data.Dataset) -> Iterator[Batch]:
         """Iterates one of this source's datasets, faster than `iter(dataset)`.

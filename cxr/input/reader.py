@@ -8,6 +8,7 @@ first time, and again whenever the CRC is not what it was then.
 
 import hashlib
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -19,11 +20,15 @@ _KEYS = (
     "image/height",
     "image/width",
     "image/class/label",
+    "image/class/text",
     "image/key/sha256",
     "image/filename",
+    "image/patient_id",
+    "image/subtype",
 )
 _TENSOR_ALIGNMENT = 64  # bytes; TensorFlow copies arrays that start elsewhere
 _PREFIX = 16  # bytes of an image looked for before all of them
+_HASH_CHUNK_BYTES = 1 << 20  # 1 MiB: large enough that Python's loop is free
 _REDUCED = 8  # images decoded at their stored size at a time, where that is larger
 
 
@@ -79,10 +84,13 @@ class Reader:
         self.encoding = manifest.encoding
         optional = self.encoding == "jpeg" and jpeg.available()
         self._jpeg = jpeg.Decoder() if optional else None
-        self._paths = record_set.shard_paths(split)
+        self._shards, self._paths = shards, record_set.shard_paths(split)
         rows = record_set.examples(split)
         self.labels = _labels(record_set, [row["label"] for row in rows], self.n)
+        self._class_names = [name.encode() for name in manifest.class_names]
         self._filenames = [row["filename"].encode() for row in rows]
+        self._patient_ids = [row["patient_id"].encode() for row in rows]
+        self._subtypes = [row["subtype"].encode() for row in rows]
         self._shard_of = np.repeat(np.arange(len(shards)), self.shard_sizes)
         self._first_of = np.cumsum((0, *self.shard_sizes))
         # Of each record: file descriptor, offset, length of payload and footer.
@@ -158,6 +166,34 @@ class Reader:
                 self.fault = self.fault or self._fault(int(indices[at]), str(error))
                 raise self.fault from error
 
+    def check_shards(self, go_on: Callable[[], bool] = lambda: True) -> None:
+        """Compares every shard's SHA-256 with the manifest's.
+
+        What a record says of itself cannot tell a set from another sound one; this
+        does. The files are those that images are read from, even where others have
+        taken their names since.
+
+        Args:
+          go_on: asked now and then; False leaves.
+
+        Raises:
+          DataError: naming the shard that is not the manifest's.
+        """
+        for path, file, shard in zip(
+            self._paths, self._files, self._shards, strict=True
+        ):
+            digest, at = hashlib.sha256(), 0
+            while go_on() and (
+                part := platforms.read_at(file.fileno(), at, _HASH_CHUNK_BYTES)
+            ):
+                digest.update(part)
+                at += len(part)
+            if go_on() and digest.hexdigest() != shard.sha256:
+                raise cli.DataError(
+                    f"{path}: its sha256 is not the manifest's: another file took its "
+                    "place; restore it, or convert again"
+                )
+
     def _read(self, indices: np.ndarray) -> list[bytes]:
         """Returns payload and footer of records."""
         places = self._places[indices].tolist()
@@ -207,8 +243,11 @@ class Reader:
             "image/height": self.stored_size,
             "image/width": self.stored_size,
             "image/class/label": int(self.labels[index]),
+            "image/class/text": self._class_names[self.labels[index]],
             # Sound records in another order would carry other images' names.
             "image/filename": self._filenames[index],
+            "image/patient_id": self._patient_ids[index],
+            "image/subtype": self._subtypes[index],
             "image/key/sha256": hashlib.sha256(image).hexdigest().encode(),
         }
         for key, value in wanted.items():

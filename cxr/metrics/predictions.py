@@ -4,20 +4,21 @@ A table is only read back for the model and the data that made it, so that numbe
 an older model never slip into a report.
 """
 
-import csv
 import dataclasses
-import io
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from cxr import cli, files
+from cxr import cli, documents, files, tables
 from cxr.metrics import classification
 
 TABLE = "predictions.csv"
 SOURCE = "predictions.json"
+_MAX_TABLE_BYTES = 4 << 30  # 4 GiB: some ten million images
+_COLUMNS = ("filename", "patient_id", "label")
 _PREFIX = "probability_"
 
 
@@ -70,29 +71,32 @@ def folder(workdir: pathlib.Path, split: str) -> pathlib.Path:
 
 def to_csv(predictions: Predictions) -> str:
     """The table as CSV text; probabilities as repr, so reading them back is exact."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
     columns = [_PREFIX + name for name in predictions.class_names]
-    writer.writerow(["filename", "patient_id", "label", *columns])
-    for name, patient, label, row in zip(
-        predictions.filenames,
-        predictions.patient_ids,
-        predictions.labels,
-        predictions.probabilities,
-        strict=True,
-    ):
-        values = [repr(float(value)) for value in row]
-        writer.writerow([name, patient, predictions.class_names[label], *values])
-    return buffer.getvalue()
+    rows = (
+        {
+            "filename": name,
+            "patient_id": patient,
+            "label": predictions.class_names[label],
+            **dict(zip(columns, map(float, row), strict=True)),
+        }
+        for name, patient, label, row in zip(
+            predictions.filenames,
+            predictions.patient_ids,
+            predictions.labels,
+            predictions.probabilities,
+            strict=True,
+        )
+    )
+    return tables.to_text([*_COLUMNS, *columns], rows)
 
 
 def from_csv(text: str) -> Predictions:
     """Reads what `to_csv` wrote; ValueError when it is something else."""
-    rows = list(csv.DictReader(io.StringIO(text)))
-    header = text.splitlines()[0].split(",") if text else []
+    header, *cells = tables.parse(text)
+    rows = [dict(zip(header, row, strict=True)) for row in cells]
     names = tuple(h.removeprefix(_PREFIX) for h in header if h.startswith(_PREFIX))
     try:
-        return Predictions(
+        table = Predictions(
             filenames=tuple(row["filename"] for row in rows),
             patient_ids=tuple(row["patient_id"] for row in rows),
             labels=np.array([names.index(row["label"]) for row in rows], np.int64),
@@ -101,8 +105,11 @@ def from_csv(text: str) -> Predictions:
             ).reshape(len(rows), len(names)),
             class_names=names,
         )
-    except (KeyError, TypeError) as error:
+    except KeyError as error:
         raise ValueError(f"not a predictions table: {error}") from error
+    if not ((table.probabilities >= 0) & (table.probabilities <= 1)).all():
+        raise ValueError("not a predictions table: a probability outside 0..1")
+    return table
 
 
 def publish(
@@ -124,8 +131,8 @@ def publish(
 def recall(path: pathlib.Path, source: Mapping[str, str]) -> Predictions | None:
     """Reads the table back, None where it is missing, stale or damaged."""
     try:
-        described = json.loads((path / SOURCE).read_text(encoding="utf-8"))
-        text = (path / TABLE).read_text(encoding="utf-8")
+        described = documents.read(path / SOURCE).content
+        text = documents.read_text(path / TABLE, _MAX_TABLE_BYTES)
         if described != {**source, "sha256": files.sha256_bytes(text.encode())}:
             return None
         return from_csv(text)
@@ -133,16 +140,24 @@ def recall(path: pathlib.Path, source: Mapping[str, str]) -> Predictions | None:
         return None
 
 
-def describe_source(info: Mapping, fingerprint: str, split: str) -> dict[str, str]:
+def made_from(path: pathlib.Path) -> dict[str, Any]:
+    """Returns what the table in a folder was made from; nothing where none can say."""
+    try:
+        return documents.read(path / SOURCE).content
+    except (OSError, ValueError):
+        return {}
+
+
+def describe_source(model_sha256: str, fingerprint: str, split: str) -> dict[str, str]:
     """What a predictions table depends on: the model, the data and the split.
 
     Args:
-      info: the run's model.json.
+      model_sha256: of the run's model file.
       fingerprint: of the data set that is read, which need not be the training one.
       split: name of the split.
     """
     return {
-        "model_sha256": info["model_sha256"],
+        "model_sha256": model_sha256,
         "fingerprint": fingerprint,
         "split": split,
     }

@@ -8,7 +8,6 @@ import dataclasses
 import glob
 import io
 import os
-import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -30,11 +29,13 @@ class ReadImage:
       path: as found.
       grey: uint8 [size, size]; None where `status` is an error.
       status: `ok`, `warning: ...` or `error: ...`.
+      unchecked: as `images.Decoded`'s.
     """
 
     path: str
     grey: np.ndarray | None
     status: str
+    unchecked: str = ""
 
 
 def find(paths: Sequence[str]) -> list[str]:
@@ -88,7 +89,7 @@ def read(path: str, stored_size: int, model_size: int) -> ReadImage:
         status = error_status("out_of_memory", "the image does not fit")
     else:
         status = f"warning: {'; '.join(warnings)}" if warnings else "ok"
-        return ReadImage(path, decoded.grey, status)
+        return ReadImage(path, decoded.grey, status, decoded.unchecked)
     return ReadImage(path, None, status)
 
 
@@ -125,14 +126,13 @@ def _walk(folder: str) -> Iterator[str]:
     passed_over = 0
     for entry in folders.walk(folder, folder):
         if entry.is_folder and entry.rejected:
-            print(f"{entry.file}: left out: {entry.rejected.detail}", file=sys.stderr)
+            cli.note(f"{entry.file}: left out: {entry.rejected.detail}")
         elif os.path.splitext(entry.file)[1].lower() in images.SUFFIXES:
             yield entry.file  # also what cannot be read: its row says why
         else:
             passed_over += 1
     if passed_over:
-        print(
+        cli.note(
             f"{folder}: left out what is not named like an image ({passed_over} in "
-            "all); name a file on the command line to try it",
-            file=sys.stderr,
+            "all); name a file on the command line to try it"
         )

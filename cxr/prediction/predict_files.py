@@ -2,14 +2,16 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from cxr import files, images, platforms, runs
+from cxr import cli, images, platforms, runs
 from cxr.prediction import inputs, rows
 
 
@@ -22,12 +24,14 @@ class Counts:
       warnings: predicted with a warning.
       errors: reason code to images not predicted for it.
       classes: class name to images predicted as it.
+      unchecked: `images.Decoded.unchecked` to predicted images of such formats.
     """
 
     images: int
     warnings: int
     errors: dict[str, int]
     classes: dict[str, int]
+    unchecked: dict[str, int]
 
 
 def predict_files(
@@ -56,6 +60,7 @@ def predict_files(
       UsageError: nothing that `paths` name exists.
     """
     image_paths = inputs.find(paths)
+    _check_apart(output, image_paths)
     # TensorFlow: only after everything cheap is checked.
     from cxr.prediction.predictor import load_predictor
 
@@ -64,15 +69,13 @@ def predict_files(
     batch_size = min(batch_size, len(image_paths))
     sizes = predictor.stored_image_size, predictor.image_size
     kinds: collections.Counter[str] = collections.Counter()
-    errors, classes = kinds.copy(), kinds.copy()
+    errors, classes, unchecked = kinds.copy(), kinds.copy(), kinds.copy()
     with (
-        files.publishing(output) as temporary,
-        open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file,
+        rows.publishing(output, rows.columns(run)) as table,
         tqdm(
             total=len(image_paths), unit="image", disable=None if progress else True
         ) as bar,
     ):
-        table = rows.Writer(file, output, rows.columns(run))
         for batch in _read_batches(image_paths, sizes, batch_size, threads):
             for row in _predict(batch, predictor, run, batch_size):
                 table.add(row)
@@ -80,14 +83,27 @@ def predict_files(
                 kinds[kind] += 1
                 errors.update([said.partition(":")[0]] if kind == "error" else [])
                 classes[row["prediction"]] += 1
+            unchecked.update(image.unchecked for image in batch if image.unchecked)
             bar.update(len(batch))
-        table.close()
     return Counts(
         images=len(image_paths),
         warnings=kinds["warning"],
         errors=dict(sorted(errors.items())),
         classes={name: classes[name] for name in run.class_names},
+        unchecked=dict(unchecked),
     )
+
+
+def _check_apart(output: str, image_paths: Sequence[str]) -> None:
+    """Refuses a table that would replace one of the images."""
+    if not os.path.exists(output):
+        return
+    for path in image_paths:
+        with contextlib.suppress(OSError):  # gone, say: a row says so
+            if os.path.samefile(output, path):
+                raise cli.UsageError(
+                    f"--output={output}: is one of the images; choose another name"
+                )
 
 
 def _predict(

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cxr import runs
+from cxr import documents, model_file, runs
 
 _BATCH_SIZE = 32
 
@@ -59,15 +59,36 @@ class Predictor:
 
 
 def load_predictor(run: runs.Run) -> Predictor:
-    """Loads a run's model, whose SHA-256 `runs.open_run` has checked.
+    """Loads a run's model, which `runs.open_run` has looked into.
 
     `safe_mode` refuses code in the file; a model of ours holds none.
+
+    Raises:
+      DataError: it cannot be loaded, or takes and gives other shapes than the run's.
     """
+    side, outputs = run.info.image_size, len(run.class_names)
+    if run.info.head == "sigmoid":
+        outputs = 1
+    with documents.reading(run.model_path):
+        model_file.check_weights(run.model_path)
+        try:
+            model = keras.models.load_model(
+                run.model_path, compile=False, safe_mode=True
+            )
+        except Exception as error:  # Keras raises nearly anything on a strange file
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"Keras cannot load it: {reason}") from error
+        shapes = (model.input_shape, model.output_shape)
+        if shapes != ((None, side, side, 1), (None, outputs)):
+            raise ValueError(
+                f"maps {shapes[0]} to {shapes[1]}, expected (None, {side}, {side}, 1) "
+                f"to (None, {outputs})"
+            )
     return Predictor(
-        keras.models.load_model(run.model_path, compile=False, safe_mode=True),
+        model,
         class_names=run.class_names,
-        image_size=run.info["image_size"],
-        stored_image_size=run.info["stored_image_size"],
+        image_size=side,
+        stored_image_size=run.info.stored_image_size,
     )
 
 

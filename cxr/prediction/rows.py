@@ -1,13 +1,13 @@
 """Writes the table of predictions: columns, decision, CSV or JSON."""
 
-import csv
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
 import numpy as np
 
-from cxr import runs
+from cxr import files, runs, tables
 from cxr.metrics import classification
 from cxr.reasons import error_status
 
@@ -26,16 +26,15 @@ class Writer:
           columns: the keys of every row.
         """
         self._file = file
-        self._csv = None
+        self._table = None
         self._separator = "[\n"
         if not name.lower().endswith(".json"):
-            self._csv = csv.DictWriter(file, columns, lineterminator="\n")
-            self._csv.writeheader()
+            self._table = tables.Writer(file, columns)
 
     def add(self, row: dict[str, Any]) -> None:
         """Appends a row."""
-        if self._csv:
-            self._csv.writerow(row)
+        if self._table:
+            self._table.add(row)
         else:
             text = json.dumps(row, ensure_ascii=False, allow_nan=False)
             self._file.write(self._separator + text)
@@ -43,8 +42,22 @@ class Writer:
 
     def close(self) -> None:
         """Ends the table."""
-        if not self._csv:
+        if not self._table:
             self._file.write("\n]\n")
+
+
+@contextlib.contextmanager
+def publishing(path: str, columns: Sequence[str]) -> Iterator[Writer]:
+    """Yields the writer of a table that is published when the block succeeds."""
+    with (
+        files.publishing(path) as temporary,
+        open(
+            temporary, "w", newline="", encoding="utf-8", errors="backslashreplace"
+        ) as file,
+    ):
+        table = Writer(file, path, columns)
+        yield table
+        table.close()
 
 
 def columns(run: runs.Run) -> list[str]:
@@ -65,7 +78,7 @@ def row(
         number.
       run: whose threshold decides.
     """
-    threshold = (run.info["threshold"] or {}).get("value")
+    threshold = run.info.threshold.value if run.info.threshold else None
     if probabilities is not None and not np.isfinite(probabilities).all():
         probabilities = None
         status = error_status("not_finite", "the model gave no number")

@@ -35,6 +35,12 @@ def page(title: str, body: Sequence[str]) -> str:
     )
 
 
+def with_warning(document: str, text: str) -> str:
+    """Returns one of our pages with a warning above everything else on it."""
+    before, main, after = document.partition("<main>")
+    return f"{before}{main}{notes([('warn', text)])}{after}"
+
+
 def section(title: str, parts: Sequence[str], *, anchor: str) -> str:
     """A titled section that links can point to; empty parts are left out."""
     return (

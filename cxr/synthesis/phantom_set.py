@@ -3,7 +3,7 @@
 import os
 import pathlib
 
-from cxr import records
+from cxr import cli, records
 from cxr.config import PHANTOM
 from cxr.conversion import converter
 from cxr.synthesis import phantoms
@@ -22,7 +22,7 @@ def ensure(data_dir: str | os.PathLike) -> records.RecordSet:
     if any((root / PHANTOM).glob(f"*/{records.MANIFEST}")):
         return records.find(root, PHANTOM)
     films = root / f"{PHANTOM}_films"
-    print(f"drawing synthetic films below {films}", flush=True)
+    cli.say(f"drawing synthetic films below {films}")
     phantoms.write(films, num_patients=NUM_PATIENTS)
     config = converter.ConversionConfig(
         input_dir=str(films),

@@ -11,7 +11,6 @@ begins with the files of a smaller one, byte for byte.
 """
 
 import collections
-import csv
 import dataclasses
 import io
 import math
@@ -22,7 +21,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from cxr import cli, files, reference_set
+from cxr import cli, documents, files, reference_set, tables
 from cxr.synthesis import drawing
 
 CSV_NAME = "phantoms.csv"
@@ -180,7 +179,7 @@ def write(
         corners = "" if box is None else ";".join(map(str, box))
         rows.append((film.path, film.label, film.patient, corners))
     table = (dict(zip(CSV_COLUMNS, row, strict=True)) for row in sorted(rows))
-    files.publish_csv(root / CSV_NAME, CSV_COLUMNS, table)
+    tables.publish(root / CSV_NAME, CSV_COLUMNS, table)
     counts = collections.Counter(film.path.rsplit("/", 1)[0] for film in films)
     return dict(sorted(counts.items()))
 
@@ -196,8 +195,8 @@ def read_boxes(
     path = pathlib.Path(output_dir) / CSV_NAME
     if not path.is_file():
         raise cli.DataError(f"{path}: missing, so the phantom set is not complete")
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    with documents.reading(path):
+        rows = tables.parse_records(documents.read_text(path))
     return {row["path"]: _parse_box(row["box"]) for row in rows}
 
 
@@ -227,8 +226,9 @@ def _prepare(root: pathlib.Path, planned: set[str]) -> None:
     """Refuses a folder with other films; drops what a killed write left half done."""
     if root.exists() and not root.is_dir():
         raise cli.UsageError(f"--output_dir={root}: is a file, expected a folder")
+    files.refuse_links(root)
     found = [path for folder in _FOLDERS for path in (root / folder).glob("*/*")]
-    halves = [path for path in found if path.name.startswith(".tmp-")]
+    halves = [path for path in found if path.name.startswith(files.TEMPORARY_PREFIX)]
     for path in sorted(set(found) - set(halves)):
         name = path.relative_to(root).as_posix()
         if name not in planned:

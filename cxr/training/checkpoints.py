@@ -12,15 +12,16 @@ import json
 import os
 import pathlib
 import shutil
+import zipfile
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from cxr import cli, files, runs, schedules
+from cxr import cli, documents, files, folders, runs, schedules
 
 _ARRAYS, _STATE, _COMMIT = "arrays.npz", "state.json", "commit.json"
-_TEMPORARY_PREFIX = ".tmp-"
+_MAX_ARRAYS_BYTES = 1 << 40  # 1 TiB: what the file holds is read, no more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,7 @@ def save(root: pathlib.Path, checkpoint: Checkpoint, *, keep: int) -> pathlib.Pa
       OSError: the disk is full or refuses; older checkpoints are untouched.
     """
     final = root / checkpoint.name
-    temporary = root / f"{_TEMPORARY_PREFIX}{os.getpid()}-{final.name}"
+    temporary = files.temporary_name(final)
     root.mkdir(parents=True, exist_ok=True)
     if not _holds(final, checkpoint):
         shutil.rmtree(final, ignore_errors=True)
@@ -91,19 +92,37 @@ def load_newest(root: pathlib.Path, kind: str) -> tuple[Checkpoint | None, list[
 def load(path: pathlib.Path) -> Checkpoint:
     """Loads one checkpoint; Damaged unless every byte is as it was written."""
     try:
-        commit = json.loads((path / _COMMIT).read_bytes())
-        contents = {name: (path / name).read_bytes() for name in (_ARRAYS, _STATE)}
+        commit = documents.read(path / _COMMIT)
+        contents = {
+            name: folders.read_file(path / name, _MAX_ARRAYS_BYTES)
+            for name in (_ARRAYS, _STATE)
+        }
         for name, content in contents.items():
-            if files.sha256_bytes(content) != commit[name]:
+            if files.sha256_bytes(content) != commit.sha256(name):
                 raise Damaged(f"{name} has changed since it was saved")
-        with np.load(io.BytesIO(contents[_ARRAYS]), allow_pickle=False) as arrays:
-            loaded = dict(arrays)
-        state = json.loads(contents[_STATE])
+        loaded = _unpack(contents[_ARRAYS])
+        state = documents.parse(contents[_STATE].decode()).content
     except Damaged:
         raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        MemoryError,
+        zipfile.BadZipFile,
+    ) as error:
         raise Damaged(str(error)) from error
     return Checkpoint(path.name, loaded, state)
+
+
+def _unpack(data: bytes) -> dict[str, np.ndarray]:
+    """Returns the arrays of an npz file, whose members are as large as they say."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if any(member.compress_type for member in archive.infolist()):
+            raise ValueError(f"{_ARRAYS}: compressed members, which are not ours")
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def _holds(path: pathlib.Path, checkpoint: Checkpoint) -> bool:
@@ -121,7 +140,6 @@ def _holds(path: pathlib.Path, checkpoint: Checkpoint) -> bool:
 
 
 def _write(temporary: pathlib.Path, checkpoint: Checkpoint) -> None:
-    shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     np.savez(temporary / _ARRAYS, allow_pickle=False, **checkpoint.arrays)
     state = json.dumps(checkpoint.state).encode()
@@ -143,7 +161,7 @@ def _find(root: pathlib.Path, kind: str) -> list[pathlib.Path]:
 
 def _prune(root: pathlib.Path, kind: str, keep: int) -> None:
     stale = _find(root, kind)[:-keep]
-    stale += root.glob(f"{_TEMPORARY_PREFIX}*")  # left by killed processes
+    stale += root.glob(f"{files.TEMPORARY_PREFIX}*")  # left by killed processes
     for path in stale:
         shutil.rmtree(path, ignore_errors=True)
 
@@ -167,10 +185,30 @@ class Position:
     step: int = 0
     rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
+    @classmethod
+    def parse(cls, fields: documents.Fields) -> "Position":
+        """Parses a checkpoint's state; ValueError names what is wrong."""
+        first_step = fields.integer("first_step", 0)
+        rows = [row.content for row in fields.sections("rows")]
+        for number, row in enumerate(rows, start=1):
+            as_text = {n: "" if v is None else str(v) for n, v in row.items()}
+            runs.parse_row(as_text, number)
+        return cls(
+            stage=fields.integer("stage", 0, len(runs.STAGES)),
+            first_step=first_step,
+            step=fields.integer("step", first_step),
+            rows=rows,
+        )
+
     @property
     def name(self) -> str:
         """Name of the checkpoint at this moment; later moments sort later."""
         return f"step-{self.step:08d}-epoch-{len(self.rows):04d}-stage-{self.stage}"
+
+
+def position_of(checkpoint: Checkpoint) -> Position:
+    """Returns where a run was when a state was saved; ValueError if it holds none."""
+    return Position.parse(documents.Fields(checkpoint.state))
 
 
 class StateFolder:
@@ -187,8 +225,16 @@ class StateFolder:
         self._keep, self._best_metric = keep, best_metric
 
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
-        """Returns the newest valid state and a line for each damaged one after it."""
-        return load_newest(self._folder, "step")
+        """Returns the newest valid state and a line for each damaged one after it.
+
+        Raises:
+          DataError: its state is none of a run.
+        """
+        checkpoint, passed = load_newest(self._folder, "step")
+        if checkpoint is not None:
+            with documents.reading(self._folder / checkpoint.name / _STATE):
+                position_of(checkpoint)
+        return checkpoint, passed
 
     def save(self, position: Position, variables: dict[str, np.ndarray]) -> None:
         """Saves the state of this moment."""

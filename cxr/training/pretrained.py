@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from cxr import cli
+from cxr import cli, model_file
 
 IMAGENET_FILE = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
 
@@ -81,6 +81,7 @@ def _read(path: pathlib.Path) -> dict[str, list[np.ndarray]]:
 
     try:
         with h5py.File(path, "r") as file:
+            model_file.check_hdf5(file)
             group = file.get("model_weights", file)
             return {
                 _text(name): [
@@ -89,7 +90,7 @@ def _read(path: pathlib.Path) -> dict[str, list[np.ndarray]]:
                 ]
                 for name in group.attrs["layer_names"]
             }
-    except (OSError, KeyError) as error:
+    except (OSError, KeyError, ValueError, AttributeError, TypeError) as error:
         raise cli.DataError(
             f"--weights={path}: not a Keras Applications weights file: {error}"
         ) from error

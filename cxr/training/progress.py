@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from cxr import records, runs
+from cxr import cli, records, runs
 from cxr.training import curves
 
 _MIB = 1 << 20
@@ -33,7 +33,7 @@ def counts(manifest: records.Manifest) -> str:
 
 def say(message: str) -> None:
     """Prints a line at once, also into a pipe."""
-    print(message, flush=True)
+    cli.say(message)
 
 
 class EpochProgress:

@@ -2,17 +2,17 @@
 
 import dataclasses
 import pathlib
-from typing import Any
 
 import keras
 import numpy as np
 
-from cxr import cli, files, records, runs
+from cxr import cli, files, model_file, records, runs
 from cxr.config import TrainConfig
 from cxr.input import pipeline
 from cxr.metrics import calibration, predictions, thresholds
+from cxr.model_info import ModelInfo, Threshold
 from cxr.prediction.predictor import Predictor, load_predictor
-from cxr.training import builders, models
+from cxr.training import builders, models, resuming
 
 
 def publish(
@@ -27,6 +27,8 @@ def publish(
 ) -> None:
     """Writes the model, then model.json, which makes the run finished.
 
+    What was published before stays readable until then.
+
     Args:
       config: the run's flags; `workdir` is the run folder.
       record_set: the data set.
@@ -40,33 +42,33 @@ def publish(
     workdir, manifest = pathlib.Path(config.workdir), record_set.manifest
     model = models.build(spec, dtype="float32")
     model.set_weights(best)
-    with files.publishing(workdir / runs.MODEL) as temporary:
-        model.save(temporary)
     probabilities = _predict(config, manifest, model, validation)
     positive = config.positive_class or manifest.class_names[-1]
-    info = {
-        "schema": runs.SCHEMA,
-        "model": config.model,
-        "class_names": list(manifest.class_names),
-        "positive_class": positive,
-        "head": config.head,
-        "stored_image_size": manifest.image_size,
-        "image_size": config.image_size,
-        **_choose(config, manifest, positive, probabilities, validation.labels),
-        "data": runs.data_identity(config, manifest),
-        "model_file": runs.MODEL,
-        "model_sha256": files.sha256_file(workdir / runs.MODEL),
-        "final_weights_sha256": weights_sha256(final),
-        "best_epoch": best_epoch,
-        "num_parameters": model.count_params(),
-    }
-    # Kept, so that an evaluation need not predict validation again.
-    predictions.publish(
-        predictions.folder(workdir, "validation"),
-        _tabulate(record_set, validation, probabilities),
-        predictions.describe_source(info, manifest.fingerprint, "validation"),
+    threshold, temperature = _choose(
+        config, manifest, positive, probabilities, validation.labels
     )
-    runs.write_json(workdir / runs.MODEL_INFO, info)
+    info = ModelInfo(
+        model=config.model,
+        class_names=manifest.class_names,
+        positive_class=positive,
+        head=config.head,
+        stored_image_size=manifest.image_size,
+        image_size=config.image_size,
+        threshold=threshold,
+        temperature=temperature,
+        data=resuming.data_identity(config, manifest),
+        model_file=runs.MODEL,
+        model_sha256="",  # known when the file is written, which holds the rest
+        final_weights_sha256=weights_sha256(final),
+        best_epoch=best_epoch,
+        num_parameters=model.count_params(),
+        flags=runs.flag_lines(config),
+        trained_after_test=runs.count_test_reads(workdir),
+    )
+    with files.publishing(workdir / runs.NEXT_MODEL) as temporary:
+        model.save(temporary)
+        model_file.embed(temporary, info)
+    _publish_info(workdir, info, _tabulate(record_set, validation, probabilities))
 
 
 def publish_decision(
@@ -85,38 +87,57 @@ def publish_decision(
       Whether the decision asked for is another than the run's.
     """
     manifest = record_set.manifest
-    positive = config.positive_class or run.info["positive_class"]
-    held = run.info["threshold"]
-    if positive == run.info["positive_class"] and (
-        held is None or held["rule"] == config.threshold_rule
+    positive = config.positive_class or run.info.positive_class
+    held = run.info.threshold
+    if positive == run.info.positive_class and (
+        held is None or held.rule == config.threshold_rule
     ):
         return False
-    if manifest.fingerprint != run.info["data"]["fingerprint"]:
-        raise cli.UsageError(
-            f"--data_dir={config.data_dir}: not the set that {run.workdir} was trained "
-            "on; its threshold is chosen on that one"
-        )
-    source = predictions.describe_source(run.info, manifest.fingerprint, "validation")
+    source = predictions.describe_source(
+        run.info.model_sha256, manifest.fingerprint, "validation"
+    )
     table = predictions.recall(predictions.folder(run.workdir, "validation"), source)
     if table is None:
         validation = builders.open_split(
             config, record_set, "validation", progress=False
         )
-        model = load_predictor(run).model
+        model, check = load_predictor(run).model, validation.check_shards()
         probabilities = _predict(config, manifest, model, validation)
+        check.wait()
         table = _tabulate(record_set, validation, probabilities)
-    decision = _choose(config, manifest, positive, table.probabilities, table.labels)
-    flags = dataclasses.replace(
-        run.config,
-        threshold_rule=config.threshold_rule,
-        positive_class=config.positive_class or run.config.positive_class,
+    threshold, temperature = _choose(
+        config, manifest, positive, table.probabilities, table.labels
     )
-    # model.json last, by which the decision is known: killed between the two, the same
-    # command does both again.
-    files.publish(run.workdir / runs.FLAGS, cli.to_flags(flags))
-    info = {**run.info, "positive_class": positive, **decision}
-    runs.write_json(run.workdir / runs.MODEL_INFO, info)
+    flags = resuming.with_decision(run.config, config)
+    info = dataclasses.replace(
+        run.info,
+        positive_class=positive,
+        threshold=threshold,
+        temperature=temperature,
+        flags=runs.flag_lines(flags),
+    )
+    with files.publishing(run.workdir / runs.NEXT_MODEL) as temporary:
+        model_file.embed_anew(run.model_path, temporary, info)
+    # model.json last, by which the decision is known: killed between, the same command
+    # does all again.
+    if run.is_latest:
+        files.publish(run.workdir / runs.FLAGS, cli.to_flags(flags))
+    _publish_info(run.workdir, info, table)
     return True
+
+
+def _publish_info(
+    workdir: pathlib.Path, info: ModelInfo, validation: predictions.Predictions
+) -> None:
+    """Publishes model.json and predictions of the model that lies ready."""
+    sha256 = files.sha256_file(workdir / runs.NEXT_MODEL)
+    # Kept, so that an evaluation need not predict validation again.
+    predictions.publish(
+        predictions.folder(workdir, "validation"),
+        validation,
+        predictions.describe_source(sha256, info.data.fingerprint, "validation"),
+    )
+    runs.publish_model_info(workdir, dataclasses.replace(info, model_sha256=sha256))
 
 
 def weights_sha256(weights: list[np.ndarray]) -> str:
@@ -158,12 +179,11 @@ def _choose(
     positive: str,
     probabilities: np.ndarray,
     labels: np.ndarray,
-) -> dict[str, Any]:
+) -> tuple[Threshold | None, float]:
     """Chooses threshold and temperature on validation."""
     temperature = calibration.fit_temperature(labels, probabilities.astype(np.float64))
     if len(manifest.class_names) > 2:  # argmax decides: there is no threshold
-        return {"threshold": None, "temperature": temperature}
+        return None, temperature
     index, rule = manifest.class_names.index(positive), config.threshold_rule
     value = thresholds.choose_threshold(labels == index, probabilities[:, index], rule)
-    chosen = {"value": float(value), "rule": rule, "chosen_on": "validation"}
-    return {"threshold": chosen, "temperature": temperature}
+    return Threshold(float(value), rule, "validation"), temperature

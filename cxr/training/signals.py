@@ -1,9 +1,7 @@
 """Catches SIGINT and SIGTERM so that training stops at a safe moment."""
 
 import contextlib
-import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 
@@ -38,14 +36,12 @@ class Interruption:
     def _receive(self, number: int, frame) -> None:
         if self.number is not None:  # the second signal stops at once
             signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
         self.number = number
         name = signal.Signals(number).name
-        print(
+        cli.note(
             f"\n{name}: finishing the step in flight, then saving; again to stop at "
-            "once without saving",
-            file=sys.stderr,
-            flush=True,
+            "once without saving"
         )
 
 

@@ -6,9 +6,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from cxr import cli, records, runs, schedules
+from cxr import cli, environment, records, runs, schedules
 from cxr.config import TrainConfig
 from cxr.input import augmenters
+from cxr.input.shard_check import ShardCheck
 from cxr.training import (
     builders,
     checkpoints,
@@ -18,7 +19,9 @@ from cxr.training import (
     pretrained,
     progress,
     publishing,
+    resuming,
     signals,
+    stale,
     steps,
 )
 from cxr.training.stage_run import StageRun
@@ -49,20 +52,27 @@ def train(config: TrainConfig, record_set: records.RecordSet) -> runs.Run:
     """
     workdir = pathlib.Path(config.workdir)
     with runs.lock(workdir), signals.watch() as interruption:
-        runs.check_same_run(workdir, config, record_set)
+        runs.settle(workdir)
+        decision = resuming.decide(workdir, config, record_set.manifest)
+        for note in decision.notes:
+            progress.say(f"note: {note}")
         try:
-            if finished := runs.finished(workdir, config):
-                changed = publishing.publish_decision(finished, config, record_set)
+            if decision.course is resuming.Course.NOTHING:
+                run = runs.open_run(workdir)
+                changed = publishing.publish_decision(run, config, record_set)
                 done = "its decision is published anew" if changed else "nothing to do"
                 progress.say(f"{workdir} is finished; {done}")
             else:
-                Trainer(config, record_set, interruption).fit()
+                anew = decision.course is resuming.Course.ANEW
+                Trainer(config, record_set, interruption, anew=anew).fit()
         except tf.errors.ResourceExhaustedError as error:
             raise cli.UnavailableError(
                 f"out of memory with --batch_size={config.batch_size} "
                 f"--image_size={config.image_size}: try half the batch size"
             ) from error
-        return runs.open_run(workdir)
+        run = runs.open_run(workdir)
+        stale.say(stale.mark(run))
+        return run
 
 
 class Trainer:
@@ -72,6 +82,7 @@ class Trainer:
       config: the run's flags.
       record_set: the data set.
       interruption: asked between steps whether to stop.
+      anew: leave what checkpoints there are.
     """
 
     def __init__(
@@ -79,20 +90,23 @@ class Trainer:
         config: TrainConfig,
         record_set: records.RecordSet,
         interruption: signals.Interruption,
+        *,
+        anew: bool = False,
     ):
         self._config, self._record_set = config, record_set
         self._interruption = interruption
         self._workdir = pathlib.Path(config.workdir)
         self._devices = devices.setup(config)
         keras.config.set_dtype_policy(self._devices.precision)
-        runs.publish_settings(
-            self._workdir,
-            config,
-            record_set,
-            device_names=self._devices.names,
+        trained = environment.describe(
+            resuming.data_identity(config, record_set.manifest),
+            devices=self._devices.names,
             replicas=self._devices.replicas,
             precision=self._devices.precision,
         )
+        resuming.publish_settings(self._workdir, config, trained)
+        if anew:
+            resuming.begin_anew(self._workdir)
         self._train, self._validation = (
             builders.open_split(config, record_set, split, progress=config.progress)
             for split in ("train", "validation")
@@ -111,6 +125,7 @@ class Trainer:
         self._states = checkpoints.StateFolder(
             self._workdir, keep=config.keep_checkpoints, best_metric=config.best_metric
         )
+        self._checks: list[ShardCheck] | None = None  # None: not begun
         self._log = progress.RunLog(self._workdir, tensorboard=config.tensorboard)
 
     def fit(self) -> None:
@@ -125,6 +140,7 @@ class Trainer:
                 run = self._begin_stage(index, checkpoint)
                 checkpoint = None
                 self._run_stage(run)
+            self._check_shards()
             publishing.publish(
                 self._config,
                 self._record_set,
@@ -155,7 +171,7 @@ class Trainer:
         for line in passed:
             progress.say(f"damaged, passed over: {line}")
         if checkpoint is not None:
-            self._position = checkpoints.Position(**checkpoint.state)
+            self._position = checkpoints.position_of(checkpoint)
         return checkpoint
 
     def _banner(self, checkpoint: checkpoints.Checkpoint | None) -> None:
@@ -229,6 +245,7 @@ class Trainer:
                 strategy=self._devices.strategy,
                 check=self._interruption.check,
             )
+            self._check_shards()  # features are kept, and must be these images'
             sources = cache.both(self._train, self._validation)
         else:
             sources = (self._train, self._validation)
@@ -271,8 +288,10 @@ class Trainer:
             step.rate_factor.assign(
                 schedules.plateau_factor(rows, patience=config.reduce_lr_patience)
             )
+        self._begin_shard_check()
         start = position.first_step + len(rows) * self._steps_per_epoch
         times = self._run_steps(run, end=start + self._steps_per_epoch)
+        self._check_shards()
         row = {"epoch": len(position.rows) + 1, "stage": run.stage.name}
         row |= step.read_totals()
         row |= run.validate(self._interruption)
@@ -337,6 +356,19 @@ class Trainer:
             "--warmup_steps, or --precision=float32"
         )
 
+    def _begin_shard_check(self) -> None:
+        """Begins it beside the first epoch of this process, which reads every shard."""
+        if self._checks is None:
+            sources = (self._train, self._validation)
+            self._checks = [source.check_shards() for source in sources]
+
+    def _check_shards(self) -> None:
+        """Returns when the images trained on are known to be the manifest's."""
+        self._begin_shard_check()
+        while self._checks:
+            self._checks.pop().wait()
+
     def _save(self, step: steps.TrainingStep) -> None:
+        self._check_shards()
         self._check_finite(step)
         self._states.save(self._position, step.get_state())

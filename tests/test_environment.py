@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from cxr import runs
+from cxr import environment
 
 OURS = '[project]\nname = "cxr"\n'
 
@@ -34,25 +34,29 @@ def repository(tmp_path):
 
 
 def test_our_checkout_is_recorded(tmp_path, repository, monkeypatch):
-    monkeypatch.setattr(runs, "__file__", str(tmp_path / "cxr" / "runs.py"))
+    monkeypatch.setattr(
+        environment, "__file__", str(tmp_path / "cxr" / "environment.py")
+    )
     (tmp_path / "pyproject.toml").write_text(OURS)
-    assert runs._git_commit() is None  # no repository yet
-    commit = repository({"cxr/runs.py": ""})
-    assert runs._git_commit() == commit
+    assert environment.git_commit() is None  # no repository yet
+    commit = repository({"cxr/environment.py": ""})
+    assert environment.git_commit() == commit
 
 
 @pytest.mark.parametrize(
     ("files", "root"),
     [
-        ({"pyproject.toml": OURS, "cxr/runs.py": ""}, ".venv/site-packages"),
-        ({"lib/pyproject.toml": OURS, "lib/cxr/runs.py": ""}, "lib"),
+        ({"pyproject.toml": OURS, "cxr/environment.py": ""}, ".venv/site-packages"),
+        ({"lib/pyproject.toml": OURS, "lib/cxr/environment.py": ""}, "lib"),
         ({"pyproject.toml": OURS, "README.md": ""}, "."),
-        ({"pyproject.toml": OURS.replace("cxr", "x"), "cxr/runs.py": ""}, "."),
-        ({"cxr/runs.py": ""}, "."),
+        ({"pyproject.toml": OURS.replace("cxr", "x"), "cxr/environment.py": ""}, "."),
+        ({"cxr/environment.py": ""}, "."),
     ],
     ids=["installed in ours", "part of another", "untracked", "copied", "nameless"],
 )
 def test_no_other_repository_is(tmp_path, repository, monkeypatch, files, root):
     repository(files)
-    monkeypatch.setattr(runs, "__file__", str(tmp_path / root / "cxr" / "runs.py"))
-    assert runs._git_commit() is None
+    monkeypatch.setattr(
+        environment, "__file__", str(tmp_path / root / "cxr" / "environment.py")
+    )
+    assert environment.git_commit() is None
