@@ -334,3 +334,15 @@ def test_classes_keep_their_share_in_every_split(tmp_path):
         assert split.class_counts["NORMAL"] == split.class_counts["PNEUMONIA"]
         counts[name] = split.num_examples
     assert counts == {"train": 56, "validation": 12, "test": 12}
+
+
+def test_films_of_formats_without_checksums_are_counted(tmp_path):
+    source, said = make_source(tmp_path / "films"), []
+    for path in sorted(source.rglob("*.png"))[:3]:
+        with Image.open(path) as image:
+            image.save(path.with_suffix(".bmp"))
+        path.unlink()
+    converter.convert(config_for(source), log=said.append)
+    notes = [line for line in said if "checksums" in line]
+    assert len(notes) == 1
+    assert notes[0].startswith("3 images are of formats without checksums (3 BMP)")

@@ -133,10 +133,11 @@ def unsummed() -> bytes:
     return changed(data, end - 4, bytes(4))
 
 
-def longer_webp(variant: str) -> bytes:
-    """A WebP with bytes behind its coded data."""
+def longer_webp(variant: str, odd: int) -> bytes:
+    """A WebP with bytes behind its coded data, an odd or an even number of all."""
     data = sound("WEBP", variant)
-    body = data[20 : 20 + int.from_bytes(data[16:20], "little")] + bytes(range(1, 41))
+    body = data[20 : 20 + int.from_bytes(data[16:20], "little")]
+    body += bytes(range(1, 41 + (len(body) + odd) % 2))
     return hostile_bytes._riff((data[12:16], body))
 
 
@@ -222,8 +223,10 @@ REFUSED = {
         "unsupported_format",
         "TIFF compression 6",
     ),
-    "longer lossy webp": (lambda: longer_webp("lossy"), "corrupt", "go on behind"),
-    "longer webp": (lambda: longer_webp("lossless"), "corrupt", "go on behind"),
+    "longer webp": (lambda: longer_webp("lossy", 0), "corrupt", "go on behind"),
+    "longer odd webp": (lambda: longer_webp("lossy", 1), "corrupt", "go on behind"),
+    "longer vp8l": (lambda: longer_webp("lossless", 0), "corrupt", "go on behind"),
+    "longer odd vp8l": (lambda: longer_webp("lossless", 1), "corrupt", "go on behind"),
     "size of a webp": (
         lambda: changed(sound("WEBP", "lossy"), 4, b"\xff\xff\xff"),
         "truncated",

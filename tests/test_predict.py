@@ -493,3 +493,14 @@ def test_a_real_model_sees_what_training_saw(tmp_path, head):
             assert row["probability_PNEUMONIA"] == pytest.approx(expected, abs=1e-6)
             total = row["probability_PNEUMONIA"] + row["probability_NORMAL"]
             assert total == pytest.approx(1, abs=1e-6)
+
+
+def test_films_of_formats_without_checksums_are_counted(call, tmp_path, capsys):
+    film = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+    for name in ("a.bmp", "b.bmp", "c.tif", "d.png", "e.jpeg"):
+        Image.fromarray(film).save(tmp_path / name)
+    call(*sorted(tmp_path.glob("?.*")))
+    said = capsys.readouterr().err
+    assert "3 images are of formats without checksums (2 BMP, 1 uncompressed" in said
+    call(tmp_path / "d.png", output="sound.csv")
+    assert "checksums" not in capsys.readouterr().err
