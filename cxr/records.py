@@ -330,10 +330,9 @@ def load(path: str | os.PathLike) -> RecordSet:
     try:
         with documents.reading(manifest_path):
             text = documents.read_text(manifest_path)
+            return RecordSet(path, Manifest.from_json(text))
     except FileNotFoundError as error:
         raise cli.DataError(f"{manifest_path}: missing: no complete set") from error
-    with documents.reading(manifest_path):
-        return RecordSet(path, Manifest.from_json(text))
 
 
 def check(record_set: RecordSet) -> None:
@@ -346,7 +345,7 @@ def check(record_set: RecordSet) -> None:
     for shard in record_set.manifest.shards:
         _check_shard(record_set.path / shard.file, shard)
     rows = record_set.examples()
-    by_split = {name: list(group) for name, group in _group(rows, "split").items()}
+    by_split = group(rows, "split")
     if unknown := by_split.keys() - record_set.manifest.splits.keys():
         raise cli.DataError(
             f"{record_set.path / EXAMPLES}: split {min(unknown)!a} is none of the "
@@ -376,7 +375,11 @@ def _totals(split: Split, rows: list[dict[str, str]]) -> Iterator[tuple[str, Any
     yield "order", True, placed == expected
 
 
-def _group(rows: list[dict[str, str]], column: str) -> dict[str, list[dict[str, str]]]:
+def group(
+    rows: Iterable[dict[str, str]], column: str
+) -> collections.defaultdict[str, list[dict[str, str]]]:
+    """Returns the rows of each value of a column, in their order."""
+    groups: collections.defaultdict[str, list[dict[str, str]]]
     groups = collections.defaultdict(list)
     for row in rows:
         groups[row[column]].append(row)

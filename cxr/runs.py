@@ -195,9 +195,8 @@ def parse_flags(lines: Sequence[str]) -> TrainConfig:
     args = [line.strip() for line in lines]
     args = [arg for arg in args if arg and not arg.startswith(("#", "//"))]
     for arg in args:
-        match = re.fullmatch(r"--(?:no)?(\w+?)(?:=.*)?", arg)
-        name = re.match(r"--(\w+)", arg)
-        if not match or not name or not {match[1], name[1]} & known:
+        match = re.fullmatch(r"--(\w+)(=.*)?", arg)
+        if not match or not {match[1], match[1].removeprefix("no")} & known:
             raise ValueError(f"{arg!a}: expected flags of training, --name=value")
     try:
         return cli.parse(["", *args], TrainConfig, usage="")[0]

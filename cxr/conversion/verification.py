@@ -5,7 +5,6 @@ its row in examples.csv, and each file's own SHA-256. Faults are collected, not
 raised, so that one run names them all.
 """
 
-import collections
 import dataclasses
 import pathlib
 from typing import NamedTuple
@@ -103,7 +102,7 @@ def verify(path: pathlib.Path, pool: workers.Workers) -> list[Fault]:
     faults = _side_faults(path, manifest)
     rows, starts = None, {}
     if not any(fault.file == records.EXAMPLES for fault in faults):
-        rows = _rows_by_shard(record_set)
+        rows = records.group(record_set.examples(), "shard")
         faults += _set_faults(manifest, rows)
     if not any(fault.file == records.OFFSETS for fault in faults):
         try:
@@ -145,13 +144,6 @@ def _side_faults(path: pathlib.Path, manifest: records.Manifest) -> list[Fault]:
     found = {file.name for file in path.glob("*.tfrecord*")}
     unlisted = found - {shard.file for shard in manifest.shards}
     return faults + [Fault(name, None, "not in the manifest") for name in unlisted]
-
-
-def _rows_by_shard(record_set: records.RecordSet) -> dict[str, list[dict[str, str]]]:
-    rows = collections.defaultdict(list)
-    for row in record_set.examples():
-        rows[row["shard"]].append(row)
-    return rows
 
 
 def _set_faults(

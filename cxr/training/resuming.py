@@ -28,10 +28,11 @@ class Course(enum.Enum):
 
 
 class Decision(NamedTuple):
-    """A course, and what a person should know of it, a line each."""
+    """A course, what a person should know of it, a line each, and the finished run."""
 
     course: Course
     notes: tuple[str, ...] = ()
+    finished: runs.Run | None = None
 
 
 def decide(
@@ -53,7 +54,7 @@ def decide(
         *_other_data(run.info.data.fingerprint, manifest),
     ]
     if not changes:
-        return Decision(Course.NOTHING)
+        return Decision(Course.NOTHING, finished=run)
     if _is_under_way(workdir, config, manifest):
         note = "the model of before stays until this training is finished"
         return Decision(Course.TRAIN, (note,))

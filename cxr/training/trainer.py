@@ -57,8 +57,7 @@ def train(config: TrainConfig, record_set: records.RecordSet) -> runs.Run:
         for note in decision.notes:
             progress.say(f"note: {note}")
         try:
-            if decision.course is resuming.Course.NOTHING:
-                run = runs.open_run(workdir)
+            if run := decision.finished:
                 changed = publishing.publish_decision(run, config, record_set)
                 done = "its decision is published anew" if changed else "nothing to do"
                 progress.say(f"{workdir} is finished; {done}")
