@@ -2,16 +2,15 @@
 
 import contextlib
 import dataclasses
-import json
 import os
 import pathlib
-import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 from benchmarks import loader_report
 from benchmarks.loader_peers import LOADERS
+from benchmarks.peer_process import PeerProcess
 from cxr import cli, files, records, tfrecord
 from cxr.conversion import converter
 
@@ -26,7 +25,6 @@ loaders.png to OUT; OUT/work keeps the converted films for the next run. A peer
 that is not installed is reported as such. With --repeats=5, 5,000 films of 224
 pixels take about an hour; --loaders picks a few.
 """
-_ROOT = pathlib.Path(__file__).parents[1]
 _PEERS = ("torch", "dali", "ffcv")  # families with an environment of their own
 
 
@@ -171,63 +169,13 @@ def _encoded(record_set: records.RecordSet) -> Iterator[bytes]:
 # --- measuring
 
 
-class _Process:
-    """A loader's process, waiting for commands between its turns."""
-
-    def __init__(self, name: str, python: str, work: pathlib.Path, sizes: tuple):
-        command = [
-            python,
-            "-m",
-            "benchmarks.loader_worker",
-            name,
-            str(work.resolve()),
-            *map(str, sizes),
-        ]
-        self._log = _log_file(work, name)
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-            cwd=_ROOT,
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        )
-
-    def read(self) -> dict[str, Any]:
-        """Returns the next answer, or `{"missing": why}` when the process ended."""
-        for line in self._process.stdout:
-            if line.startswith("@"):
-                return json.loads(line[1:])
-        self._process.wait()
-        self._log.seek(0)
-        lines = self._log.read().strip().splitlines() or ["no output"]
-        return {"missing": lines[-1][:200]}
-
-    def ask(self, command: str) -> dict[str, Any]:
-        """Sends a command and waits for its answer."""
-        with contextlib.suppress(BrokenPipeError):
-            print(command, file=self._process.stdin, flush=True)
-        return self.read()
-
-    def close(self) -> None:
-        """Ends the process."""
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-        try:
-            self._process.wait(timeout=30)
-        except subprocess.TimeoutExpired:  # a peer's threads that do not end
-            self._process.kill()
-            self._process.wait()
-        self._process.stdout.close()
-        self._log.close()
-
-
-def _log_file(work: pathlib.Path, name: str):
-    """Opens the file that keeps a loader's stderr."""
-    folder = work / "logs"
-    folder.mkdir(exist_ok=True)
-    return open(folder / f"{name.replace(' ', '-')}.txt", "w+", encoding="utf-8")
+def _start(
+    name: str, python: str, work: pathlib.Path, sizes: tuple[int, int]
+) -> PeerProcess:
+    """Starts a loader's process, which waits for commands between its turns."""
+    command = [python, "-m", "benchmarks.loader_worker", name, str(work.resolve())]
+    log = work / "logs" / f"{name.replace(' ', '-')}.txt"
+    return PeerProcess([*command, *map(str, sizes)], log)
 
 
 def _one_round(
@@ -236,13 +184,13 @@ def _one_round(
     """Starts each loader, times first epochs one by one and later ones in turn."""
     found: dict[str, dict] = {}
     with contextlib.ExitStack() as stack:
-        running: dict[str, _Process] = {}
+        running: dict[str, PeerProcess] = {}
         for name in names:
             python = _interpreter(config, name)
             if python is None:
                 found[name] = {"missing": "no --peer_python given"}
                 continue
-            process = _Process(name, python, work, (config.image_size, size))
+            process = _start(name, python, work, (config.image_size, size))
             stack.callback(process.close)
             ready = process.read()
             first = ready if "missing" in ready else process.ask("first")

@@ -6,7 +6,6 @@ go to stdout as JSON behind an `@`, because libraries print too.
 """
 
 import contextlib
-import json
 import pathlib
 import sys
 import time
@@ -14,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from benchmarks.loader_peers import LOADERS, Task
+from benchmarks.peer_process import answer
 
 # Seconds of a turn at least. An epoch from memory takes 10 ms, in which waking up
 # after the others' turns would be measured, not loading.
@@ -25,17 +25,17 @@ def serve(name: str, task: Task) -> None:
     imports, arguments = LOADERS[name]
     build = imports(*arguments)
     getattr(build, "prepare", lambda task: None)(task)
-    _answer({"ready": name, "rss_mb": _rss_mb("VmHWM")})
+    answer({"ready": name, "rss_mb": _rss_mb("VmHWM")})
     loader = None
     for command in sys.stdin:
         began = time.perf_counter()
         if command.strip() == "first":
             loader = build(task)
-            _answer(_timed(loader.epoch(), began))
+            answer(_timed(loader.epoch(), began))
         elif command.strip() == "epochs":
-            _answer(_timed(_repeated(loader.epoch, began), began))
+            answer(_timed(_repeated(loader.epoch, began), began))
         else:
-            _answer(_checksum(loader.whole()))
+            answer(_checksum(loader.whole()))
 
 
 def _repeated(epoch: Callable[[], Iterator[Any]], began: float) -> Iterator[Any]:
@@ -92,10 +92,6 @@ def _family() -> Iterator[pathlib.Path]:
         with contextlib.suppress(OSError):
             for child in (task / "children").read_text().split():
                 yield pathlib.Path("/proc") / child
-
-
-def _answer(answer: dict[str, Any]) -> None:
-    print("@" + json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":
