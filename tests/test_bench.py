@@ -1,8 +1,10 @@
 import dataclasses
 import json
+import types
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from cxr import bench, cli
 from cxr.benchmark import (
@@ -10,6 +12,8 @@ from cxr.benchmark import (
     checks,
     input_cases,
     regression,
+    report,
+    result,
     roofline,
     runner,
     timing,
@@ -274,12 +278,136 @@ def test_on_an_accelerator_its_own_memory_is_the_roof_of_augmentation(
     monkeypatch.setattr(workload.Workload, "accelerated", True)
     monkeypatch.setattr(roofline, "_ACCELERATOR_SIDE", 64)
     monkeypatch.setattr(roofline, "_DEVICE_COPY_BYTES", 1 << 20)
-    found = runner.run(config(films, jit_compile=True), films, PROTOCOL)
+    found = runner.run(
+        config(films, jit_compile=True, precision="float32"), films, PROTOCOL
+    )
     roofs = {case["name"]: case["roofline"] for case in found["stages"]}
     assert roofs["augment"]["limit"] == "device copy"
     assert roofs["batch"]["limit"] == "memory copy"
     assert found["calibration"]["device_copy"]["unit"] == "bytes"
     assert "--jit_compile" not in found["verdict"]
+    # The card is a fake: a CPU in its place, which TensorFlow knows to be one.
+    assert found["mfu"]["peak_from"] == "float32 matrix product in this run"
+    assert found["peak_device_mb"] is None
+
+
+@pytest.mark.parametrize(
+    ("precision", "unit", "advised"),
+    [
+        ("float32", None, False),
+        ("float32", "AMX", True),
+        ("mixed_bfloat16", "AMX", False),
+        ("mixed_float16", "AMX", False),
+    ],
+)
+def test_what_peak_and_advice_know_of_the_precision(
+    films, monkeypatch, precision, unit, advised
+):
+    monkeypatch.setattr("cxr.platforms.bfloat16_unit", lambda: unit)
+    monkeypatch.setattr("keras.config.set_dtype_policy", lambda policy: None)
+    measured = result.Measured(
+        workload.Workload(config(films, precision=precision), films), {}, {}, None, None
+    )
+    assert measured._may_lower_precision() == advised
+    dtype = precision.removeprefix("mixed_")
+    assert measured._peak_from() == f"this CPU's {dtype} matrix product in this run"
+
+
+@pytest.fixture
+def two_cards(monkeypatch):
+    """TensorFlow says that two GPUs compute, one of them fuller than the other."""
+    peaks = {"GPU:0": 3 << 20, "GPU:1": 5 << 20}
+    monkeypatch.setattr("tensorflow.config.list_logical_devices", lambda kind: [1, 2])
+    monkeypatch.setattr(
+        "tensorflow.config.experimental.get_memory_info",
+        lambda name: {"current": 0, "peak": peaks[name]},
+    )
+
+
+def test_the_fullest_card_tells_the_peak(films, two_cards, monkeypatch):
+    load = object.__new__(workload.Workload)  # without opening the split
+    assert load.accelerated
+    assert load.peak_device_mib() == 5.0
+    monkeypatch.setattr("tensorflow.config.list_logical_devices", lambda kind: [])
+    assert not load.accelerated
+    assert load.peak_device_mib() is None
+
+
+def test_devices_are_prepared_as_for_training(films, monkeypatch):
+    """Memory grows as needed, the seed is set: `devices.setup` is the place."""
+    seen, right = [], workload.devices.setup
+
+    def setup(chosen):
+        seen.append(chosen)
+        return dataclasses.replace(right(chosen), names=("NVIDIA L4",))
+
+    monkeypatch.setattr(workload.devices, "setup", setup)
+    chosen = config(films)
+    load = workload.Workload(chosen, films)
+    assert seen == [chosen]
+    assert load.settings()["device"] == "NVIDIA L4"
+
+
+# --- memory that does not suffice
+
+
+def exhausted(limit, monkeypatch, error):
+    """Steps of more than `limit` images find no memory."""
+    right = steps.TrainingStep.run
+
+    def run(self, batch):
+        if len(batch[0]) > limit:
+            raise error
+        right(self, batch)
+
+    monkeypatch.setattr(steps.TrainingStep, "run", run)
+
+
+def full():
+    return tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
+
+
+def test_a_batch_that_does_not_fit_is_a_row_of_the_sweep(films, monkeypatch, capsys):
+    exhausted(7, monkeypatch, full())
+    protocol = dataclasses.replace(PROTOCOL, sweep=(16, 2, 8, 4))
+    found = runner.run(config(films), films, protocol)
+    rows = {row["batch_size"]: row for row in found["sweep"]}
+    assert list(rows) == [2, 4, 8, 16]
+    for size in (8, 16):
+        assert rows[size] == {"batch_size": size, "step": None, "train": None}
+    assert all(rows[size][name] > 0 for size in (2, 4) for name in ("step", "train"))
+    assert "out of memory with a batch of 8" in capsys.readouterr().out
+    assert report.markdown(found).count("out of memory") == 4
+
+
+def test_a_sweep_that_fits_nowhere_has_rows_all_the_same(films, monkeypatch):
+    measured = types.SimpleNamespace(
+        network=True,
+        workload=types.SimpleNamespace(
+            config=config(films), source=types.SimpleNamespace(n=26)
+        ),
+    )
+
+    def none_fits(*arguments):
+        raise full()
+
+    monkeypatch.setattr(runner, "_sweep_rows", none_fits)
+    rows = runner._sweep(measured, dataclasses.replace(PROTOCOL, sweep=(8, 4)))
+    assert [row["batch_size"] for row in rows] == [4, 8]
+    assert all(row["step"] is row["train"] is None for row in rows)
+
+
+def test_other_faults_of_the_sweep_are_no_row(films, monkeypatch):
+    exhausted(4, monkeypatch, tf.errors.InternalError(None, None, "cuDNN failed"))
+    protocol = dataclasses.replace(PROTOCOL, sweep=(8,))
+    with pytest.raises(tf.errors.InternalError, match="cuDNN failed"):
+        runner.run(config(films), films, protocol)
+
+
+def test_a_batch_that_does_not_fit_at_all_is_said_in_a_sentence(films, monkeypatch):
+    exhausted(3, monkeypatch, full())
+    with pytest.raises(cli.UnavailableError, match=r"--batch_size=4 .*try half"):
+        runner.run(config(films), films, PROTOCOL)
 
 
 def test_read_hands_out_more_than_the_image_and_parse_exactly_it(films):

@@ -37,9 +37,13 @@ DOCUMENT = {
             "roofline": None,
         },
     ],
-    "sweep": [{"batch_size": 16, "step": 5_000.4, "train": 2_200.4}],
+    "sweep": [
+        {"batch_size": 16, "step": 5_000.4, "train": 2_200.4},
+        {"batch_size": 512, "step": None, "train": None},
+    ],
     "time_to_first_batch_s": 0.346,
     "peak_rss_mb": 1_234.4,
+    "peak_device_mb": 13_579.6,
     "pixel_checksum": "0a1b2c3d",
     "input_wait_share": 0.4567,
     "mfu": {
@@ -83,6 +87,7 @@ def test_the_tables_hold_the_documents_numbers():
         *("3,901", "3,500 - 4,100", "3%", "8.21 / 9.1 / 12.1", "2.0", share)
     ]
     assert found["16"] == ["5,000", "2,200"]
+    assert found["512"] == ["out of memory", "out of memory"]
     assert found["decode"] == ["-34%", "20%", "**slower**"]
     assert found["step"] == ["+4%", "15%", "same"]
     assert found["train"] == ["+50%", "10%", "faster"]
@@ -94,7 +99,7 @@ def test_the_tables_hold_the_documents_numbers():
 def test_the_facts_hold_the_documents_numbers():
     text = report.markdown(DOCUMENT)
     assert "cnn at 160 px, batch 32, float32, tiny" in text
-    assert "first batch 0.35 s; peak memory 1,234 MiB;" in text
+    assert "first batch 0.35 s; peak memory 1,234 MiB, of the GPU 13,580 MiB;" in text
     assert "CRC-32 of the first images 0a1b2c3d." in text
     assert "Training waited for input 45.7% of the time." in text
     assert (
@@ -109,7 +114,8 @@ def test_the_facts_hold_the_documents_numbers():
 
 
 def test_what_was_not_measured_is_not_spoken_of():
-    bare = DOCUMENT | {"mfu": None, "input_wait_share": None, "sweep": []}
+    absent = dict.fromkeys(("mfu", "input_wait_share", "peak_device_mb"))
+    bare = DOCUMENT | absent | {"sweep": []}
     text = report.markdown(bare)
-    for absent in ("MFU", "waited", "batch size", "baseline"):
+    for absent in ("MFU", "waited", "GPU", "batch size", "baseline"):
         assert absent not in text

@@ -406,7 +406,8 @@ def test_the_benchmarks_picture(tmp_path, monkeypatch):
         {"batch_size": size, "step": 40.0 * size, "train": 30.0 * size}
         for size in (16, 32, 64)
     ]
-    document = bench_document(sweep)
+    full = {"batch_size": 128, "step": None, "train": None}  # memory was
+    document = bench_document([*sweep, full])
     bench_report.plot(document, tmp_path / "bench.png")
     cases, sizes = figures["bench"].axes
     names = [label.get_text() for label in cases.get_yticklabels()]

@@ -100,12 +100,25 @@ def test_advice_depends_on_what_is_possible():
     near = verdict.Setting(resident=True, cores=2, mfu=0.7)
     assert "at 70% of the measured" in verdict.reach(step, near).text
     assert "only a faster device" in verdict.reach(step, near).text
-    far = verdict.Setting(resident=True, cores=2, mfu=0.1)
-    text = verdict.reach(step, far).text
-    assert "try a larger --batch_size, --jit_compile or a lower --precision" in text
-    compiled = dataclasses.replace(far, jit_compile=True)
-    text = verdict.reach(step, compiled).text
-    assert "try a larger --batch_size or a lower --precision" in text
+
+
+@pytest.mark.parametrize(
+    ("jit_compile", "may_lower", "advice"),
+    [
+        (False, True, "a larger --batch_size, --jit_compile or a lower --precision"),
+        (True, True, "a larger --batch_size or a lower --precision"),
+        (False, False, "a larger --batch_size or --jit_compile"),
+        (True, False, "a larger --batch_size"),
+    ],
+)
+def test_a_slow_step_is_told_only_what_it_does_not_do_yet(
+    jit_compile, may_lower, advice
+):
+    rates = ladder(dict.fromkeys(PARTS, 0.1) | {"step": 5.0}, resident=True)
+    far = dataclasses.replace(
+        MEMORY, mfu=0.1, jit_compile=jit_compile, may_lower_precision=may_lower
+    )
+    assert verdict.reach(rates, far).text.endswith(f"; try {advice}")
 
 
 @pytest.mark.parametrize("setting", [STREAM, MEMORY], ids=["stream", "ram"])
@@ -254,6 +267,18 @@ def test_other_settings_are_not_compared():
     other = document(STEADY, config={"batch_size": 64})
     with pytest.raises(cli.UsageError, match="batch_size=64, now 32"):
         regression.compare(other, document(STEADY))
+
+
+@pytest.mark.parametrize("place", ["config", "environment"])
+def test_another_device_is_not_compared(place):
+    """The first version wrote its name beside the settings, not among them."""
+    old, new = document(STEADY), document(STEADY)
+    old[place] = {**old.get(place, {}), "device": "NVIDIA A100-SXM4-40GB"}
+    new["config"] = {**new["config"], "device": "NVIDIA L4"}
+    with pytest.raises(cli.UsageError, match="device=NVIDIA A100-SXM4-40GB, now"):
+        regression.compare(old, new)
+    new["config"]["device"] = "NVIDIA A100-SXM4-40GB"
+    assert regression.compare(old, new)
 
 
 def test_other_schemas_are_refused():

@@ -96,7 +96,7 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
     Raises:
       UsageError: they measured different things.
     """
-    check_comparable(old["config"], new["config"])
+    check_comparable(old, new["config"])
     before = {case["name"]: case for case in old["stages"]}
     changes = []
     for case in new["stages"]:
@@ -108,12 +108,19 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
     return changes
 
 
-def check_comparable(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Raises UsageError where the `config` of two runs differs."""
-    for name, value in new.items():
-        if old.get(name) != value:
+def check_comparable(old: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Raises UsageError where two runs measured different things.
+
+    Args:
+      old: the earlier bench.json.
+      config: what the present one measures, as its `config`.
+    """
+    # Version 0.1 wrote the device's name in one place only.
+    before = {"device": old.get("environment", {}).get("device"), **old["config"]}
+    for name, value in config.items():
+        if before.get(name) != value:
             raise cli.UsageError(
-                f"--baseline: measured with {name}={old.get(name)}, now {value}; "
+                f"--baseline: measured with {name}={before.get(name)}, now {value}; "
                 "compare runs of equal settings"
             )
 

@@ -53,11 +53,15 @@ def _row(case: Mapping[str, Any], limits: bool) -> dict[str, str]:
     }
 
 
-def _sweep_row(row: Mapping[str, float]) -> dict[str, str]:
+def _sweep_row(row: Mapping[str, float | None]) -> dict[str, str]:
+    def rate(name: str) -> str:
+        found = row[name]
+        return "out of memory" if found is None else f"{found:,.0f}"
+
     return {
         "batch size": f"{row['batch_size']}",
-        "step images/s": f"{row['step']:,.0f}",
-        "train images/s": f"{row['train']:,.0f}",
+        "step images/s": rate("step"),
+        "train images/s": rate("train"),
     }
 
 
@@ -82,10 +86,12 @@ def _machine(environment: Mapping[str, Any]) -> str:
 
 
 def _facts(document: Mapping[str, Any]) -> list[str]:
+    card = document["peak_device_mb"]
     lines = [
         f"Time to the first batch {document['time_to_first_batch_s']:.2f} s; peak "
-        f"memory {document['peak_rss_mb']:,.0f} MiB; pixels verified, CRC-32 of the "
-        f"first images {document['pixel_checksum']}."
+        f"memory {document['peak_rss_mb']:,.0f} MiB"
+        + (f", of the GPU {card:,.0f} MiB" if card is not None else "")
+        + f"; pixels verified, CRC-32 of the first images {document['pixel_checksum']}."
     ]
     share, mfu = document["input_wait_share"], document["mfu"]
     if share is not None:
@@ -108,7 +114,7 @@ def plot(document: Mapping[str, Any], path: str | os.PathLike) -> None:
       document: bench.json.
       path: the PNG to publish.
     """
-    sweep = document["sweep"]
+    sweep = [row for row in document["sweep"] if row["step"] is not None]
     figure = Figure(figsize=(11 if sweep else 8, 4.6), layout="constrained")
     ratios = (2, 1) if sweep else (1,)
     axes = figure.subplots(1, len(ratios), width_ratios=ratios, squeeze=False)[0]

@@ -12,9 +12,10 @@
   `aa_difference` (odd against even windows, a share); `step_ms` `{p50, p90, p99}`;
   `images`, `seconds`, `cpu_seconds` of all windows, `cores_busy` their quotient;
   `rss_mb`; `roofline` `{limit, images_per_sec, reached}` or null.
-- `sweep`: `{batch_size, step, train}` in images/s.
+- `sweep`: `{batch_size, step, train}` in images/s, null where memory did not suffice.
 - `input_wait_share` of training's time; `time_to_first_batch_s` from opening the
-  split; `first_epoch_s` until all images were in memory; `peak_rss_mb`;
+  split; `first_epoch_s` until all images were in memory; `peak_rss_mb` of the process,
+  `peak_device_mb` of the fullest GPU with all cases on it (MiB; null without one);
   `pixel_checksum`, CRC-32 of the first 64 images' pixels.
 - `mfu`: `value` = `images_per_sec` x `flops_per_image` / `peak_flops`; `mode` (the
   part that trains), `peak_from`, `vendor_peak_flops`; null with `--only=input`.
@@ -31,7 +32,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from cxr import platforms
-from cxr.benchmark import cases, compute_cases, roofline, timing, verdict
+from cxr.benchmark import (
+    cases,
+    compute_cases,
+    roofline,
+    timing,
+    vendor_peaks,
+    verdict,
+)
 from cxr.benchmark.checks import CheckedBatches
 from cxr.benchmark.timing import Window, rates
 from cxr.benchmark.workload import SPLIT, Workload
@@ -50,6 +58,7 @@ class Measured:
       start_times: seconds until the input's first batch and the end of its epoch.
       network: the stage's; None where only the input was measured.
       training: the batches that it was trained on; None likewise.
+      peak_device_mib: the most memory in use on a GPU; None without one.
     """
 
     workload: Workload
@@ -57,6 +66,7 @@ class Measured:
     start_times: Mapping[str, float | None]
     network: compute_cases.Network | None
     training: CheckedBatches | None
+    peak_device_mib: float | None = None
 
     def document(self) -> dict[str, Any]:
         """Returns the measurement's part of bench.json."""
@@ -68,6 +78,7 @@ class Measured:
             "input_wait_share": self._wait_share(),
             **self.start_times,
             "peak_rss_mb": timing.peak_mib(),
+            "peak_device_mb": self.peak_device_mib,
             "pixel_checksum": self.workload.image_check.checksum(),
             "mfu": mfu,
             "verdict": limit.text,
@@ -158,9 +169,15 @@ class Measured:
             "images_per_sec": rate,
             "achieved_flops": rate * per_image,
             "peak_flops": peak,
-            "peak_from": f"{precision} matrix product in this run",
-            "vendor_peak_flops": roofline.vendor_peak(devices.names[0], precision),
+            "peak_from": self._peak_from(),
+            "vendor_peak_flops": vendor_peaks.flops(devices.names[0], precision),
         }
+
+    def _peak_from(self) -> str:
+        """Returns in words what the peak was measured by."""
+        dtype = roofline.product_dtype(self.workload)
+        where = "" if self.workload.accelerated else "this CPU's "
+        return f"{where}{dtype} matrix product in this run"
 
     def _calibration(self) -> dict[str, Any]:
         """Returns what the machine could do at best, in the same rounds."""
@@ -181,7 +198,13 @@ class Measured:
             encoding=self.workload.manifest.encoding,
             mfu=mfu["value"] if mfu else None,
             jit_compile=self.workload.config.jit_compile,
+            may_lower_precision=self._may_lower_precision(),
         )
+
+    def _may_lower_precision(self) -> bool:
+        """Whether 16 bits are left to try, on units that are faster with them."""
+        units = self.workload.accelerated or platforms.bfloat16_unit()
+        return self.workload.devices.precision == "float32" and bool(units)
 
 
 def environment(devices: Devices, load: float) -> dict[str, Any]:

@@ -4,7 +4,6 @@ Measured in the same rounds as the cases, so that a case can be given as a share
 what was possible at that moment.
 """
 
-import re
 from collections.abc import Callable
 
 import numpy as np
@@ -25,33 +24,7 @@ UNITS = {
 _COPY_BYTES = 32 << 20  # 32 MiB: beyond the caches that a core has to itself
 _DEVICE_COPY_BYTES = 256 << 20  # 256 MiB: beyond the caches of any GPU
 _SIDE, _ACCELERATOR_SIDE = 1024, 8192  # of the matrices; 10 ms each, or so
-
 _DECODED_IMAGES = 48  # enough for those decoded together
-
-# Dense peaks in FLOP/s from the makers' data sheets: (16-bit matrix units with
-# 32-bit accumulation, what TensorFlow runs float32 products in: TF32 since Ampere).
-_VENDOR_PEAKS = {
-    "H200": (989e12, 494e12),
-    "H100 PCIe": (756e12, 378e12),
-    "H100": (989e12, 494e12),
-    "A100": (312e12, 156e12),
-    "L40S": (362e12, 183e12),
-    "L4": (121e12, 60e12),
-    "A10G": (70e12, 35e12),
-    "RTX 4090": (165e12, 83e12),
-    "RTX 3090": (71e12, 36e12),
-    "V100": (125e12, 16e12),
-    "T4": (65e12, 8e12),
-}
-
-
-def vendor_peak(device_name: str, precision: str) -> float | None:
-    """Returns the maker's figure in FLOP/s, None where the device is not known."""
-    for name in sorted(_VENDOR_PEAKS, key=len, reverse=True):
-        if re.search(rf"\b{name}\b", device_name):
-            half, single = _VENDOR_PEAKS[name]
-            return single if precision == "float32" else half
-    return None
 
 
 def cases(workload: Workload) -> list[Case]:
@@ -62,6 +35,11 @@ def cases(workload: Workload) -> list[Case]:
     if workload.manifest.encoding != "raw":
         cases.append(_bare_decode_case(workload))
     return cases
+
+
+def product_dtype(workload: Workload) -> str:
+    """Returns what the layers multiply, on a CPU as on a GPU: such as `bfloat16`."""
+    return workload.devices.precision.removeprefix("mixed_")
 
 
 def _copy_case() -> Case:
@@ -78,7 +56,7 @@ def _copy_case() -> Case:
 
 def _product_case(workload: Workload) -> Case:
     """Returns a square matrix product on the device; an item is an operation."""
-    dtype = workload.devices.precision.removeprefix("mixed_")
+    dtype = product_dtype(workload)
     side = _ACCELERATOR_SIDE if workload.accelerated else _SIDE
     matrix = tf.cast(tf.random.stateless_normal([side, side], (0, 0)), dtype)
     return _device_case(

@@ -1,11 +1,12 @@
 """Runs a benchmark: builds the cases, measures them in turn, reaches a verdict."""
 
 import dataclasses
+import gc
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cxr import records
+from cxr import cli, records
 from cxr.benchmark import (
     compute_cases,
     input_cases,
@@ -17,7 +18,9 @@ from cxr.benchmark import (
 from cxr.benchmark.timing import Case, Window
 from cxr.benchmark.workload import Workload
 from cxr.config import TrainConfig
-from cxr.training import progress
+from cxr.training import devices, progress
+
+_SWEPT = ("step", "train")  # cases of each batch size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,13 +98,14 @@ def run(
       UsageError: the baseline measured something else.
       WrongBatch: the pipeline delivered other images than it should have.
       WrongStep: a step did not compute what it should have.
+      UnavailableError: a device's memory does not hold what is asked for.
     """
     load = os.getloadavg()[0]
     progress.say("input: opening the split, drawing the first epoch")
     workload = Workload(config, record_set, stage=protocol.stage)
     if baseline:
-        regression.check_comparable(baseline["config"], workload.settings())
-    measured = measure(workload, protocol)
+        regression.check_comparable(baseline, workload.settings())
+    measured = _measure_in_memory(workload, protocol)
     sweep = _sweep(measured, protocol)
     return {
         "schema": regression.SCHEMA,
@@ -112,6 +116,18 @@ def run(
         "sweep": sweep,
         "method": protocol.describe(),
     }
+
+
+def _measure_in_memory(workload: Workload, protocol: Protocol) -> result.Measured:
+    try:
+        return measure(workload, protocol)
+    except Exception as error:
+        if not devices.is_out_of_memory(error):
+            raise
+        raise cli.UnavailableError(
+            f"out of memory with --batch_size={workload.config.batch_size} "
+            f"--image_size={workload.config.image_size}: try half the batch size"
+        ) from error
 
 
 def measure(workload: Workload, protocol: Protocol) -> result.Measured:
@@ -126,15 +142,39 @@ def measure(workload: Workload, protocol: Protocol) -> result.Measured:
         cases += compute_cases.cases(workload, network.network, training)
     cases += roofline.cases(workload)
     windows = protocol.measure(cases, protocol.window_s)
-    return result.Measured(workload, windows, times, network, training)
+    peak_mib = workload.peak_device_mib()
+    return result.Measured(workload, windows, times, network, training, peak_mib)
 
 
-def _sweep(measured: result.Measured, protocol: Protocol) -> list[dict[str, float]]:
-    """Returns step and training rates by batch size, measured in turn."""
-    sizes, network = _sweep_sizes(measured, protocol), measured.network
-    if not sizes or not network:
-        return []
-    workload, pair = measured.workload, ("step", "train")
+def _sweep(
+    measured: result.Measured, protocol: Protocol
+) -> list[dict[str, float | None]]:
+    """Returns step and training rates by batch size, measured in turn.
+
+    Where memory does not suffice, the largest batch is left out and the others begin
+    anew: a smaller one was perhaps only in the way of its neighbours.
+    """
+    sizes = sorted(_sweep_sizes(measured, protocol))
+    rows: list[dict[str, float | None]] = []
+    while sizes and measured.network:
+        try:
+            return _sweep_rows(measured, protocol, sizes) + rows
+        except Exception as error:
+            if not devices.is_out_of_memory(error):
+                raise
+            largest = sizes.pop()
+        progress.say(f"sweep: out of memory with a batch of {largest}")
+        rows.insert(0, {"batch_size": largest} | dict.fromkeys(_SWEPT))
+        gc.collect()  # graphs refer to themselves, and hold the device's memory
+    return rows
+
+
+def _sweep_rows(
+    measured: result.Measured, protocol: Protocol, sizes: Sequence[int]
+) -> list[dict[str, float | None]]:
+    """Measures training with each batch size, all of which lie in memory together."""
+    workload, network = measured.workload, measured.network
+    assert network is not None
     cases = [
         compute_cases.step_case(
             workload,
@@ -144,12 +184,12 @@ def _sweep(measured: result.Measured, protocol: Protocol) -> list[dict[str, floa
             batches=workload.training_batches(size) if name == "train" else None,
         )
         for size in sizes
-        for name in pair
+        for name in _SWEPT
     ]
     windows = protocol.measure(cases, protocol.window_s / 2)
     rates = {name: timing.rates(mine)["median"] for name, mine in windows.items()}
     return [
-        {"batch_size": size} | {name: rates[f"{name} of {size}"] for name in pair}
+        {"batch_size": size} | {name: rates[f"{name} of {size}"] for name in _SWEPT}
         for size in sizes
     ]
 

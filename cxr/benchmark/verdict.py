@@ -36,6 +36,7 @@ class Setting:
       encoding: of the records: `jpeg`, `png` or `raw`.
       mfu: the step's share of the measured matrix-product peak.
       jit_compile: XLA compiles the step already.
+      may_lower_precision: 16 bits are not used yet and would be faster here.
     """
 
     resident: bool
@@ -45,6 +46,7 @@ class Setting:
     encoding: str = "jpeg"
     mfu: float | None = None
     jit_compile: bool = False
+    may_lower_precision: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,8 +182,13 @@ class _Judge:
     def _step_advice(self) -> str:
         if (self.setting.mfu or 0.0) >= _NEAR_PEAK:
             return "only a faster device, a smaller --image_size or network would help"
-        compile_ = "" if self.setting.jit_compile else ", --jit_compile"
-        return f"try a larger --batch_size{compile_} or a lower --precision"
+        advice = ["a larger --batch_size"]
+        if not self.setting.jit_compile:
+            advice.append("--jit_compile")
+        if self.setting.may_lower_precision:
+            advice.append("a lower --precision")
+        *others, last = advice
+        return "try " + " or ".join([", ".join(others), last] if others else [last])
 
     def _input_advice(self, case: str, ratio: float) -> str:
         setting = self.setting

@@ -61,8 +61,18 @@ class Workload:
 
     @property
     def accelerated(self) -> bool:
-        """A GPU computes."""
-        return bool(tf.config.list_physical_devices("GPU"))
+        """A GPU computes, and none stands by while virtual devices do."""
+        return bool(self.gpus)
+
+    @property
+    def gpus(self) -> list[str]:
+        """Names of the GPUs that compute, as memory statistics know them."""
+        return [f"GPU:{i}" for i in range(len(tf.config.list_logical_devices("GPU")))]
+
+    def peak_device_mib(self) -> float | None:
+        """Returns the most memory that this process had on any card; None without."""
+        used = map(tf.config.experimental.get_memory_info, self.gpus)
+        return max((memory["peak"] / 2**20 for memory in used), default=None)
 
     @property
     def steps_per_sample(self) -> int:
@@ -98,6 +108,7 @@ class Workload:
         """Returns what must be equal for two runs to be comparable."""
         chosen = {name: getattr(self.config, name) for name in _SETTINGS}
         return chosen | {
+            "device": ", ".join(self.devices.names),
             "precision": self.devices.precision,
             "replicas": self.devices.replicas,
             "cache": self.source.mode,
