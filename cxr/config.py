@@ -133,8 +133,9 @@ class TrainConfig:
     )
     precision: str = cli.option(
         "auto",
-        "compute type; 'auto' = bfloat16 on GPUs of compute capability >= 8.0, "
-        "float16 on 7.x, float32 elsewhere",
+        "compute type; 'auto' = bfloat16 on GPUs of compute capability >= 8.0 and on "
+        "CPUs that multiply it (AMX, AVX512-BF16), float16 on GPUs of 7.x, float32 "
+        "elsewhere; a resumed run keeps its own",
         choices=PRECISIONS,
     )
     strategy: str = cli.option(

@@ -45,6 +45,11 @@ _CLASSES = frozenset(
     }
 )
 
+# Layers that compute in float32 whatever the precision (models.py).
+FLOAT32_LAYERS = frozenset(
+    ("rescale", "grey_to_bgr", "imagenet_normalization", "logits", "probabilities")
+)
+
 
 def embed(path: pathlib.Path, info: ModelInfo) -> None:
     """Adds class names and decision to a Keras model file that has none."""

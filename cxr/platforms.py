@@ -7,6 +7,8 @@ system offers, or nothing where it only makes things faster.
 import contextlib
 import ctypes
 import errno
+import functools
+import importlib.util
 import os
 import pathlib
 import sys
@@ -23,7 +25,21 @@ with contextlib.suppress(ImportError):
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 _LARGEST_MMAP_THRESHOLD = 32 << 20  # 32 MiB: glibc refuses more
-_MEMORY = pathlib.Path("/proc/meminfo")
+_MEMORY, _CPUS = pathlib.Path("/proc/meminfo"), pathlib.Path("/proc/cpuinfo")
+_GPU_DRIVER = (
+    pathlib.Path("/dev/nvidiactl"),
+    pathlib.Path("/dev/dxg"),  # Windows' Linux
+    pathlib.Path("/proc/driver/nvidia/version"),
+)
+# What TensorFlow 2.21 opens before it registers a GPU: pip package to library.
+_CUDA_LIBRARIES = {
+    "cuda_runtime": "libcudart.so.12",
+    "cublas": "libcublas.so.12",
+    "cufft": "libcufft.so.11",
+    "cusparse": "libcusparse.so.12",
+    "cusolver": "libcusolver.so.11",
+    "cudnn": "libcudnn.so.9",
+}
 _FREE_BYTES_UNKNOWN = 4 << 30  # 4 GiB: assumed where the system does not tell
 _LOCKED_BYTE = 1 << 30  # Windows locks bytes, and then nobody else may read them
 _seeking = threading.Lock()
@@ -52,6 +68,22 @@ def free_memory_bytes() -> int:
     return max(0, free)
 
 
+@functools.cache
+def bfloat16_unit() -> str | None:
+    """Returns what multiplies bfloat16 in this CPU, None where nothing is known to.
+
+    `AMX` has tiles of its own (Intel, from 2023); `AVX512-BF16` shares the vector units
+    of float32 and does twice as many products (AMD Zen 4, Intel Cooper Lake, later).
+    """
+    try:
+        text = _CPUS.read_text()
+    except OSError:
+        return None
+    flags = text.partition("\nflags")[2].partition("\n")[0].split()
+    units = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16"}
+    return next((name for flag, name in units.items() if flag in flags), None)
+
+
 def configure_process() -> None:
     """Makes the settings of a whole process that our commands want.
 
@@ -59,6 +91,51 @@ def configure_process() -> None:
     """
     _use_one_blas_thread()
     _keep_freed_memory()
+    _prepare_gpu()
+
+
+def has_gpu_driver() -> bool:
+    """Whether NVIDIA's driver is loaded, be there a GPU that TensorFlow sees or not."""
+    return any(path.exists() for path in _GPU_DRIVER)
+
+
+def why_no_gpu() -> str:
+    """Says, where the driver is there, why TensorFlow may see no GPU; else nothing."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not has_gpu_driver() or hidden in ("", "-1"):
+        return ""
+    for name, library in _CUDA_LIBRARIES.items():
+        try:
+            ctypes.CDLL(str(_bundled(name, library) or library))
+        except OSError as error:
+            return f"{library} cannot be loaded ({error}); install cxr[gpu]"
+    return "its CUDA libraries load: see what nvidia-smi says of driver and GPUs"
+
+
+def _prepare_gpu() -> None:
+    """Loads what TensorFlow 2.21 looks for in the wrong folder; takes memory as needed.
+
+    Its wheel's loader lacks the folder of libcusolver, without which it registers no
+    GPU and says so only to developers (pull request 112973 of its repository).
+    """
+    if not has_gpu_driver():
+        return
+    # Not all of the card: an evaluation runs beside a training.
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    if path := _bundled("cusolver", _CUDA_LIBRARIES["cusolver"]):
+        with contextlib.suppress(OSError):  # told where no GPU is seen
+            ctypes.CDLL(str(path))
+
+
+def _bundled(package: str, library: str) -> pathlib.Path | None:
+    """Returns a CUDA library that came with pip, None where there is none."""
+    with contextlib.suppress(ImportError, ValueError):
+        found = importlib.util.find_spec(f"nvidia.{package}")
+        for folder in (found and found.submodule_search_locations) or ():
+            path = pathlib.Path(folder, "lib", library)
+            if path.exists():
+                return path
+    return None
 
 
 def _use_one_blas_thread() -> None:

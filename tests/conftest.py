@@ -43,6 +43,16 @@ def pytest_collection_finish(session):
     tf.config.set_logical_device_configuration(cpu, logical)
 
 
+@pytest.fixture(autouse=True)
+def plain_precision():
+    """Gives back Keras' precision, which a training sets for its whole process."""
+    yield
+    if "keras" in sys.modules:
+        import keras
+
+        keras.config.set_dtype_policy("float32")
+
+
 @pytest.fixture
 def make_records(tmp_path):
     """Returns `write_records` bound to this test's folder."""

@@ -1,7 +1,9 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from cxr import model_file
 from cxr.training import models
 
 pytestmark = pytest.mark.slow  # each test builds networks
@@ -122,3 +124,47 @@ class TestStatelessDropout:
     def test_off_outside_training(self):
         np.testing.assert_array_equal(self.drop([(0, 0)], training=False), 1)
         np.testing.assert_array_equal(self.drop([(0, 0)], rate=0.0), 1)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_the_fused_normalisation_is_keras_own(policy):
+    """Outputs, moving statistics and gradients, over several batches."""
+    random = np.random.default_rng(0)
+    keras.config.set_dtype_policy(policy)
+    try:
+        options = {"momentum": 0.9, "epsilon": 1e-3}
+        plain = keras.layers.BatchNormalization(**options)
+        fused = models.FusedBatchNormalization(**options)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    tolerance = 1e-5 if policy == "float32" else 3e-2
+    for _ in range(3):
+        images = tf.constant(random.normal(3, 2, (4, 6, 5, 8)), plain.compute_dtype)
+        found = []
+        for layer in (plain, fused):
+            with tf.GradientTape() as tape:
+                tape.watch(images)
+                outputs = layer(images, training=True)
+                loss = tf.reduce_sum(tf.cast(outputs, tf.float32) ** 3)
+            assert outputs.dtype == layer.compute_dtype
+            gradients = tape.gradient(loss, [images, layer.gamma.value])
+            found.append([outputs, *gradients, *layer.get_weights()])
+        for one, two in zip(*found, strict=True):
+            one, two = (np.asarray(tf.cast(x, tf.float32)) for x in (one, two))
+            scale = np.abs(one).max()
+            np.testing.assert_allclose(two, one, atol=tolerance * scale)
+    inputs = tf.constant(random.normal(size=(2, 3, 3, 8)), tf.float32)
+    np.testing.assert_allclose(plain(inputs), fused(inputs), atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["vgg16", "cnn", "small_cnn"])
+def test_the_layers_that_stay_float32_are_named(name):
+    """As cxr.predict needs, to compute a published model in another precision."""
+    model = models.build(models.ModelSpec(name, 128, 2), dtype="mixed_bfloat16")
+    found = {
+        layer.name
+        for layer in model.layers
+        if layer.dtype_policy.name == "float32"
+        and not isinstance(layer, keras.layers.InputLayer)
+    }
+    assert found == model_file.FLOAT32_LAYERS & {layer.name for layer in model.layers}

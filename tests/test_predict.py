@@ -77,7 +77,7 @@ def write_run(
 def predictor(monkeypatch):
     """Puts the stand-in where predict_files imports the real one from."""
     made = BrightnessPredictor()
-    module = types.SimpleNamespace(load_predictor=lambda run: made)
+    module = types.SimpleNamespace(load_predictor=lambda run, **_: made)
     monkeypatch.setitem(sys.modules, "cxr.prediction.predictor", module)
     monkeypatch.setattr("cxr.prediction.predictor", module, raising=False)
     return made
@@ -504,3 +504,26 @@ def test_films_of_formats_without_checksums_are_counted(call, tmp_path, capsys):
     assert "3 images are of formats without checksums (2 BMP, 1 uncompressed" in said
     call(tmp_path / "d.png", output="sound.csv")
     assert "checksums" not in capsys.readouterr().err
+
+
+def test_another_precision_is_the_users_choice_and_said(tmp_path, capsys):
+    from cxr.training import models
+
+    spec = models.ModelSpec("small_cnn", 32, 2)
+    path = tmp_path / "model.keras"
+    models.build(spec, dtype="float32").save(path)
+    write_run(tmp_path / "run", model=path.read_bytes(), sizes=(48, 32))
+    rng = np.random.default_rng(0)
+    for number in range(5):
+        film = rng.integers(0, 256, (70, 90), np.uint8)
+        save(tmp_path / "films" / f"{number}.png", film)
+    found = {}
+    for precision in ("float32", "mixed_bfloat16"):
+        output = tmp_path / f"{precision}.csv"
+        argv = ["", f"--workdir={tmp_path / 'run'}", f"--output={output}"]
+        predict.main([*argv, f"--precision={precision}", str(tmp_path / "films")])
+        rows = list(csv.DictReader(io.StringIO(output.read_text())))
+        found[precision] = [float(row["probability_PNEUMONIA"]) for row in rows]
+    assert "computed in mixed_bfloat16" in capsys.readouterr().out
+    assert found["float32"] != found["mixed_bfloat16"]
+    np.testing.assert_allclose(*found.values(), atol=0.02)

@@ -279,3 +279,48 @@ def test_probabilities_have_a_column_a_class(head):
     np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-6)
     again = function(images, tf.range(5, 10, dtype=tf.int64), 0).numpy()
     np.testing.assert_array_equal(found, again)  # no dropout
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_state_comes_back_with_all_its_counts(replicas):
+    """Sums over replicas, too, that do not divide by them: 19 stays 19."""
+    strategy = two_devices() if replicas == 2 else None
+    _, step = make_step(strategy)
+    run(step, batches(3), strategy)
+    state = {**step.get_state(), "step/correct": np.int64(19), "step/count": 23}
+    _, other = make_step(strategy)
+    other.set_state(state)
+    assert other.get_state().keys() == state.keys()
+    for name, value in other.get_state().items():
+        np.testing.assert_array_equal(value, state[name], err_msg=name)
+    assert other.read_totals()["accuracy"] == 19 / 23
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_no_condition_of_the_graph_waits_for_the_host(replicas):
+    strategy = two_devices() if replicas == 2 else tf.distribute.get_strategy()
+    _, step = make_step(strategy)
+    batch = next(iter(strategy.experimental_distribute_dataset(batches())))
+    graph = step._function.get_concrete_function(batch).graph
+    kinds = {op.type for op in graph.get_operations()}
+    assert not kinds & {"If", "StatelessIf", "While"}
+
+
+@pytest.mark.parametrize("optimizer", [keras.optimizers.Adam, keras.optimizers.SGD])
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_bad_step_leaves_every_variable_as_it_was(replicas, optimizer):
+    """Weights, moments, iterations and moving statistics, bit for bit."""
+    strategy = two_devices() if replicas == 2 else None
+
+    def network():
+        return dense_network(norm=True)
+
+    _, step = make_step(strategy, optimizer=optimizer, network=network)
+    run(step, batches(2), strategy)
+    before = step.get_state()
+    run(step, batches(1, poison=3), strategy)
+    after = step.get_state()
+    own = {"step/step", "step/first_bad_step"}
+    for name in before.keys() - own:
+        np.testing.assert_array_equal(after[name], before[name], err_msg=name)
+    assert after["step/first_bad_step"] == 2

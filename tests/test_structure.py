@@ -242,6 +242,8 @@ def test_the_pipeline_knows_no_keras():
         ["benchmarks.augmentation_speed", "--data_dir=/no", "--output_dir=x"],
         ["benchmarks.bench_reliability", "--verdict=3"],
         ["benchmarks.hostile_films", "--damaged=-1"],
+        ["benchmarks.gpu_acceptance", "--only=nothing"],
+        ["benchmarks.compute_peers", "--output_dir=x", "--cases=none"],
         ["benchmarks.notebook_recipe", "--input_dir=/no/where", "--output_dir=x"],
     ],
     ids=" ".join,

@@ -1,6 +1,5 @@
 import csv
 import dataclasses
-import json
 import pathlib
 import shutil
 import signal
@@ -13,12 +12,12 @@ import numpy as np
 import pytest
 
 from benchmarks import survival
-from cxr import cli, records, runs, train
+from cxr import cli, environment, records, runs, train
 from cxr.config import TrainConfig
 from cxr.input import pipeline
 from cxr.metrics import predictions, thresholds
 from cxr.prediction.predictor import load_predictor
-from cxr.training import preflight, signals, steps, trainer
+from cxr.training import devices, preflight, signals, steps, trainer
 from cxr.training.stage_run import StageRun
 from tests.fabricated import write_records
 
@@ -100,9 +99,9 @@ def test_the_run_folder_is_as_promised(finished):
     assert info.image_size == info.stored_image_size == SIZE
     assert info.threshold.rule == "youden"
     assert info.threshold.chosen_on == "validation"
-    environment = json.loads((finished.workdir / "environment.json").read_text())
-    assert environment["data"]["fingerprint"] == info.data.fingerprint
-    assert environment["packages"]["keras"] == keras.__version__
+    trained = environment.read(finished.workdir)
+    assert trained.data.fingerprint == info.data.fingerprint
+    assert trained.packages["keras"] == keras.__version__
 
 
 def test_the_model_loads_without_this_package(finished, tmp_path):
@@ -408,3 +407,35 @@ def test_flags_that_do_not_fit_are_refused_and_nothing_is_made(
     with pytest.raises(error, match=words):
         train.train(dataclasses.replace(config, **change))
     assert not pathlib.Path(config.workdir).exists()
+
+
+def test_what_an_epoch_leaves_out_and_a_long_warmup_are_told(config, capsys):
+    train.train(dataclasses.replace(config, batch_size=9, epochs=1, warmup_steps=3))
+    said = capsys.readouterr()
+    assert "4 images fill no batch and sit out each epoch" in said.out
+    assert "--warmup_steps=3: more than a tenth of the 4 steps" in said.err
+
+
+def test_a_resumed_run_keeps_the_precision_it_began_with(config, monkeypatch):
+    """On another machine, whose best one is another."""
+    monkeypatch.setattr(devices, "_best_precision", lambda gpus: "mixed_bfloat16")
+    execute, calls = StageRun.execute, []
+
+    def interrupt(run, count):
+        calls.append(count)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return execute(run, count)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StageRun, "execute", interrupt)
+        with pytest.raises(signals.Interrupted):
+            train.train(config)
+    monkeypatch.setattr(devices, "_best_precision", lambda gpus: "float32")
+    train.train(config)
+    written = environment.read(pathlib.Path(config.workdir))
+    assert written.precision == "mixed_bfloat16"
+    forced = dataclasses.replace(config, seed=9, resume="force")
+    train.train(forced)  # from the start: nothing to keep
+    written = environment.read(pathlib.Path(config.workdir))
+    assert written.precision == "float32"

@@ -15,6 +15,7 @@ import dataclasses
 import functools
 import math
 
+import numpy as np
 import tensorflow as tf
 
 from cxr import randomness
@@ -288,9 +289,11 @@ def _noise(start: tf.Tensor, height: int, width: int) -> tf.Tensor:
 
 
 @functools.cache
-def _noise_field() -> tf.Tensor:
-    with tf.init_scope():  # made once, also when first asked for while tracing
-        return tf.random.stateless_normal([_NOISE_FIELD_SIZE], seed=(_SALT, 0))
+def _noise_field() -> np.ndarray:
+    """Returns the field: a constant of each graph, so on the device it runs on."""
+    with tf.init_scope(), tf.device("CPU"):  # also when first asked for while tracing
+        field = tf.random.stateless_normal([_NOISE_FIELD_SIZE], seed=(_SALT, 0))
+        return field.numpy()
 
 
 def _hole(draws: Draws, height: int, width: int) -> tf.Tensor:

@@ -7,6 +7,7 @@ that do not augment should not pay.
 import keras_cv
 import tensorflow as tf
 
+from cxr.input import xla
 from cxr.input.augmentation import Draws, Policy, apply, draw
 
 
@@ -94,4 +95,4 @@ class Stock:
         return images
 
 
-_compiled_apply = tf.function(apply, jit_compile=True)
+_compiled_apply = xla.compiled(apply)

@@ -11,6 +11,7 @@ import functools
 import itertools
 import weakref
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -24,7 +25,7 @@ from cxr.input.shard_check import ShardCheck
 # Python that a pipeline calls ahead of time would never get Python's lock once the
 # interpreter winds up, and the iterator's end would wait for it for ever: iterators
 # that are still open are closed before.
-_open_iterators: weakref.WeakSet = weakref.WeakSet()
+_open_readers: weakref.WeakSet = weakref.WeakSet()
 
 # AutoGraph would look for Python control flow, of which there is none, for 0.1 s.
 _as_it_stands = tf.autograph.experimental.do_not_convert
@@ -39,10 +40,15 @@ _BLOCK = 64  # streaming: consecutive records that stay together, one disk seek
 _WINDOW = 8192  # streaming: records shuffled among each other, about 100 MB of JPEG
 
 
+def close_at_exit(reader: Any) -> None:
+    """Calls `reader.close()` before the interpreter winds up, if it is still there."""
+    _open_readers.add(reader)
+
+
 @atexit.register
-def _close_iterators() -> None:
-    for iterator in list(_open_iterators):
-        iterator.close()
+def _close_readers() -> None:
+    for reader in list(_open_readers):
+        reader.close()
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
@@ -246,7 +252,7 @@ class ImageSource:
           DataError: a damaged record was met.
         """
         batches = self._iterate(dataset)
-        _open_iterators.add(batches)
+        close_at_exit(batches)
         return batches
 
     def _iterate(self, dataset: tf.data.Dataset) -> Iterator[Batch]:

@@ -20,7 +20,6 @@ _KEYS = (
     "image/height",
     "image/width",
     "image/class/label",
-    "image/class/text",
     "image/key/sha256",
     "image/filename",
     "image/patient_id",
@@ -87,7 +86,6 @@ class Reader:
         self._shards, self._paths = shards, record_set.shard_paths(split)
         rows = record_set.examples(split)
         self.labels = _labels(record_set, [row["label"] for row in rows], self.n)
-        self._class_names = [name.encode() for name in manifest.class_names]
         self._filenames = [row["filename"].encode() for row in rows]
         self._patient_ids = [row["patient_id"].encode() for row in rows]
         self._subtypes = [row["subtype"].encode() for row in rows]
@@ -243,7 +241,6 @@ class Reader:
             "image/height": self.stored_size,
             "image/width": self.stored_size,
             "image/class/label": int(self.labels[index]),
-            "image/class/text": self._class_names[self.labels[index]],
             # Sound records in another order would carry other images' names.
             "image/filename": self._filenames[index],
             "image/patient_id": self._patient_ids[index],

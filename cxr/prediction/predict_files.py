@@ -41,6 +41,7 @@ def predict_files(
     *,
     batch_size: int = 32,
     threads: int = 0,
+    precision: str = "float32",
     progress: bool = True,
 ) -> Counts:
     """Predicts every image that `paths` name and publishes the table.
@@ -54,6 +55,7 @@ def predict_files(
       output: the table, `.csv` or `.json`.
       batch_size: images a forward pass.
       threads: that decode; 0 = one a core.
+      precision: Keras dtype policy to compute in.
       progress: show a bar when a person watches.
 
     Raises:
@@ -64,7 +66,7 @@ def predict_files(
     # TensorFlow: only after everything cheap is checked.
     from cxr.prediction.predictor import load_predictor
 
-    predictor = load_predictor(run)
+    predictor = load_predictor(run, precision=precision)
     # Batches are padded to one size: no larger than what there is to predict.
     batch_size = min(batch_size, len(image_paths))
     sizes = predictor.stored_image_size, predictor.image_size

@@ -1,7 +1,8 @@
 """Loads a finished run's model and predicts probabilities with it."""
 
+import contextlib
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import keras
 import numpy as np
@@ -52,16 +53,21 @@ class Predictor:
     def _predict_batch(self, batch, batch_size: int) -> np.ndarray:
         images = batch[0] if isinstance(batch, tuple) else batch
         padded = pad(tf.cast(images, tf.float32), batch_size)
-        outputs = _compiled(self.model)(padded).numpy()[: len(images)]
+        with _whole_float32():
+            outputs = _compiled(self.model)(padded).numpy()[: len(images)]
         if outputs.shape[1] == 1:
             outputs = np.concatenate([1 - outputs, outputs], axis=1)
         return outputs
 
 
-def load_predictor(run: runs.Run) -> Predictor:
+def load_predictor(run: runs.Run, *, precision: str = "float32") -> Predictor:
     """Loads a run's model, which `runs.open_run` has looked into.
 
     `safe_mode` refuses code in the file; a model of ours holds none.
+
+    Args:
+      run: the finished run.
+      precision: Keras dtype policy; what is published is computed in float32.
 
     Raises:
       DataError: it cannot be loaded, or takes and gives other shapes than the run's.
@@ -84,12 +90,40 @@ def load_predictor(run: runs.Run) -> Predictor:
                 f"maps {shapes[0]} to {shapes[1]}, expected (None, {side}, {side}, 1) "
                 f"to (None, {outputs})"
             )
+    if precision != "float32":
+        model = _in_precision(model, precision)
     return Predictor(
         model,
         class_names=run.class_names,
         image_size=side,
         stored_image_size=run.info.stored_image_size,
     )
+
+
+def _in_precision(model: keras.Model, precision: str) -> keras.Model:
+    """Returns the model with other compute types and the same weights."""
+
+    def converted(layer: keras.layers.Layer) -> keras.layers.Layer:
+        config = layer.get_config()
+        inputs = isinstance(layer, keras.layers.InputLayer)
+        if not inputs and layer.name not in model_file.FLOAT32_LAYERS:
+            config["dtype"] = precision
+        return type(layer).from_config(config)
+
+    found = keras.models.clone_model(model, clone_function=converted, recursive=True)
+    found.set_weights(model.get_weights())
+    return found
+
+
+@contextlib.contextmanager
+def _whole_float32() -> Iterator[None]:
+    """Keeps TF32, to which GPUs round the products of float32, out of results."""
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
 
 
 def _compiled(model: keras.Model) -> tf.types.experimental.PolymorphicFunction:

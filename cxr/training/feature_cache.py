@@ -21,6 +21,7 @@ from cxr.input import augmenters, pipeline
 from cxr.training import models, progress, publishing, steps
 
 CHUNK_IMAGES = 512  # of a chunk: half a minute of VGG16 on two cores
+_GPU_CHUNK_IMAGES = 16_384  # some seconds of one GPU: writing must not bound it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +137,9 @@ class FeatureCache:
         name = files.sha256_bytes(json.dumps(shaping, sort_keys=True).encode())[:16]
         folder = pathlib.Path(self._config.workdir) / runs.FEATURES / name
         batch_size = self._config.batch_size
-        chunk = max(CHUNK_IMAGES // batch_size, 1) * batch_size
+        gpus = tf.config.list_logical_devices("GPU")
+        images = _GPU_CHUNK_IMAGES if gpus else CHUNK_IMAGES
+        chunk = max(images // batch_size, 1) * batch_size
         extract = self._extractor(policy)
         hidden = None if self._config.progress else True  # None: on terminals only
         parts = []

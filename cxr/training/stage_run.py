@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from cxr import optimizers, records
 from cxr.config import TrainConfig
-from cxr.input import augmenters
+from cxr.input import augmenters, pipeline
 from cxr.metrics import classification
 from cxr.training import builders, devices, feature_cache, models, progress, steps
 from cxr.training.checkpoints import Position
@@ -91,6 +91,7 @@ class StageRun:
         batches = train.training(
             self._config.batch_size, self._config.seed, start_step=start_step
         )
+        pipeline.close_at_exit(self)
         self._iterator: Iterator | None = devices.iterate(
             train,
             batches,

@@ -26,6 +26,8 @@ from cxr.training import (
 )
 from cxr.training.stage_run import StageRun
 
+_LONG_WARMUP = 0.1  # of a stage's steps; schedules of the literature use less
+
 
 class Diverged(cli.DataError):
     """A loss or gradient that is not finite; the weights from before are kept.
@@ -64,7 +66,9 @@ def train(config: TrainConfig, record_set: records.RecordSet) -> runs.Run:
             else:
                 anew = decision.course is resuming.Course.ANEW
                 Trainer(config, record_set, interruption, anew=anew).fit()
-        except tf.errors.ResourceExhaustedError as error:
+        except (tf.errors.OpError, MemoryError) as error:
+            if not devices.is_out_of_memory(error):
+                raise
             raise cli.UnavailableError(
                 f"out of memory with --batch_size={config.batch_size} "
                 f"--image_size={config.image_size}: try half the batch size"
@@ -95,7 +99,9 @@ class Trainer:
         self._config, self._record_set = config, record_set
         self._interruption = interruption
         self._workdir = pathlib.Path(config.workdir)
-        self._devices = devices.setup(config)
+        before = None if anew else environment.read(self._workdir)
+        recorded = before.precision if before else None
+        self._devices = devices.setup(config, recorded=recorded)
         keras.config.set_dtype_policy(self._devices.precision)
         trained = environment.describe(
             resuming.data_identity(config, record_set.manifest),
@@ -190,6 +196,17 @@ class Trainer:
             f"for images {progress.size(resident)}, for weights and optimizer up to "
             f"{progress.size(trained)}, activations apart"
         )
+        if left := self._train.n % config.batch_size:
+            progress.say(
+                f"{left} images fill no batch and sit out each epoch, others each time"
+            )
+        for stage in self._stages:
+            steps_in_all = stage.epochs * self._steps_per_epoch
+            if config.warmup_steps > steps_in_all * _LONG_WARMUP:
+                cli.warn(
+                    f"--warmup_steps={config.warmup_steps}: more than a tenth of the "
+                    f"{steps_in_all} steps of the stage '{stage.name}'"
+                )
         if checkpoint is not None:
             progress.say(
                 f"resuming at step {position.step} (epoch {len(position.rows) + 1})"
