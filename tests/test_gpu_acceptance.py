@@ -315,7 +315,7 @@ def test_without_a_gpu_the_cpu_stands_in(noise, tmp_path):
     rows = {row.what: row for row in outcome.rows}
     assert FAILED not in {row.status for row in outcome.rows}, outcome.rows
     assert rows["cards"].values == {"gpus": 0}
-    assert rows["operations of a step"].values["count"]["CPU"] > 500
+    assert rows["operations of a step"].values["count"]["CPU"] > 100
     mirrored = rows["small_cnn full, mirrored on 2 virtual CPUs"].values
     assert mirrored["batch_size"] == 16
     assert mirrored["images_per_sec"] > 0
