@@ -8,6 +8,7 @@ registers a flag and the same dataclass serves several commands.
 
 import dataclasses
 import difflib
+import functools
 import os
 import pathlib
 import re
@@ -16,7 +17,7 @@ import sys
 import textwrap
 import traceback
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, get_args, get_origin
 
 from absl import flags
@@ -32,6 +33,8 @@ EXIT_STORAGE = 74  # EX_IOERR
 # The flagfiles that come with the package; in a checkout a link to the recipes.
 CONFIGS = pathlib.Path(__file__).parent / "configs"
 _MAX_ERROR_LINES = 6
+# Names of flags whose values are paths.
+_PATHS = re.compile(r"(_dir|_csv|_file)$|^(workdir|compare|output|baseline|weights)$")
 # They turn the order of what is shown: embeddings, overrides, isolates.
 _BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
@@ -162,6 +165,13 @@ def printable(text: str) -> str:
         char if char == "\n" or not holds_controls(char) else ascii(char)[1:-1]
         for char in text
     )
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """Returns `'A', 'B' and 3 more`, for a message."""
+    shown = ", ".join(map(repr, names[:most]))
+    more = len(names) - most
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def holds_controls(text: str) -> bool:
@@ -306,11 +316,34 @@ def _build(config: type, values: flags.FlagValues) -> Any:
         if holds_controls("".join(value) if isinstance(value, tuple) else str(value)):
             # A flagfile, a line each, could not give it back.
             raise UsageError(f"--{field.name}={value!a}: holds control characters")
+        if _PATHS.search(field.name):
+            expand = functools.partial(_expand, field.name)
+            value = _map_texts(expand, value)
         found[field.name] = value
     instance = config(**found)
     if hasattr(instance, "validate"):
         instance.validate()
     return instance
+
+
+def _map_texts(function: Callable[[str], str], value: Any) -> Any:
+    return tuple(map(function, value)) if isinstance(value, tuple) else function(value)
+
+
+def _expand(flag: str, path: str) -> str:
+    """Returns a path with `~` and `$NAME` resolved, which no shell does behind a `=`.
+
+    Raises:
+      UsageError: a variable that is not set.
+    """
+    if not re.search(r"^~|\$\{?\w", path) or os.path.lexists(path):
+        return path
+    expanded = os.path.expanduser(os.path.expandvars(path))
+    if missing := re.search(r"\$\{?(\w+)", expanded):
+        raise UsageError(
+            f"--{flag}={path}: the variable {missing[1]} is not set; write the path out"
+        )
+    return expanded
 
 
 def _help_text(usage: str, configs: tuple[type, ...]) -> str:

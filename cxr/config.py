@@ -52,6 +52,12 @@ class TrainConfig:
         "name of a converted set, whose highest complete version is used; "
         f"'{PHANTOM}' makes a small synthetic set below --data_dir when missing",
     )
+    fold: int = cli.option(
+        -1,
+        "of a set converted with --folds=K: this fold is test, the next validation, "
+        "the rest trains; -1 takes the set's splits",
+        lower=-1,
+    )
     workdir: str = cli.option(
         "", "run folder (default: runs/ + the flagfile's stem); resumes by itself"
     )
@@ -185,7 +191,9 @@ class TrainConfig:
     tensorboard: bool = cli.option(True, "write TensorBoard summaries")
     progress: bool = cli.option(True, "show progress bars")
     positive_class: str = cli.option(
-        "", "class whose probability thresholds speak of (default: the last class)"
+        "",
+        "class whose probability thresholds speak of (default: the set's; else of two "
+        "classes the one whose name is no word for healthy; else the last)",
     )
     threshold_rule: str = cli.option(
         "youden",

@@ -30,10 +30,27 @@ MEANINGS: Mapping[str, str] = {
     "label_conflict": "the same bytes stand under different labels",
     "no_subtype": "the name tells no subtype, while others of its folder do",
     "patient_in_test": "the patient has images in the source's test split",
+    # of what a rule leaves aside
+    "duplicate_row": "a row of the table that repeats another",
+    "lateral_view": "a lateral film, as its header says",
+    "mask": "a mask, beside the image of the same film",
+    "no_file": "a row of the table without a film",
+    "multi_frame": "a DICOM of several frames",
+    "no_label": "a film without a label in the table",
+    "other_modality": "no radiograph (CR, DX), as its header says",
+    "uncertain_label": "the table calls the label uncertain",
     # of a prediction
     "not_finite": "the model gave no number",
     "out_of_memory": "the image does not fit into memory",
 }
+
+
+# What a rule leaves aside is listed, and no fault of a file.
+BY_RULE = frozenset(
+    ("duplicate_row", "lateral_view", "mask", "multi_frame", "no_file", "no_label")
+    + ("other_modality", "uncertain_label")
+    + ("duplicate_in_test", "no_subtype", "patient_in_test")
+)
 
 
 class BadImage(ValueError):

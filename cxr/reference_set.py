@@ -15,11 +15,6 @@ PATIENT_PATTERNS = (
 CLASS_OF_KIND = {"normal": "NORMAL", "bacteria": "PNEUMONIA", "virus": "PNEUMONIA"}
 
 
-def is_normal(class_name: str) -> bool:
-    """Whether a class means that nothing was found."""
-    return class_name.upper() == "NORMAL"
-
-
 def series(filename: str) -> str:
     """The letters a file name begins with: `NORMAL2-IM`, `IM`, `person`."""
     stem = filename.rsplit("/", 1)[-1]

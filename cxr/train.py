@@ -40,7 +40,10 @@ def main(argv: list[str]) -> int:
     """Runs the command line."""
     config, positional = cli.parse(argv, TrainConfig, usage=_USAGE)
     cli.reject_positional(positional)
-    workdir = files.without_links(config.workdir or _default_workdir(argv))
+    default = _default_workdir(argv) + (
+        f"-fold{config.fold}" if config.fold >= 0 else ""
+    )
+    workdir = files.without_links(config.workdir or default)
     train(dataclasses.replace(config, workdir=workdir))
     return 0
 

@@ -13,6 +13,29 @@ from cxr.conversion.converter import ConversionConfig
 SIZE = 24
 
 
+def chest(seed: int, shape: tuple[int, int] = (160, 150)) -> np.ndarray:
+    """Draws something like a chest film, another for every seed: uint8 `shape`."""
+    random = np.random.default_rng(seed)
+    height, width = shape
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    grey = 165 - 35 * np.abs(x) + 10 * np.sin(13 * y + random.uniform(0, 6))
+    for side in (-1, 1):
+        lung = ((x - 0.4 * side) / 0.34) ** 2 + (
+            (y - random.uniform(-0.1, 0.1)) / 0.6
+        ) ** 2
+        grey = grey - 85 * np.exp(-(lung**3))
+    own = Image.fromarray(random.normal(0, 20, (7, 7)).astype(np.float32))
+    grey = grey + np.asarray(own.resize((width, height), Image.Resampling.BICUBIC))
+    return np.clip(grey + random.normal(0, 6, shape), 0, 255).astype(np.uint8)
+
+
+def put(path: pathlib.Path, pixels: np.ndarray, **options) -> pathlib.Path:
+    """Saves pixels, in the format that the path's suffix names."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
 def write_image(path: pathlib.Path, seed: int, kind: str = "PNG") -> None:
     """Writes a small random image, another for every seed."""
     random = np.random.default_rng(seed)

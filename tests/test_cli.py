@@ -210,3 +210,45 @@ def test_a_terminal_obeys_no_name(capsys):
     assert said.out == "one\\x1b[2J\ntwo\\rthree\\u202e\n"
     assert said.err == "warning: four\\x9b5A\\x07\n"
     assert cli.printable("R\u00f6ntgen \u80ba\n") == "R\u00f6ntgen \u80ba\n"
+
+
+# --- paths behind a `=`
+
+
+@dataclasses.dataclass(frozen=True)
+class Paths:
+    input_dir: str = cli.option("", "where from")
+    workdir: tuple[str, ...] = cli.option((), "where to")
+    text: str = cli.option("", "no path")
+
+
+def paths(*args):
+    return cli.parse(["prog", *args], Paths, usage="Reads paths.")[0]
+
+
+def test_home_and_variables_are_resolved_in_paths(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("FILMS", "/films")
+    assert paths("--input_dir=~/x").input_dir == "/home/me/x"
+    assert paths("--input_dir=${FILMS}/x").input_dir == "/films/x"
+    assert paths("--workdir=~/a,$FILMS/b").workdir == ("/home/me/a", "/films/b")
+    assert paths("--text=~/$FILMS").text == "~/$FILMS"
+    assert paths("--input_dir=a~b$").input_dir == "a~b$"
+
+
+def test_a_path_that_exists_as_it_is_written_stays(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FILMS", "/films")
+    (tmp_path / "$FILMS").mkdir()
+    assert paths("--input_dir=$FILMS").input_dir == "$FILMS"
+
+
+def test_a_variable_that_is_not_set_is_named(monkeypatch):
+    monkeypatch.delenv("NOWHERE", raising=False)
+    with pytest.raises(cli.UsageError, match=r"--input_dir=\$NOWHERE/x: .* NOWHERE"):
+        paths("--input_dir=$NOWHERE/x")
+
+
+def test_names_are_listed_for_a_message():
+    assert cli.listed(["a", "b"]) == "'a', 'b'"
+    assert cli.listed(list("abcde"), 2) == "'a', 'b' and 3 more"

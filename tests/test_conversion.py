@@ -277,30 +277,31 @@ def test_a_fifo_put_in_place_of_a_film_does_not_hang(source):
     path = source / "NORMAL/IM-0000-0000.png"
     path.unlink()
     os.mkfifo(path)
-    encoding = spool.Encoding(SIZE, "raw", 95)
-    film, stored, _ = spool._convert_one(
-        source, spool.Source("NORMAL/IM-0000-0000.png", "NORMAL", ""), encoding
-    )
+    one = spool.Source("NORMAL/IM-0000-0000.png", "NORMAL", "")
+    encoding, key = spool.Encoding(SIZE, "raw", 95), source / "patients.key"
+    chunk = spool.Chunk(source, (one,), source / "spool", encoding, key)
+    film, stored, _ = spool._convert_one(chunk, one)
     assert (film.reason, stored) == ("special_file", b"")
 
 
-def test_a_spooled_image_knows_its_bytes_and_its_hash(source, tmp_path):
+def test_a_spooled_image_knows_its_bytes_and_its_look(source, tmp_path):
     (source / "NORMAL/IM-0001-0002.png").write_text("not a film")
     tree, encoding = sources.find(source), spool.Encoding(SIZE, "raw", 95)
     found = []
     for start in range(0, len(tree.sources), 5):
         some = tree.sources[start : start + 5]
-        chunk = spool.Chunk(source, some, tmp_path / f"spool-{start}", encoding)
+        path, key = tmp_path / f"spool-{start}", tmp_path / "patients.key"
+        chunk = spool.Chunk(source, some, path, encoding, key)
         spool.convert(chunk)
         found += spool.read_converted(chunk)
     readable = [image for image in found if not image.reason]
     assert len(readable) == len(found) - 1 == 23
-    hashes = spool.read_hashes(readable)
-    assert list(hashes) == [image.path for image in readable]
-    for image in readable:
+    assert not key.exists()  # no DICOM among them
+    looks = spool.read_looks(readable)
+    for image, look in zip(readable, looks, strict=True):
         grey = images.to_grey((source / image.path).read_bytes(), SIZE)
         assert spool.read_stored(image) == grey.tobytes()
-        assert hashes[image.path] == near_duplicates.difference_hash(grey)
+        assert look.tobytes() == near_duplicates.cells(grey)
 
 
 def test_an_unreadable_file_is_quarantined(source, monkeypatch):

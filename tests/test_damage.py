@@ -221,7 +221,7 @@ def test_every_row_of_a_deep_image_is_windowed():
 def test_large_images_are_decoded_one_at_a_time(monkeypatch, large):
     held = []
 
-    def seen(image):
+    def seen(image, **header):
         held.append(formats._one_at_a_time.locked())
         return image
 

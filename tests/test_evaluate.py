@@ -212,6 +212,28 @@ def test_another_data_set_is_judged_at_the_same_threshold(run, tmp_path):
         evaluate.evaluate(config(run, data_dir=str(other.path.parent.parent)))
 
 
+def test_another_sets_classes_are_mapped_to_the_models(run, tmp_path):
+    counts = {"test": 12}
+    fabricated.write_records(
+        tmp_path / "data", counts, class_names=("Healthy", "TB"), name="other"
+    )
+    there = {"data_dir": str(tmp_path / "data"), "dataset": "other"}
+    with pytest.raises(cli.DataError, match="--class_map=Healthy=NORMAL"):
+        evaluate.evaluate(config(run, **there))
+    with pytest.raises(cli.UsageError, match="--class_map=TB=LUNG: the model's"):
+        evaluate.evaluate(config(run, class_map=("Healthy=NORMAL", "TB=LUNG"), **there))
+    summary = evaluate.evaluate(
+        config(run, class_map=("Healthy=NORMAL", "TB=PNEUMONIA"), **there)
+    )
+    assert summary["n"] == 12
+    assert summary["class_counts"] == {"NORMAL": 6, "PNEUMONIA": 6}
+    swapped = evaluate.evaluate(
+        config(run, class_map=("Healthy=PNEUMONIA", "TB=NORMAL"), **there)
+    )
+    both = [s["metrics"]["accuracy"]["value"] for s in (summary, swapped)]
+    assert sum(both) == pytest.approx(1)
+
+
 def test_an_ensembles_page_warns_of_other_data_as_its_runs_pages_do(home, tmp_path):
     runs_root = shutil.copytree(home / "runs", tmp_path / "runs")
     other = fabricated.write_records(

@@ -13,8 +13,8 @@ from tests.sample_images import config_for, contents, convert, make_source
 class Later(converter.ConversionConfig):
     """The flags of a version to come."""
 
-    exclude: tuple[str, ...] = cli.option((), "globs to leave aside")
-    uncertain: str = cli.option("drop", "what becomes of uncertain labels")
+    lamps: tuple[str, ...] = cli.option((), "globs to leave aside")
+    sharpness: str = cli.option("drop", "what becomes of sharpness labels")
 
 
 @pytest.fixture
@@ -51,12 +51,12 @@ def test_a_set_that_does_not_know_a_flag_has_its_default(source):
     assert any("complete already" in line for line in lines)
     assert contents(again.path) == before
     with pytest.raises(
-        cli.UsageError, match=r"(?m)--uncertain=positive \(there: drop\)$"
+        cli.UsageError, match=r"(?m)--sharpness=positive \(there: drop\)$"
     ):
-        converter.convert(later(source, uncertain="positive"), log=lines.append)
-    wrong = r"--exclude=\['x'\] \(there: \[\]\), --seed=1 \(there: 0\)$"
+        converter.convert(later(source, sharpness="positive"), log=lines.append)
+    wrong = r"--lamps=\['x'\] \(there: \[\]\), --seed=1 \(there: 0\)$"
     with pytest.raises(cli.UsageError, match=f"(?m){wrong}"):
-        converter.convert(later(source, exclude=("x",), seed=1), log=lines.append)
+        converter.convert(later(source, lamps=("x",), seed=1), log=lines.append)
 
 
 def test_a_later_flag_s_default_leaves_the_manifest_as_it_was(source, tmp_path):
@@ -67,14 +67,14 @@ def test_a_later_flag_s_default_leaves_the_manifest_as_it_was(source, tmp_path):
 
 def test_a_later_flag_s_value_is_listed_and_known_again(source):
     lines = []
-    config = later(source, exclude=("a", "b"))
+    config = later(source, lamps=("a", "b"))
     flags = converter.convert(config, log=lines.append).manifest.flags
-    assert flags["exclude"] == ["a", "b"]
-    assert "uncertain" not in flags
+    assert flags["lamps"] == ["a", "b"]
+    assert "sharpness" not in flags
     converter.convert(config, log=lines.append)
     assert any("complete already" in line for line in lines)
-    with pytest.raises(cli.UsageError, match=r"--exclude=\[\] \(there: \['a', 'b'\]\)"):
+    with pytest.raises(cli.UsageError, match=r"--lamps=\[\] \(there: \['a', 'b'\]\)"):
         converter.convert(later(source), log=lines.append)
-    with pytest.raises(cli.UsageError, match=r"--exclude=None \(there: \['a', 'b'\]\)"):
+    with pytest.raises(cli.UsageError, match=r"--lamps=None \(there: \['a', 'b'\]\)"):
         convert(source)  # by the version that does not know the flag
     assert records.load(config.folder).manifest.flags == flags

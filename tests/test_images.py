@@ -86,6 +86,18 @@ ACCEPTED = {
     "gif": lambda: saved(film(), "GIF"),
     "16-bit png": lambda: saved(film().astype(np.uint16) * 257, "PNG"),
     "12 bits in a 16-bit png": lambda: saved(film().astype(np.uint16) * 16, "PNG"),
+    "16-bit colour png": lambda: colour_png(film().astype(np.uint16) * 257),
+    "white-is-zero tiff": lambda: white_is_zero(film()),
+    "16-bit white-is-zero tiff": lambda: white_is_zero(film().astype(np.uint16) * 257),
+    "pgm": lambda: saved(film(), "PPM"),
+    "ppm": lambda: saved(rgb(film()), "PPM"),
+    "16-bit pgm": lambda: (
+        b"P5\n# by hand\n128 96\n65535\n" + (film().astype(">u2") * 257).tobytes()
+    ),
+    "12-bit pgm": lambda: (
+        b"P5 128 96 4095\n"
+        + (film().astype(np.uint32) * 4095 // 255).astype(">u2").tobytes()
+    ),
 }
 
 
@@ -187,6 +199,39 @@ def jpeg_header(width: int, height: int) -> bytes:
     return bytes(data)
 
 
+def jpeg_frame(marker: bytes, at: int, value: int) -> bytes:
+    """A sound JPEG with one byte of its frame header changed."""
+    data = bytearray(saved(film(), "JPEG"))
+    data[data.index(marker) + at] = value
+    return bytes(data)
+
+
+def colour_png(samples: np.ndarray) -> bytes:
+    """A PNG of three equal channels of 16 bits."""
+    height, width = samples.shape
+    pixels = np.repeat(samples[:, :, None], 3, axis=2).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        crc = zlib.crc32(name + data)
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", crc)
+
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    body = chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + body
+
+
+def white_is_zero(pixels: np.ndarray) -> bytes:
+    """A TIFF in which the largest sample is black."""
+    inverted = np.iinfo(pixels.dtype).max - pixels
+    data = bytearray(saved(inverted, "TIFF"))
+    entry = struct.pack("<HHI", 262, 3, 1)
+    at = data.index(entry) + len(entry)
+    assert data[at] == 1  # BlackIsZero
+    data[at] = 0
+    return bytes(data)
+
+
 def flipped(data: bytes, position: int) -> bytes:
     return data[:position] + bytes([data[position] ^ 0xFF]) + data[position + 1 :]
 
@@ -207,7 +252,10 @@ REFUSED = {
     "html": (lambda: b"<!DOCTYPE html><html></html>", "not_an_image"),
     "pdf": (lambda: b"%PDF-1.7\n", "unsupported_format"),
     "zip": (lambda: b"PK\x03\x04" + bytes(90), "unsupported_format"),
-    "dicom": (lambda: bytes(128) + b"DICM" + bytes(64), "unsupported_format"),
+    "a dicom without pixels": (
+        lambda: bytes(128) + b"DICM" + bytes(64),
+        "not_an_image",
+    ),
     "heic": (lambda: b"\0\0\0\x18ftypheic" + bytes(64), "unsupported_format"),
     "jpeg xl": (lambda: b"\xff\x0a" + bytes(64), "unsupported_format"),
     "jpeg 2000": (lambda: saved(film(), "JPEG2000"), "unsupported_format"),
@@ -245,6 +293,24 @@ REFUSED = {
     "an animated gif": (lambda: animated("GIF"), "several_frames"),
     "a tiff of two pages": (lambda: animated("TIFF"), "several_frames"),
     "an animated webp": (lambda: animated("WEBP"), "several_frames"),
+    "a 12-bit jpeg": (
+        lambda: jpeg_frame(b"\xff\xc0", 4, 12),
+        "unsupported_samples",
+    ),
+    "a lossless jpeg": (lambda: jpeg_frame(b"\xff\xc0", 1, 0xC3), "unsupported_format"),
+    "a jpeg-ls": (lambda: jpeg_frame(b"\xff\xc0", 1, 0xF7), "unsupported_format"),
+    "a 12-bit colour png": (
+        lambda: colour_png(film().astype(np.uint16) * 16),
+        "unsupported_samples",
+    ),
+    "half a pgm": (lambda: saved(film(), "PPM")[:5000], "truncated"),
+    "two pgms": (lambda: saved(film(), "PPM") * 2, "several_frames"),
+    "a pgm and more": (lambda: saved(film(), "PPM") + bytes(range(90)), "corrupt"),
+    "a pgm in plain text": (
+        lambda: b"P2\n8 8\n255\n" + b"7 " * 64,
+        "unsupported_format",
+    ),
+    "a pgm without a header": (lambda: b"P5\nx y\n", "corrupt"),
     "floating point": (
         lambda: saved(film().astype(np.float32), "TIFF"),
         "unsupported_samples",
@@ -263,6 +329,29 @@ def test_every_refused_kind_has_its_reason(kind):
         images.read(make(), SIZE)
     assert caught.value.reason == reason, caught.value.detail
     assert "\n" not in caught.value.detail
+
+
+def test_letters_burned_in_do_not_make_a_film_black():
+    samples = np.full((100, 100), 2000, np.uint16)
+    samples[:2, :100] = 0xFFFF  # 2 % of the pixels
+    assert images.to_grey(saved(samples, "PNG"), 100)[50, 50] == round(
+        2000 * 255 / 4095
+    )
+    samples[2, :1] = 0xFFFF
+    assert images.to_grey(saved(samples, "PNG"), 100)[50, 50] == round(
+        2000 * 255 / 65535
+    )
+
+
+def test_a_tiffs_largest_sample_is_its_full_scale():
+    data = saved(np.full((32, 32), 200, np.uint16), "TIFF", tiffinfo={281: 4095})
+    assert images.to_grey(data, 32)[0, 0] == round(200 * 255 / 4095)
+
+
+def test_no_message_tells_where_an_object_lay():
+    with pytest.raises(BadImage) as caught:
+        images.read(b"\xff\xd8\xff" + bytes(64) + b"\xff\xda\0\0\xff\xd9", SIZE)
+    assert "0x" not in caught.value.detail
 
 
 def test_too_many_bytes(monkeypatch):

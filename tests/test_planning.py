@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from cxr import cli
 from cxr.conversion import planning
+from cxr.conversion.patients import parser
 from cxr.conversion.planning import PlanConfig
 from cxr.conversion.sources import Source
 from cxr.conversion.splitting import Example
@@ -67,11 +68,11 @@ def placed(plan: planning.Plan) -> list[Example]:
     ],
 )
 def test_the_reference_set_s_names(name, expected):
-    assert planning.patient_parser("")(name) == expected
+    assert parser("")(name) == expected
 
 
 def test_a_pattern_of_one_s_own():
-    parse = planning.patient_parser(r"^(?P<patient>\d+)_")
+    parse = parser(r"^(?P<patient>\d+)_")
     assert parse("00001803_002.jpeg") == ("", "00001803")
     assert parse("IM-0255-0001.jpeg") == ("", "")
 
@@ -154,7 +155,7 @@ def test_large_patients_do_not_spoil_the_fractions():
     films += films_of({f"PNEUMONIA/person{n}_virus": 2 for n in range(300)})
     where = sides(planning.make(films, PlanConfig()))
     test = sum(s == "test" and p.startswith("NORMAL") for p, s in where.items())
-    total = sum(f.folder == "NORMAL" for f in films)
+    total = sum(f.label == "NORMAL" for f in films)
     assert abs(test - 0.15 * total) <= 4
 
 

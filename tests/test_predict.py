@@ -228,7 +228,7 @@ def test_bad_files_are_rows(call, predictor, tmp_path, capsys):
         "empty.png": ["error", " empty"],
         "text.jpeg": ["error", " not_an_image"],
         "huge.png": ["error", " too_many_pixels"],
-        "scan.dcm": ["error", " unsupported_format"],
+        "scan.dcm": ["error", " not_an_image"],
         "dangling.png": ["error", " not_found"],
         "pipe.png": ["error", " not_a_file"],
     }
@@ -293,6 +293,20 @@ def test_colour_is_told_from_grey_stored_as_rgb(call, tmp_path):
     assert "in colour" in rows[2]["status"]
 
 
+def test_films_are_known_by_any_usual_suffix_or_none(tmp_path, capsys):
+    for name in ("film", "film.JPG", "film.jfif", "film.pgm", "film.dcm"):
+        save(tmp_path / name, grey(100), format="PNG")
+    (tmp_path / "notes.txt").write_text("not a film")
+    assert [os.path.basename(path) for path in inputs.find([str(tmp_path)])] == [
+        "film",
+        "film.JPG",
+        "film.dcm",
+        "film.jfif",
+        "film.pgm",
+    ]
+    assert "'notes.txt'" in capsys.readouterr().err
+
+
 def test_folders_and_globs_are_searched_in_order_without_repeats(tmp_path, capsys):
     for name in ("b/2.png", "b/1.JPG", "a.jpeg", "b/__MACOSX/x.png", ".h.png"):
         save(tmp_path / "in" / name, grey(100), format="PNG")
@@ -301,7 +315,7 @@ def test_folders_and_globs_are_searched_in_order_without_repeats(tmp_path, capsy
     top = str(tmp_path / "in")
     expected = [f"{top}/a.jpeg", f"{top}/b/1.JPG", f"{top}/b/2.png"]
     assert inputs.find([top]) == expected
-    assert "not named like an image (1 in all)" in capsys.readouterr().err
+    assert "not named like an image: 'phantoms.csv'" in capsys.readouterr().err
     assert inputs.find([f"{top}/*.jpeg", top, f"{top}/b/1.JPG"]) == expected
     assert inputs.find([f"{top}/**/[0-9].*"]) == expected[1:]
     assert inputs.find([f"{top}/b/2.png", "gone"]) == [f"{top}/b/2.png", "gone"]

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from cxr import reference_set
-from cxr.conversion import planning
+from cxr.conversion import patients
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -27,19 +27,11 @@ def test_series_and_number_of_a_name(filename, series, number):
     assert reference_set.number(filename) == number
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [("NORMAL", True), ("Normal", True), ("NORMAL2", False), ("No Finding", False)],
-)
-def test_the_normal_class(name, expected):
-    assert reference_set.is_normal(name) is expected
-
-
 @pytest.mark.parametrize("kind", reference_set.CLASS_OF_KIND)
 @pytest.mark.parametrize("patient_number", [0, 1, 7])
 def test_made_names_tell_their_patient(kind, patient_number):
     """What the phantoms are called is what the default patterns read."""
-    parse = planning.patient_parser("")
+    parse = patients.parser("")
     names = list(reference_set.file_names(kind, patient_number, 3, 10))
     assert len({patient for patient, _ in names}) == 1
     for patient, filename in names:

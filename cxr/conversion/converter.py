@@ -10,6 +10,7 @@ and the flags only.
 import collections
 import contextlib
 import dataclasses
+import itertools
 import pathlib
 import re
 import shutil
@@ -18,10 +19,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import cxr
-from cxr import cli, files, images, locks, records
+from cxr import class_names, cli, files, images, locks, reasons, records
 from cxr.conversion import (
     existing_set,
     metadata,
+    near_duplicates,
+    patients,
     planning,
     set_report,
     shards,
@@ -34,7 +37,11 @@ from cxr.reasons import Rejected
 REPORT = "report.html"
 REPORT_JSON = "report.json"  # the same numbers; neither is in the manifest, for time
 # Where images lie, where the set goes and how many work shapes no byte of it.
-_SHAPELESS = frozenset({"input_dir", "output_dir", "workers", "max_bad_fraction"})
+# What a table says counts by its content, with the sources.
+_SHAPELESS = frozenset(
+    ("input_dir", "output_dir", "workers", "max_bad_fraction", "labels_csv")
+    + ("patient_key_file",)
+)
 # Flags that every manifest lists. Those that came later are listed only where they
 # are not their default, so that a set's manifest does not change with the program.
 _ALWAYS_LISTED = frozenset(
@@ -70,17 +77,23 @@ class _SetConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ConversionConfig(planning.PlanConfig, _SetConfig):
+class ConversionConfig(sources.SourceConfig, planning.PlanConfig, _SetConfig):
     """Every flag of a conversion."""
 
     workers: int = cli.option(0, "processes; 0 is one a core", lower=0, upper=1024)
+    patient_key_file: str = cli.option(
+        "",
+        "key that PatientID of DICOM files is hashed with (HMAC-SHA256); made where it "
+        "is missing (default: OUTPUT_DIR/DATASET/patients.key)",
+    )
     max_bad_fraction: float = cli.option(
         0.05, "a larger share of unreadable files is an error", lower=0, upper=1
     )
 
     def validate(self) -> None:
         """Raises UsageError for a name, version or pattern that cannot work."""
-        super().validate()
+        planning.PlanConfig.validate(self)
+        sources.SourceConfig.validate(self)
         if not re.fullmatch(r"[A-Za-z]\w*", self.dataset, re.ASCII):
             raise cli.UsageError(
                 f"--dataset={self.dataset}: expected letters, digits and _, a letter "
@@ -95,6 +108,12 @@ class ConversionConfig(planning.PlanConfig, _SetConfig):
     def folder(self) -> pathlib.Path:
         """The folder of the set."""
         return pathlib.Path(self.output_dir) / self.dataset / self.version
+
+    @property
+    def key_file(self) -> pathlib.Path:
+        """Makes keys of patients' IDs; beside the set, so that its versions agree."""
+        beside = self.folder.parent / "patients.key"
+        return pathlib.Path(self.patient_key_file or beside)
 
     @property
     def stored(self) -> spool.Encoding:
@@ -152,10 +171,11 @@ def convert(
         return existing
     with _work_folder(config.folder) as work:
         (config.folder / records.MANIFEST).unlink(missing_ok=True)
+        chunks = _chunks(config, tree, work)
         # A second process would cost a small set more than it brings.
-        few = len(tree.sources) <= spool.CHUNK_IMAGES
+        few = len(chunks) == 1
         with workers.started(1 if few else config.workers, preload=__name__) as pool:
-            spooled = _convert_images(_chunks(config, tree, work), pool, log)
+            spooled = _convert_images(chunks, pool, log)
             converted = [image for image in spooled if not image.reason]
             unreadable = [
                 Rejected(image.path, image.reason, image.detail)
@@ -163,23 +183,22 @@ def convert(
                 if image.reason
             ]
             rejected = [*tree.rejected, *unreadable]
-            total = len(spooled) + len(tree.rejected)
-            _check_bad_fraction(config, rejected, total, work)
-            plan = planning.make(converted, config)
-            _announce(plan, log)
+            _check_bad_fraction(config, rejected, len(converted), work)
+            looks = spool.read_looks(converted)
+            plan = planning.make(converted, config, near_duplicates.find(looks))
+            _announce(config, plan, log)
             written = _write_shards(config, plan, pool, work)
         rejected = sorted([*rejected, *plan.rejected])
-        identities = {row.path: row.reason for row in tree.rejected}
+        identities = existing_set.listed(tree)
         identities |= {image.path: image.sha256 or image.reason for image in spooled}
         manifest = _manifest(config, plan, written, identities)
-        outcome = metadata.Outcome(converted, plan, rejected, manifest)
-        _write_report(config.folder, outcome, time.monotonic() - began)
+        outcome = metadata.Outcome(converted, plan, rejected, manifest, looks)
+        for warning in _write_report(config.folder, outcome, time.monotonic() - began):
+            log(f"WARNING: {warning}")
         manifest = metadata.publish(config.folder, outcome)
         shutil.rmtree(work)
     record_set = records.RecordSet(config.folder, manifest)
-    unchecked = collections.Counter(i.unchecked for i in converted if i.unchecked)
-    if unchecked:
-        log(images.unchecked_note(unchecked))
+    _say_doubts(converted, log)
     _summarise(record_set, len(rejected), time.monotonic() - began, log)
     return record_set
 
@@ -193,8 +212,10 @@ def find_sources(config: ConversionConfig) -> sources.Tree:
     """Lists the sources that `--input_dir` names, downloading them if need be."""
     if config.input_dir.startswith(sources.KAGGLE_PREFIX):
         handle = config.input_dir.removeprefix(sources.KAGGLE_PREFIX)
-        return sources.find(sources.download(handle))
-    return sources.find(config.input_dir)
+        folder = sources.download(handle)
+    else:
+        folder = pathlib.Path(config.input_dir)
+    return sources.find(folder, config, split_policy=config.split_policy)
 
 
 def _refuse_links(folder: pathlib.Path) -> None:
@@ -243,13 +264,15 @@ def _work_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 def _chunks(
     config: ConversionConfig, tree: sources.Tree, work: pathlib.Path
 ) -> list[spool.Chunk]:
-    starts = range(0, len(tree.sources), spool.CHUNK_IMAGES)
+    size = spool.images_a_chunk(tree.root, tree.sources)
+    starts = range(0, len(tree.sources), size)
     return [
         spool.Chunk(
             root=tree.root,
-            sources=tree.sources[start : start + spool.CHUNK_IMAGES],
+            sources=tree.sources[start : start + size],
             path=work / f"images-{index:06d}",
             encoding=config.stored,
+            key_file=config.key_file,
         )
         for index, start in enumerate(starts)
     ]
@@ -276,16 +299,22 @@ def _convert_images(
 
 
 def _check_bad_fraction(
-    config: ConversionConfig, rejected: list[Rejected], total: int, work: pathlib.Path
+    config: ConversionConfig,
+    rejected: list[Rejected],
+    num_good: int,
+    work: pathlib.Path,
 ) -> None:
-    share = len(rejected) / total
+    """Refuses too large a share of bad files; what a rule leaves aside is not bad."""
+    bad = [row for row in rejected if row.reason not in reasons.BY_RULE]
+    total = num_good + len(bad)
+    share = len(bad) / max(total, 1)
     if share <= config.max_bad_fraction:
         return
     listing = work / metadata.QUARANTINE
     metadata.publish_quarantine(listing, rejected)
-    first = min(rejected)
+    first = min(bad)
     raise cli.DataError(
-        f"--max_bad_fraction={config.max_bad_fraction}: {len(rejected)} of {total} "
+        f"--max_bad_fraction={config.max_bad_fraction}: {len(bad)} of {total} "
         f"files ({share:.1%}) are unreadable; nothing was published\n"
         f"such as {first.path!r}: {first.reason}: {first.detail}\n"
         f"all of them: {listing}\n"
@@ -293,14 +322,39 @@ def _check_bad_fraction(
     )
 
 
-def _announce(plan: planning.Plan, log: Callable[[str], None]) -> None:
+def _announce(
+    config: ConversionConfig, plan: planning.Plan, log: Callable[[str], None]
+) -> None:
     """Says what a person should know before trusting the splits."""
     log(f"split policy {plan.policy}, classes {', '.join(plan.class_names)}")
-    if plan.unmatched:
+    if len(plan.class_names) == 2:
+        positive = class_names.positive(plan.class_names, config.positive_class)
+        log(f"positive class {positive}; --positive_class decides")
+    if plan.copies:
+        log(f"{plan.copies} files are copies by their names, kept with their originals")
+    if plan.joined:
+        log(
+            f"{plan.joined} images look like another, perhaps mirrored or turned, and "
+            "are kept on its side"
+        )
+    if plan.apart:
+        log(
+            f"WARNING: {len(plan.apart)} pairs of images look alike and stand on two "
+            f"sides, such as {plan.apart[0].path} and {plan.apart[0].other}; see "
+            f"{REPORT}"
+        )
+    if plan.unmatched and plan.policy != "test_only":
+        paths = (
+            example.image.path
+            for shards in plan.shards.values()
+            for example in itertools.chain.from_iterable(shards)
+            if example.patient_id == example.image.path
+        )
+        advice = patients.advice(paths, plan.class_names) or "give a --patient_pattern"
         log(
             f"WARNING: {plan.unmatched} file names tell no patient: each counts as a "
             "patient of its own, so images of one patient may stand on two sides; "
-            "give a --patient_pattern"
+            f"{advice}"
         )
 
 
@@ -349,10 +403,24 @@ def _manifest(
 
 def _write_report(
     folder: pathlib.Path, outcome: metadata.Outcome, seconds: float
-) -> None:
+) -> list[str]:
+    """Writes the report; returns what should be seen without opening it."""
     content = set_report.numbers(outcome, seconds)
     spool.store(folder / REPORT_JSON, set_report.to_json(content))
     spool.store(folder / REPORT, set_report.to_html(content, outcome))
+    return list(set_report.shortcut_warnings(content))
+
+
+def _say_doubts(converted: list[spool.Converted], log: Callable[[str], None]) -> None:
+    """Says what cannot be known of the images that were taken."""
+    if burned := [image.path for image in converted if image.burned_in]:
+        log(
+            f"WARNING: {len(burned)} DICOM files say that annotations are burned into "
+            f"their pixels, such as {burned[0]}; {REPORT} lists them"
+        )
+    unchecked = collections.Counter(i.unchecked for i in converted if i.unchecked)
+    if unchecked:
+        log(images.unchecked_note(unchecked))
 
 
 def _summarise(

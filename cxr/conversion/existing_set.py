@@ -62,9 +62,17 @@ def find(
 
 def identify(tree: sources.Tree) -> dict[str, str]:
     """Returns the SHA-256 of every source, or why it cannot be read, by path."""
-    identities = {row.path: row.reason for row in tree.rejected}
+    identities = listed(tree)
     for source in tree.sources:
         identities[source.path] = spool.identify(tree.root, source.path)
+    return identities
+
+
+def listed(tree: sources.Tree) -> dict[str, str]:
+    """Returns what is known of a set's sources without reading a film."""
+    identities = {row.path: row.reason for row in tree.rejected}
+    if tree.table_sha256:
+        identities["--labels_csv"] = tree.table_sha256
     return identities
 
 

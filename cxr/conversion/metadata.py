@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from cxr import files, records, tables, tfrecord
-from cxr.conversion import planning, splitting, spool
+from cxr.conversion import attributes, planning, splitting, spool
 from cxr.reasons import Rejected
 
 QUARANTINE = "quarantine.csv"
+ATTRIBUTES = "attributes.csv"  # only of sets whose table or headers tell some
 _TABLES = (records.EXAMPLES, records.OFFSETS, QUARANTINE)
 
 
@@ -28,12 +29,14 @@ class Outcome:
       plan: where they went.
       rejected: rows of quarantine.csv, by path.
       manifest: complete but for its `files`.
+      looks: cells of `converted`, uint8 [N, 16, 16].
     """
 
     converted: Sequence[spool.Converted]
     plan: planning.Plan
     rejected: Sequence[Rejected]
     manifest: records.Manifest
+    looks: np.ndarray
 
     @property
     def examples(self) -> Iterator[tuple[str, splitting.Example]]:
@@ -61,6 +64,18 @@ def publish(folder: pathlib.Path, outcome: Outcome) -> records.Manifest:
         folder / records.EXAMPLES, records.EXAMPLE_COLUMNS, example_rows(outcome)
     )
     publish_quarantine(folder / QUARANTINE, outcome.rejected)
+    tables_there = list(_TABLES)
+    for name in (ATTRIBUTES, records.FOLDS):  # of an unfinished conversion
+        (folder / name).unlink(missing_ok=True)
+    if any(image.attributes != attributes.NONE for image in outcome.converted):
+        tables_there.append(ATTRIBUTES)
+        _publish_csv(folder / ATTRIBUTES, attributes.COLUMNS, _attribute_rows(outcome))
+    if folds := outcome.plan.folds:
+        tables_there.append(records.FOLDS)
+        rows = (
+            {"filename": name, "fold": fold} for name, fold in sorted(folds.items())
+        )
+        _publish_csv(folder / records.FOLDS, records.FOLD_COLUMNS, rows)
     spool.store(folder / records.OFFSETS, _offsets(folder, manifest))
     texts = {
         "features.json": features_json(manifest),
@@ -70,7 +85,7 @@ def publish(folder: pathlib.Path, outcome: Outcome) -> records.Manifest:
     }
     for name, text in texts.items():
         spool.store(folder / name, text)
-    listed = {n: _describe_file(folder / n) for n in (*_TABLES, *texts)}
+    listed = {n: _describe_file(folder / n) for n in (*tables_there, *texts)}
     manifest = dataclasses.replace(manifest, files=listed)
     spool.store(folder / records.MANIFEST, manifest.to_json())
     return manifest
@@ -102,6 +117,13 @@ def example_rows(outcome: Outcome) -> Iterator[dict[str, Any]]:
                     "record": record,
                     "duplicate_of": example.duplicate_of,
                 }
+
+
+def _attribute_rows(outcome: Outcome) -> Iterator[dict[str, str]]:
+    """Yields the rows of attributes.csv, in the order of examples.csv."""
+    for _, example in outcome.examples:
+        image = example.image
+        yield {"filename": image.path, **image.attributes._asdict()}
 
 
 def splits(

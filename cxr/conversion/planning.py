@@ -8,11 +8,11 @@ workers.
 import dataclasses
 import itertools
 import math
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from cxr import cli, records, reference_set
-from cxr.conversion import splitting
+from cxr import cli, records
+from cxr.conversion import near_duplicates, patients, splitting
 from cxr.conversion.splitting import Example
 from cxr.conversion.spool import Converted
 from cxr.reasons import Rejected
@@ -20,6 +20,8 @@ from cxr.reasons import Rejected
 SHARD_BYTES = 64 << 20  # 64 MiB: few files, and eight readers still find work
 _SHARD_EXAMPLES = 256  # below 64 MiB: one shard for so many examples, up to ...
 _MIN_SHARDS = 8
+_MOST_ALIKE = 16  # images of one film; more look alike for another reason
+_MOST_SHOWN = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +34,9 @@ class PlanConfig:
         "validation from train by patient; 'grouped': pool all, cut all three by "
         "patient; 'blocks': hold out a contiguous block of patient numbers as test "
         "(--seed chooses which; 0 is the lowest) and cut validation by patient; "
-        "'auto': official where the source has a test folder, else grouped",
-        choices=("auto", "official", "grouped", "blocks"),
+        "'test_only': everything is test; 'auto': official where the source has a test "
+        "folder, test_only where it has nothing else, else grouped",
+        choices=("auto", "official", "grouped", "blocks", "test_only"),
     )
     validation_fraction: float = cli.option(
         0.15, "share of each class's images that validates", lower=0, upper=0.9
@@ -45,14 +48,27 @@ class PlanConfig:
     patient_pattern: str = cli.option(
         "",
         "regular expression with a group 'patient' (and optionally 'subtype'), "
-        "searched in the file name; default: the reference set's two patterns. A file "
-        "that does not match is its own patient",
+        "searched in the path below --input_dir; default: the reference set's two "
+        "patterns of file names. A file that does not match is its own patient",
     )
     labels: str = cli.option(
         "folder",
         "'folder': the class folder's name; 'subtype': the subtype in the file name, "
         "in capitals, or the folder's name where names have none",
         choices=("folder", "subtype"),
+    )
+    folds: int = cli.option(
+        0,
+        "patient-grouped folds beside the splits, for cxr.train --fold=I; with "
+        "--split_policy=blocks of contiguous patient numbers; a test split that the "
+        "source has stays apart",
+        lower=0,
+        upper=100,
+    )
+    positive_class: str = cli.option(
+        "",
+        "class that thresholds speak of, the default of training; else of two classes "
+        "the one whose name is no word for healthy",
     )
     num_shards: int = cli.option(
         0, "shards of each split; 0 chooses from the bytes", lower=0, upper=10_000
@@ -61,7 +77,12 @@ class PlanConfig:
     def validate(self) -> None:
         """Raises UsageError for a pattern or a sum of fractions that cannot work."""
         if self.patient_pattern:
-            _compile(self.patient_pattern)
+            patients.compile_pattern(self.patient_pattern)
+        if self.folds in (1, 2):
+            raise cli.UsageError(
+                f"--folds={self.folds}: one is test, one validation and the rest "
+                "trains; expected 3 or more, or 0 for none"
+            )
         held_out = self.validation_fraction + self.test_fraction
         if held_out >= 1:
             raise cli.UsageError(
@@ -69,6 +90,26 @@ class PlanConfig:
                 f"--test_fraction={self.test_fraction} leave nothing to train on; "
                 "their sum must be below 1"
             )
+
+
+class Alike(NamedTuple):
+    """Two images on two sides that look alike.
+
+    Attributes:
+      bits: that differ, as `near_duplicates.Pair`'s.
+      path: of one.
+      split: where it stands.
+      other: path of the other.
+      other_split: where that stands.
+      turned: whether one is the other mirrored or turned.
+    """
+
+    bits: int
+    path: str
+    split: str
+    other: str
+    other_split: str
+    turned: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +122,10 @@ class Plan:
       shards: split name to its shards in order, each a tuple of examples in order.
       rejected: readable images that are kept out, with the reason.
       unmatched: number of images whose name told no patient.
+      copies: number of images whose names say that they are copies of another.
+      joined: number of images that were kept on the side of one that they look like.
+      apart: the closest pairs that look alike and stand on two sides.
+      folds: of the images that have one, by path.
     """
 
     policy: str
@@ -88,14 +133,23 @@ class Plan:
     shards: dict[str, tuple[tuple[Example, ...], ...]]
     rejected: tuple[Rejected, ...]
     unmatched: int
+    copies: int = 0
+    joined: int = 0
+    apart: tuple[Alike, ...] = ()
+    folds: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
-def make(images: Sequence[Converted], config: PlanConfig) -> Plan:
+def make(
+    images: Sequence[Converted],
+    config: PlanConfig,
+    pairs: Sequence[near_duplicates.Pair] = (),
+) -> Plan:
     """Plans a conversion.
 
     Args:
       images: in any order.
       config: the flags.
+      pairs: of `images` that look alike.
 
     Raises:
       DataError: a class has too few patients for the sides, or the policy does
@@ -103,74 +157,52 @@ def make(images: Sequence[Converted], config: PlanConfig) -> Plan:
     """
     policy = _policy(images, config)
     rejected: list[Rejected] = []
-    examples = _identify(images, config, rejected)
+    examples, copies = _identify(images, config, rejected)
     examples = _drop_conflicts(examples, rejected)
+    clusters = _clusters(images, pairs, examples)
     sides: dict[str, list[Example]] = {name: [] for name in records.SPLITS}
     if policy == "official":
-        examples = _drop_leaks(examples, rejected)
+        examples = _drop_leaks(examples, clusters, rejected)
         sides["test"] = [e for e in examples if e.image.side == "test"]
         examples = [e for e in examples if e.image.side != "test"]
+    elif policy == "test_only":
+        sides["test"], examples = examples, []
     class_names = tuple(sorted({e.label for e in examples + sides["test"]}))
-    _check_classes(class_names, sides["test"] if policy == "official" else None)
-    # The sides that we cut: official keeps the source's test.
-    shares = splitting.Shares(
-        validation=config.validation_fraction,
-        test=0.0 if policy == "official" else config.test_fraction,
-        test_in_blocks=policy == "blocks",
-        seed=config.seed,
-    )
-    for side, members in splitting.cut(examples, shares).items():
+    _check_classes(class_names, config, policy, sides["test"])
+    joined = [[example.patient_id for example in cluster] for cluster in clusters]
+    folds = _folds(examples, config, policy, joined)
+    shares = _shares(config, policy)
+    for side, members in splitting.cut(examples, shares, joined).items():
         sides[side] += members
     placed = itertools.chain.from_iterable(sides.values())
     unmatched = sum(e.patient_id == e.image.path for e in placed)
-    del examples, members  # large: each side goes as soon as its shards are planned
+    joined_images = sum(len({e.image.digest for e in c}) - 1 for c in clusters)
+    apart = _apart(images, pairs, sides)
+    del examples, clusters  # large: each side goes as soon as its shards are planned
     shards = {}
     for side in records.SPLITS:
         if members := _mark_duplicates(sides.pop(side)):
-            shards[side] = _shards(members, config)
-    return Plan(policy, class_names, shards, tuple(sorted(rejected)), unmatched)
-
-
-def patient_parser(pattern: str) -> Callable[[str], tuple[str, str]]:
-    """Returns a function from a file's path to (subtype, patient), '' where unknown.
-
-    Args:
-      pattern: `--patient_pattern`; empty for the reference set's two.
-    """
-    patterns = [pattern] if pattern else reference_set.PATIENT_PATTERNS
-    compiled = [_compile(pattern) for pattern in patterns]
-
-    def parse(path: str) -> tuple[str, str]:
-        name = path.rpartition("/")[2]
-        for expression in compiled:
-            if match := expression.search(name):
-                groups = match.groupdict()
-                return groups.get("subtype") or "", groups["patient"] or ""
-        return "", ""
-
-    return parse
-
-
-def _compile(pattern: str) -> re.Pattern:
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise cli.UsageError(
-            f"--patient_pattern={pattern}: not a regular expression: {error}"
-        ) from error
-    if "patient" not in compiled.groupindex:
-        raise cli.UsageError(
-            f"--patient_pattern={pattern}: needs a named group 'patient', such as "
-            r"'^(?P<patient>\d+)_'"
-        )
-    return compiled
+            shards[side] = _shards(members, config, folds)
+    return Plan(
+        policy,
+        class_names,
+        shards,
+        rejected=tuple(sorted(rejected)),
+        unmatched=unmatched,
+        copies=copies,
+        joined=joined_images,
+        apart=apart,
+        folds=folds,
+    )
 
 
 def _policy(images: Sequence[Converted], config: PlanConfig) -> str:
-    has_test = any(image.side == "test" for image in images)
+    source_sides = {image.side for image in images}
     if config.split_policy == "auto":
-        return "official" if has_test else "grouped"
-    if config.split_policy == "official" and not has_test:
+        if source_sides == {"test"}:
+            return "test_only"
+        return "official" if "test" in source_sides else "grouped"
+    if config.split_policy == "official" and "test" not in source_sides:
         raise cli.DataError(
             "--split_policy=official: the source has no test folder with readable "
             "images; use --split_policy=grouped"
@@ -180,31 +212,76 @@ def _policy(images: Sequence[Converted], config: PlanConfig) -> str:
 
 def _identify(
     images: Sequence[Converted], config: PlanConfig, rejected: list[Rejected]
-) -> list[Example]:
-    """Gives every image its label and patient, in the order of paths."""
-    parse = patient_parser(config.patient_pattern)
+) -> tuple[list[Example], int]:
+    """Gives every image its label and patient, in the order of paths.
+
+    Returns:
+      the examples, and how many images are copies by their names.
+    """
+    images = sorted(images, key=lambda image: image.path)
+    identities, copies = patients.identify(images, config.patient_pattern)
     with_subtypes = set()
     if config.labels == "subtype":
-        with_subtypes = {image.folder for image in images if parse(image.path)[0]}
+        with_subtypes = {
+            image.label
+            for image, identity in zip(images, identities, strict=True)
+            if identity.subtype
+        }
         if not with_subtypes:
             raise cli.DataError(
                 "--labels=subtype: no file name tells a subtype; use --labels=folder, "
                 "or a --patient_pattern with a group 'subtype'"
             )
     examples = []
-    for image in sorted(images, key=lambda image: image.path):
-        subtype, patient = parse(image.path)
-        label = image.folder
+    for image, (patient_id, subtype) in zip(images, identities, strict=True):
+        label = image.label
         if config.labels == "subtype":
-            if not subtype and image.folder in with_subtypes:
-                detail = f"others in {image.folder!r} have a subtype in their name"
+            if not subtype and label in with_subtypes:
+                detail = f"others in {label!r} have a subtype in their name"
                 rejected.append(Rejected(image.path, "no_subtype", detail))
                 continue
-            label = subtype.upper() or image.folder
-        key = f"{subtype}:{patient}" if subtype else patient
-        patient_id = key if patient else image.path
+            label = subtype.upper() or label
         examples.append(Example(image, label, patient_id, subtype))
-    return examples
+    return examples, copies
+
+
+def _clusters(
+    images: Sequence[Converted],
+    pairs: Sequence[near_duplicates.Pair],
+    examples: list[Example],
+) -> list[list[Example]]:
+    """Returns the groups of examples that look alike and belong together.
+
+    Not those of more than `_MOST_ALIKE` images, which are rather of one kind than of
+    one film, nor those with two labels: they are listed for a person to look at.
+    """
+    by_path = {example.image.path: example for example in examples} if pairs else {}
+    clusters = []
+    for indices in near_duplicates.clusters(pairs):
+        paths = [images[index].path for index in indices]
+        members = [by_path[path] for path in sorted(paths) if path in by_path]
+        one_label = len({example.label for example in members}) == 1
+        if one_label and 1 < len(members) <= _MOST_ALIKE:
+            clusters.append(members)
+    return clusters
+
+
+def _apart(
+    images: Sequence[Converted],
+    pairs: Sequence[near_duplicates.Pair],
+    sides: Mapping[str, list[Example]],
+) -> tuple[Alike, ...]:
+    """Returns the closest pairs that stand on two sides, for a person to look at."""
+    if not pairs:
+        return ()
+    split_of = {e.image.path: name for name, side in sides.items() for e in side}
+    found = []
+    for bits, first, second, turned in pairs:
+        low, high = sorted((images[first].path, images[second].path))
+        split, other = split_of.get(low), split_of.get(high)
+        if split and other and split != other:
+            found.append(Alike(bits, low, split, high, other, turned))
+    return tuple(sorted(found)[:_MOST_SHOWN])
 
 
 def _drop_conflicts(examples: list[Example], rejected: list[Rejected]) -> list[Example]:
@@ -222,11 +299,19 @@ def _drop_conflicts(examples: list[Example], rejected: list[Rejected]) -> list[E
     return [example for example in examples if example.image.digest not in dropped]
 
 
-def _drop_leaks(examples: list[Example], rejected: list[Rejected]) -> list[Example]:
-    """Removes training images whose bytes or patient the source's test holds too."""
+def _drop_leaks(
+    examples: list[Example], clusters: list[list[Example]], rejected: list[Rejected]
+) -> list[Example]:
+    """Removes training images whose bytes, look or patient the source's test has."""
     test = [example for example in examples if example.image.side == "test"]
     contents = {example.image.digest: example.image.path for example in test}
     patients = {example.patient_id: example.image.path for example in test}
+    looks = {
+        example.image.path: in_test[0].image.path
+        for cluster in clusters
+        if (in_test := [e for e in cluster if e.image.side == "test"])
+        for example in cluster
+    }
     kept = []
     for example in examples:
         image = example.image
@@ -238,24 +323,59 @@ def _drop_leaks(examples: list[Example], rejected: list[Rejected]) -> list[Examp
         elif example.patient_id in patients:
             detail = f"patient {example.patient_id}, as {patients[example.patient_id]}"
             rejected.append(Rejected(image.path, "patient_in_test", detail))
+        elif image.path in looks:
+            detail = f"the same film as {looks[image.path]}, by its look"
+            rejected.append(Rejected(image.path, "duplicate_in_test", detail))
         else:
             kept.append(example)
     return kept
 
 
-def _check_classes(class_names: tuple[str, ...], test: list[Example] | None) -> None:
+def _check_classes(
+    class_names: tuple[str, ...],
+    config: PlanConfig,
+    policy: str,
+    test: list[Example],
+) -> None:
+    if config.positive_class and config.positive_class not in class_names:
+        raise cli.UsageError(
+            f"--positive_class={config.positive_class}: expected one of "
+            f"{', '.join(class_names)}"
+        )
+    if policy == "test_only":
+        return
     if len(class_names) < 2:
         held = ", ".join(class_names) or "none"
         raise cli.DataError(
             f"classes with readable images: {held}; at least two are needed"
         )
-    if test is not None:
-        missing = set(class_names) - {example.label for example in test}
-        if missing:
-            raise cli.DataError(
-                f"class {min(missing)!r}: the source's test folder holds none of it; "
-                "use --split_policy=grouped"
-            )
+    missing = set(class_names) - {example.label for example in test}
+    if policy == "official" and missing:
+        raise cli.DataError(
+            f"class {min(missing)!r}: the source's test folder holds none of it; "
+            "use --split_policy=grouped"
+        )
+
+
+def _shares(config: PlanConfig, policy: str) -> splitting.Shares:
+    """Returns how much the sides get that we cut: official keeps the source's test."""
+    return splitting.Shares(
+        validation=config.validation_fraction,
+        test=0.0 if policy == "official" else config.test_fraction,
+        test_in_blocks=policy == "blocks",
+        seed=config.seed,
+    )
+
+
+def _folds(
+    examples: list[Example], config: PlanConfig, policy: str, joined: list[list[str]]
+) -> dict[str, int]:
+    """Returns the fold of each example by its path; nothing where none are asked."""
+    if not config.folds:
+        return {}
+    return splitting.folds(
+        examples, config.folds, config.seed, joined, in_blocks=policy == "blocks"
+    )
 
 
 def _mark_duplicates(members: list[Example]) -> list[Example]:
@@ -270,14 +390,27 @@ def _mark_duplicates(members: list[Example]) -> list[Example]:
 
 
 def _shards(
-    members: list[Example], config: PlanConfig
+    members: list[Example], config: PlanConfig, folds: Mapping[str, int]
 ) -> tuple[tuple[Example, ...], ...]:
-    """Orders a split by salted hash, so that classes mix, and cuts it evenly."""
+    """Orders a split by salted hash, so that classes mix, and cuts it evenly.
+
+    A shard holds one fold alone: then a fold is made of whole shards.
+    """
+    by_fold: dict[int, list[Example]] = {}
+    for example in members:
+        by_fold.setdefault(folds.get(example.image.path, -1), []).append(example)
+    parts = [_cut_evenly(part, config) for _, part in sorted(by_fold.items())]
+    return tuple(itertools.chain.from_iterable(parts))
+
+
+def _cut_evenly(
+    members: list[Example], config: PlanConfig
+) -> list[tuple[Example, ...]]:
     order = sorted(members, key=lambda e: splitting.salted(config.seed, e.image.path))
     total = sum(example.image.length for example in members)
     count = min(config.num_shards or _num_shards(total, len(members)), len(members))
     edges = [index * len(order) // count for index in range(count + 1)]
-    return tuple(tuple(order[low:high]) for low, high in itertools.pairwise(edges))
+    return [tuple(order[low:high]) for low, high in itertools.pairwise(edges)]
 
 
 def _num_shards(num_bytes: int, examples: int) -> int:

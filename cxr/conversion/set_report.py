@@ -3,13 +3,13 @@
 import base64
 import collections
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from cxr import images, reasons, records
-from cxr.conversion import near_duplicates, spool
+from cxr.conversion import planning, spool
 from cxr.conversion.metadata import Outcome
 from cxr.conversion.splitting import Example
 from cxr.metrics import classification
@@ -19,12 +19,13 @@ _SHEET_IMAGES = 24  # a class
 _SHEET_COLUMNS = 8
 _THUMBNAIL = 112  # pixels
 _MAX_ROWS = 200  # of the quarantine shown in the page; quarantine.csv has all
-_WARNED = ("width", "height", "aspect", "colour")  # the bytes follow the content too
 _LOOK_ALIKE = (
     " These pairs, the closest hundred at most, differ in bytes, yet hardly in a hash "
-    "of 256 bits: look at them."
+    "of 240 bits, perhaps mirrored or turned: look at them."
 )
-_SHORTCUT_AUC = 0.6  # a property ranked this well or better gives the class away
+SHORTCUT_AUC = 0.8  # a property that ranks so well, either way, gives the class away
+_INVERTED = -0.2  # correlation with the usual film
+_TURNED = 0.1  # by which another way up correlates better
 
 
 def numbers(outcome: Outcome, seconds: float) -> dict[str, Any]:
@@ -44,11 +45,12 @@ def numbers(outcome: Outcome, seconds: float) -> dict[str, Any]:
         "splits": [_split(split) for split in manifest.splits.values()],
         "subtypes": _subtypes(examples),
         "source": [_class(label, mine) for label, mine in _by_class(outcome).items()],
-        "shortcuts": _shortcuts(examples, manifest.class_names),
+        "shortcuts": _shortcuts(outcome, manifest.class_names),
         "files_without_patient": sum(e.patient_id == e.image.path for _, e in examples),
         "patients_on_two_sides": _on_two_sides(examples),
         "duplicates": {"groups": len(set(originals)), "surplus": len(originals)},
-        "near_duplicates_across_splits": _near(examples, outcome),
+        "near_duplicates_across_splits": _near(outcome.plan),
+        "burned_in": [i.path for i in outcome.converted if i.burned_in],
         "quarantine": dict(collections.Counter(r.reason for r in outcome.rejected)),
         "bytes_in": sum(image.source_bytes for image in outcome.converted),
         "bytes_out": sum(split.num_bytes for split in manifest.splits.values()),
@@ -87,9 +89,10 @@ def to_html(content: dict[str, Any], outcome: Outcome) -> str:
         _section(
             "What gives the class away without looking",
             content["shortcuts"],
-            "Area under the ROC curve of a property of the file alone, class against "
-            "the rest; 0.5 tells nothing. Films are squashed to a square, so that a "
-            "network never sees their size or aspect.",
+            "Area under the ROC curve of a property of the file or of its brightness "
+            "alone, class against the rest; 0.5 tells nothing. Films are squashed to a "
+            "square, so that a network never sees their size or aspect. Inverted and "
+            "turned: against the usual film of this set.",
         ),
         _section(
             "Look alike across splits",
@@ -97,6 +100,7 @@ def to_html(content: dict[str, Any], outcome: Outcome) -> str:
             _copies(copies)
             + (_LOOK_ALIKE if content["near_duplicates_across_splits"] else ""),
         ),
+        *_burned_in(content),
         _section(
             "Kept out",
             [
@@ -114,6 +118,12 @@ def to_html(content: dict[str, Any], outcome: Outcome) -> str:
         ),
     ]
     return html.page(title, body)
+
+
+def _burned_in(content: dict[str, Any]) -> list[str]:
+    """Returns the section of films with annotations, none where there are none."""
+    rows = [{"film": path} for path in content["burned_in"][:_MAX_ROWS]]
+    return [_section("Annotations burned in, as the header says", rows)] if rows else []
 
 
 def _copies(copies: dict[str, int]) -> str:
@@ -182,15 +192,16 @@ def _properties(converted: list[spool.Converted]) -> dict[str, np.ndarray]:
     }
 
 
-def _shortcuts(
-    examples: list[tuple[str, Example]], class_names: tuple[str, ...]
-) -> list[dict[str, Any]]:
-    converted = [example.image for _, example in examples]
+def _shortcuts(outcome: Outcome, class_names: tuple[str, ...]) -> list[dict[str, Any]]:
+    at = {image.path: index for index, image in enumerate(outcome.converted)}
+    order = [at[example.image.path] for _, example in outcome.examples]
+    converted = [outcome.converted[index] for index in order]
     properties = _properties(converted)
     properties["colour"] = np.array(
         [image.mode not in ("L", "I;16", "1") for image in converted], float
     )
-    labels = np.array([example.label for _, example in examples])
+    properties |= _looks(outcome.looks[order])
+    labels = np.array([example.label for _, example in outcome.examples])
     return [
         {"class": label}
         | {
@@ -199,6 +210,27 @@ def _shortcuts(
         }
         for label in class_names
     ]
+
+
+def _looks(looks: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns what 16 x 16 cells tell without their content, float [N] each.
+
+    Args:
+      looks: uint8 [N, 16, 16].
+    """
+    cells = looks.reshape(len(looks), -1).astype(np.float32)
+    brightness, contrast = cells.mean(axis=1), cells.std(axis=1)
+    unit = (looks - brightness[:, None, None]) / np.maximum(contrast, 1)[:, None, None]
+    usual = np.median(unit, axis=0)
+    usual /= max(float(usual.std()), 1e-6)
+    ways = [np.rot90(usual, turn) for turn in range(4)]
+    upright, *turned = (np.einsum("nij,ij->n", unit, way) / usual.size for way in ways)
+    return {
+        "brightness": brightness,
+        "contrast": contrast,
+        "inverted": (upright < _INVERTED).astype(float),
+        "turned": (np.max(turned, axis=0) > upright + _TURNED).astype(float),
+    }
 
 
 def _auc(values: np.ndarray, positive: np.ndarray) -> float:
@@ -212,22 +244,17 @@ def _on_two_sides(examples: list[tuple[str, Example]]) -> int:
     return len(sides) - len({patient for patient, _ in sides})
 
 
-def _near(
-    examples: list[tuple[str, Example]], outcome: Outcome
-) -> list[dict[str, Any]]:
-    looks = spool.read_hashes(outcome.converted)
-    paths = [example.image.path for _, example in examples]
-    hashes = [looks[path] for path in paths]
-    sides = np.array([records.SPLITS.index(split) for split, _ in examples])
+def _near(plan: planning.Plan) -> list[dict[str, Any]]:
     return [
         {
-            "film": paths[i],
-            "in": examples[i][0],
-            "other film": paths[j],
-            "other in": examples[j][0],
-            "bits apart": distance,
+            "film": pair.path,
+            "in": pair.split,
+            "other film": pair.other,
+            "other in": pair.other_split,
+            "bits apart": pair.bits,
+            "turned": "yes" if pair.turned else "no",
         }
-        for distance, i, j in near_duplicates.across(hashes, sides)
+        for pair in plan.apart
     ]
 
 
@@ -238,15 +265,23 @@ def _warnings(content: dict[str, Any]) -> Iterable[str]:
             "film counts as a patient of its own, so films of one patient may stand on "
             "two sides, and test results may be too good. Give a --patient_pattern."
         )
+    yield from shortcut_warnings(content)
+
+
+def shortcut_warnings(content: dict[str, Any]) -> Iterator[str]:
+    """Yields a line for each property that gives the class away.
+
+    Args:
+      content: of `numbers`.
+    """
     rows = content["shortcuts"]
     for row in rows[1:] if len(rows) == 2 else rows:  # two classes mirror each other
-        for name in _WARNED:
-            auc = max(row[name], 1 - row[name])
-            if auc >= _SHORTCUT_AUC:
+        for name, value in row.items():
+            if name != "class" and max(value, 1 - value) >= SHORTCUT_AUC:
                 yield (
-                    f"The {name} of the source files alone tells {row['class']} from "
-                    f"the rest, area under the ROC curve {auc:.3f}: a network may "
-                    "learn what goes with it instead of the disease."
+                    f"{row['class']} is told from the rest by one property alone, "
+                    f"{name} (area under the ROC curve {max(value, 1 - value):.3f}): a "
+                    "network may learn what goes with it instead of the disease."
                 )
 
 

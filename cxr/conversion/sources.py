@@ -1,22 +1,46 @@
-"""Lists the files of an input folder with their class and split.
+"""Lists the films that an input folder offers, with their class and split.
 
-Two layouts: class folders, or any of `train/ val/ test/` holding them. What is
-not a regular file is listed with a reason instead of being opened; what lies
-outside the layout is named in the notes. Nothing is skipped in silence except
-dot-files and other litter of operating systems (`folders`).
+Labels come from class folders (`layout`) or from a table (`label_table`). What is not
+a regular file is listed with a reason instead of being opened; what lies outside the
+layout is named in the notes. Nothing is skipped in silence except dot-files and other
+litter of operating systems (`folders`).
 """
 
 import collections
 import dataclasses
 import os
 import pathlib
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from cxr import cli, folders
+from cxr import class_names, cli, files
+from cxr.conversion import attributes
+from cxr.conversion.attributes import Attributes
+from cxr.conversion.exclusion import Exclusion
+from cxr.conversion.label_table import LabelTable, TableConfig
+from cxr.conversion.layout import Layout
 from cxr.reasons import Rejected
 
 KAGGLE_PREFIX = "kaggle:"
-SIDES = {"train": "train", "val": "val", "validation": "val", "test": "test"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceConfig(TableConfig):
+    """The flags that say which film is of which class."""
+
+    exclude: tuple[str, ...] = cli.option(
+        (),
+        "glob of paths below --input_dir to leave aside; repeatable. Without a slash "
+        "it matches any file's or folder's name",
+    )
+    class_map: tuple[str, ...] = cli.option(
+        (), "NAME=CLASS,...: folder or table label to class, such as Healthy=NORMAL"
+    )
+
+    def validate(self) -> None:
+        """Raises UsageError for a map that is none, or flags of no table."""
+        super().validate()
+        class_names.parse_map("class_map", self.class_map)
 
 
 class Source(NamedTuple):
@@ -24,13 +48,17 @@ class Source(NamedTuple):
 
     Attributes:
       path: POSIX path relative to the input folder.
-      folder: its class folder's name.
+      label: its class, from its folder or the table.
       side: `train`, `val` or `test` as the source has it; empty without.
+      patient: as a table has it; empty without.
+      attributes: as a table has them.
     """
 
     path: str
-    folder: str
+    label: str
     side: str
+    patient: str = ""
+    attributes: Attributes = attributes.NONE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,22 +68,34 @@ class Tree:
     Attributes:
       root: the input folder.
       sources: sorted by path.
-      rejected: entries that cannot be opened as files, sorted by path.
+      rejected: entries that are not taken, sorted by path.
       notes: what was left aside, one line each, for people.
+      table_sha256: of the table of labels; empty without one.
     """
 
     root: pathlib.Path
     sources: tuple[Source, ...]
     rejected: tuple[Rejected, ...]
     notes: tuple[str, ...]
+    table_sha256: str = ""
 
 
-def find(input_dir: str | os.PathLike) -> Tree:
+def find(
+    input_dir: str | os.PathLike,
+    config: SourceConfig = SourceConfig(),
+    *,
+    split_policy: str = "auto",
+) -> Tree:
     """Lists what an input folder offers.
 
+    Args:
+      input_dir: the folder.
+      config: which film is of which class.
+      split_policy: `--split_policy`; some pool what others must be told apart.
+
     Raises:
-      UsageError: no such folder.
-      DataError: no class folders, one class only, or an empty class.
+      UsageError: no such folder, or a flag names what there is not.
+      DataError: no class folders, one class only, or a folder that could be misread.
     """
     root = pathlib.Path(input_dir)
     if not root.is_dir():
@@ -64,25 +104,58 @@ def find(input_dir: str | os.PathLike) -> Tree:
             f"--input_dir={input_dir}: {what}; expected a folder of class folders, or "
             f"of train/ val/ test/, or {KAGGLE_PREFIX}OWNER/DATASET"
         )
-    top, notes = _descend(root)
-    sides = _side_folders(top)
-    offers: collections.Counter[str] = collections.Counter()
-    sources, rejected = [], []
-    if sides:
-        notes += _check_siblings(top, root)
-    for side, parent in sides or [("", top)]:
-        notes += _loose_files(parent, root)
-        for folder in _folders(parent):
-            offers[folder.name] += 0
-            start = _relative(folder, root)
-            for entry in folders.walk(folder, start):
-                offers[folder.name] += 1
-                if entry.rejected:
-                    rejected.append(entry.rejected)
-                else:
-                    sources.append(Source(entry.path, folder.name, side))
-    _check_classes(offers, top)
-    return Tree(root, tuple(sorted(sources)), tuple(sorted(rejected)), tuple(notes))
+    exclude = Exclusion(config.exclude)
+    class_map = class_names.parse_map("class_map", config.class_map)
+    if config.labels_csv:
+        table = LabelTable(config, root, exclude)
+        found = [Source(*film) for film in table.films]
+        rejected, notes = table.rejected, table.notes
+        table_sha256 = files.sha256_file(pathlib.Path(config.labels_csv))
+    else:
+        pooled = split_policy in ("grouped", "blocks", "test_only")
+        layout = Layout(root, exclude, class_map, pooled=pooled)
+        found = [Source(*film) for film in layout.files()]
+        rejected, notes, table_sha256 = layout.rejected, layout.notes, ""
+    notes += exclude.notes()
+    found = _rename(found, class_map, notes)
+    only_test = split_policy == "test_only" or all(s.side == "test" for s in found)
+    _check_classes({source.label for source in found}, input_dir, only_test)
+    return Tree(
+        root, tuple(sorted(found)), tuple(sorted(rejected)), tuple(notes), table_sha256
+    )
+
+
+def _rename(
+    found: list[Source], class_map: dict[str, str], notes: list[str]
+) -> list[Source]:
+    """Gives classes their names by the map, then names of different case one."""
+    class_names.check_map("class_map", class_map, {source.label for source in found})
+    found = _relabelled(found, class_map)
+    counts = collections.Counter(source.label for source in found)
+    cases = class_names.merge_cases(counts)
+    for name, kept in cases.items():
+        notes.append(
+            f"the classes {name!r} and {kept!r} differ in case alone: one, {kept!r}"
+        )
+    return _relabelled(found, cases)
+
+
+def _relabelled(found: list[Source], names: dict[str, str]) -> list[Source]:
+    if not names:
+        return found
+    return [s._replace(label=names.get(s.label, s.label)) for s in found]
+
+
+def _check_classes(
+    classes: Iterable[str], input_dir: str | os.PathLike, only_test: bool
+) -> None:
+    names = sorted(classes)
+    if len(names) == 1 and not only_test:
+        raise cli.DataError(
+            f"{input_dir}: only one class, {names[0]!r}; at least two are needed. "
+            "Give the folder that holds all class folders as --input_dir; labels in a "
+            "table: --labels_csv"
+        )
 
 
 def download(handle: str) -> pathlib.Path:
@@ -111,97 +184,3 @@ def download(handle: str) -> pathlib.Path:
             "Download, unpack archive.zip, and give --input_dir=FOLDER, the one that\n"
             "holds train/ val/ test/ or the class folders"
         ) from error
-
-
-def _descend(root: pathlib.Path) -> tuple[pathlib.Path, list[str]]:
-    """Steps into single wrapping folders until train/ val/ test/ are seen."""
-    top = root
-    while not _side_folders(top):
-        inner = _folders(top)
-        if len(inner) != 1 or not _leads_to_sides(inner[0]):
-            return root, []
-        top = inner[0]
-    if top == root:
-        return root, []
-    return top, [f"using {_relative(top, root)}/, which holds the split folders"]
-
-
-def _leads_to_sides(folder: pathlib.Path, depth: int = 3) -> bool:
-    if _side_folders(folder):
-        return True
-    inner = _folders(folder)
-    return depth > 0 and len(inner) == 1 and _leads_to_sides(inner[0], depth - 1)
-
-
-def _side_folders(top: pathlib.Path) -> list[tuple[str, pathlib.Path]]:
-    """Returns (side, folder) of each split folder that holds class folders."""
-    return [
-        (SIDES[folder.name], folder)
-        for folder in _folders(top)
-        if folder.name in SIDES and _folders(folder)
-    ]
-
-
-def _check_siblings(top: pathlib.Path, root: pathlib.Path) -> list[str]:
-    """Names what lies beside the split folders; a second tree must be a copy."""
-    notes = _loose_files(top, root)
-    for folder in _folders(top):
-        if folder.name in SIDES:
-            continue
-        name = _relative(folder, root)
-        if not _side_folders(folder):
-            notes.append(f"left aside: {name}/, beside the split folders")
-            continue
-        extra = _listing(folder) - _listing(top)
-        if extra:
-            raise cli.DataError(
-                f"{folder}: a second tree of split folders with {len(extra)} files "
-                f"that {top} lacks, such as {min(extra)[0]!r}; give one of the two as "
-                "--input_dir"
-            )
-        notes.append(f"left aside: {name}/, a second copy of the same tree")
-    return notes
-
-
-def _listing(top: pathlib.Path) -> set[tuple[str, int]]:
-    """Returns (path below `top`, size) of every file in its split folders."""
-    return {
-        (entry.path, os.stat(entry.file).st_size)
-        for _, side in _side_folders(top)
-        for entry in folders.walk(side, side.name)
-        if not entry.rejected
-    }
-
-
-def _loose_files(folder: pathlib.Path, root: pathlib.Path) -> list[str]:
-    names = [name for name, is_folder in folders.entries(folder) if not is_folder]
-    if not names:
-        return []
-    where = _relative(folder, root)
-    some = ", ".join(ascii(name) for name in names[:3])
-    return [f"left aside: {len(names)} files outside class folders in {where}: {some}"]
-
-
-def _check_classes(offers: collections.Counter, top: pathlib.Path) -> None:
-    """Refuses a folder that cannot make a classifier; `offers` counts its files."""
-    if not offers:
-        raise cli.DataError(
-            f"{top}: no class folders; expected one sub-folder a class, or train/ val/ "
-            "test/ with one sub-folder a class each"
-        )
-    empty = [name for name, count in offers.items() if not count]
-    if empty:
-        raise cli.DataError(f"{top}: the class folder {empty[0]!r} holds no files")
-    if len(offers) == 1:
-        raise cli.DataError(
-            f"{top}: only one class folder, {min(offers)!r}; at least two are needed. "
-            "Give the folder that holds all class folders as --input_dir"
-        )
-
-
-def _folders(folder: pathlib.Path) -> list[pathlib.Path]:
-    return [folder / name for name, is_folder in folders.entries(folder) if is_folder]
-
-
-def _relative(path: pathlib.Path, root: pathlib.Path) -> str:
-    return path.relative_to(root).as_posix()

@@ -1,7 +1,7 @@
 """Divides images into train, validation and test by groups of patients.
 
-Patients who share a byte-identical image are one group, and a group is never
-divided. Each class is cut apart, so the sides keep the classes' proportions; a
+Patients who share an image, byte-identical or by its look, are one group, and a group
+is never divided. Each class is cut apart, so the sides keep the classes' proportions; a
 group with several labels goes with the class of most of its images.
 """
 
@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from cxr import cli
@@ -63,20 +63,73 @@ class _Group:
     members: tuple[Example, ...]
 
 
-def cut(examples: list[Example], shares: Shares) -> dict[str, list[Example]]:
+def cut(
+    examples: list[Example],
+    shares: Shares,
+    joined: Iterable[Sequence[str]] = (),
+) -> dict[str, list[Example]]:
     """Returns the members of each side.
+
+    Args:
+      examples: to be divided.
+      shares: how.
+      joined: patients, by their ids, who must stay together for other reasons.
 
     Raises:
       DataError: naming a class with fewer groups than sides.
     """
     groups = collections.defaultdict(list)
-    for group in _groups(examples):
+    for group in _groups(examples, joined):
         groups[group.label].append(group)
     sides: dict[str, list[Example]] = collections.defaultdict(list)
     for label in sorted({example.label for example in examples}):
         for side, members in _cut_class(label, groups[label], shares).items():
             sides[side] += [example for group in members for example in group.members]
     return sides
+
+
+def folds(
+    examples: list[Example],
+    count: int,
+    seed: int,
+    joined: Iterable[Sequence[str]] = (),
+    *,
+    in_blocks: bool = False,
+) -> dict[str, int]:
+    """Returns the fold of each example by its path: groups whole, classes even.
+
+    Args:
+      examples: to be divided.
+      count: of folds.
+      seed: salt of the order.
+      joined: as `cut`'s.
+      in_blocks: contiguous patient numbers instead of a random order.
+
+    Raises:
+      DataError: naming a class with fewer groups than folds.
+    """
+    by_label = collections.defaultdict(list)
+    for group in _groups(examples, joined):
+        by_label[group.label].append(group)
+    found = {}
+    for label, groups in sorted(by_label.items()):
+        if len(groups) < count:
+            raise cli.DataError(
+                f"--folds={count}: class {label!r} has {len(groups)} patient groups, "
+                "fewer than one a fold"
+            )
+        order = sorted(groups, key=lambda group: salted(seed, group.key))
+        if in_blocks:
+            order = sorted(groups, key=lambda group: _natural(group.key))
+        total, before = sum(len(group.members) for group in order), 0
+        for index, group in enumerate(order):
+            # By images, but so that no fold is left without a group.
+            fold = min(before * count // total, index)
+            fold = max(fold, count - (len(order) - index))
+            before += len(group.members)
+            for example in group.members:
+                found[example.image.path] = fold
+    return found
 
 
 def identical(examples: Sequence[Example]) -> list[list[Example]]:
@@ -95,7 +148,7 @@ def salted(seed: int, key: str) -> bytes:
     return hashlib.sha256(f"{seed}:{key}".encode()).digest()[:16]
 
 
-def _groups(examples: list[Example]) -> list[_Group]:
+def _groups(examples: list[Example], joined: Iterable[Sequence[str]]) -> list[_Group]:
     parent: dict[str, str] = {}  # of patients that share images; the others have none
 
     def root(key: str) -> str:
@@ -104,9 +157,10 @@ def _groups(examples: list[Example]) -> list[_Group]:
             key = parent[key]
         return key
 
-    for copies in identical(examples):
-        for example in copies[1:]:
-            low, high = sorted((root(copies[0].patient_id), root(example.patient_id)))
+    same = ([e.patient_id for e in copies] for copies in identical(examples))
+    for first, *others in itertools.chain(same, joined):
+        for other in others:
+            low, high = sorted((root(first), root(other)))
             if low != high:
                 parent[high] = low
 

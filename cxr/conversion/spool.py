@@ -8,6 +8,7 @@ A chunk file carries a key of everything that shaped it, and a later run takes
 it over where the key still fits.
 """
 
+import base64
 import contextlib
 import dataclasses
 import errno
@@ -20,18 +21,24 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import numpy
+import numpy as np
 import PIL
 import simplejpeg
 from PIL import features
 
 from cxr import cli, files, folders, images
-from cxr.conversion import near_duplicates
+from cxr.conversion import attributes, near_duplicates
+from cxr.conversion.attributes import Attributes
 from cxr.conversion.sources import Source
 from cxr.reasons import BadImage
 
 _shared_sides: dict[int, int] = {}  # widths and heights, which repeat
-CHUNK_IMAGES = 64  # a worker's turn: about 0.2 s, so that little is lost or waits
+_headers: dict[Attributes, Attributes] = {}  # likewise
+# A worker's turn is so many images, or fewer large ones: about 0.2 s, so that little is
+# lost or waits.
+CHUNK_IMAGES = 64
+_CHUNK_BYTES = 32 << 20
+_SAMPLED = 16  # files looked at for their size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +70,9 @@ class Converted(NamedTuple):
       mode: Pillow's name of the source's pixel layout.
       format: the source's format.
       unchecked: as `images.Decoded`'s.
+      patient_key: of a DICOM's PatientID; empty without.
+      header: what else its header tells.
+      burned_in: whether it says that there are annotations in its pixels.
       offset: of the stored image in its spool file.
       length: its bytes.
       file: the spool file that holds it, one object for all of its images.
@@ -78,6 +88,9 @@ class Converted(NamedTuple):
     mode: str = ""
     format: str = ""
     unchecked: str = ""
+    patient_key: str = ""
+    header: Attributes = attributes.NONE
+    burned_in: bool = False
     offset: int = 0
     length: int = 0
     file: pathlib.Path = pathlib.Path()
@@ -93,9 +106,19 @@ class Converted(NamedTuple):
         return self.source.path
 
     @property
-    def folder(self) -> str:
-        """The class folder's name."""
-        return self.source.folder
+    def label(self) -> str:
+        """The class, from its folder or a table."""
+        return self.source.label
+
+    @property
+    def patient(self) -> str:
+        """As a table has it, else the key of the header's; empty without."""
+        return self.source.patient or self.patient_key
+
+    @property
+    def attributes(self) -> Attributes:
+        """Of the table, else of the header."""
+        return self.source.attributes.filled(self.header)
 
     @property
     def side(self) -> str:
@@ -105,12 +128,16 @@ class Converted(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-    """One worker's turn: a run of the sorted sources and where they go."""
+    """One worker's turn: a run of the sorted sources and where they go.
+
+    `key_file` makes keys of the patients in DICOM headers.
+    """
 
     root: pathlib.Path
     sources: tuple[Source, ...]
     path: pathlib.Path
     encoding: Encoding
+    key_file: pathlib.Path
 
 
 def versions() -> dict[str, str]:
@@ -119,8 +146,18 @@ def versions() -> dict[str, str]:
         "pillow": PIL.__version__,
         "libjpeg_turbo": str(features.version_feature("libjpeg_turbo")),
         "simplejpeg": simplejpeg.__version__,
-        "numpy": numpy.__version__,
+        "numpy": np.__version__,
     }
+
+
+def images_a_chunk(root: pathlib.Path, sources: Sequence[Source]) -> int:
+    """Returns how many images make a worker's turn, by the size of some of them."""
+    sizes = []
+    for source in sources[:: max(len(sources) // _SAMPLED, 1)]:
+        with contextlib.suppress(OSError):
+            sizes.append(os.stat(root / source.path).st_size)
+    mean = sum(sizes) / max(len(sizes), 1)
+    return max(1, min(CHUNK_IMAGES, int(_CHUNK_BYTES / max(mean, 1))))
 
 
 def is_current(chunk: Chunk) -> bool:
@@ -141,16 +178,18 @@ def convert(chunk: Chunk) -> int:
       StorageError: the chunk could not be written.
     """
     key = _key(chunk)  # before reading: an image that changes now is read again
-    rows, hashes, blobs, offset = [], [], [], 0
+    rows, looks, blobs, offset = [], [], [], 0
     for source in chunk.sources:
-        image, stored, difference_hash = _convert_one(
-            chunk.root, source, chunk.encoding
-        )
+        image, stored, look = _convert_one(chunk, source)
         rows.append(image._replace(offset=offset))
-        hashes.append(difference_hash)
+        looks.append(look)
         blobs.append(stored)
         offset += len(stored)
-    head = {"key": key, "images": [_to_json(row) for row in rows], "hashes": hashes}
+    head = {
+        "key": key,
+        "images": [_to_json(row) for row in rows],
+        "looks": base64.b64encode(b"".join(looks)).decode(),
+    }
     store(chunk.path, b"".join([json.dumps(head).encode(), b"\n", *blobs]))
     return sum(not row.reason for row in rows)
 
@@ -181,29 +220,31 @@ def _from_json(
     source: Source, row: dict[str, Any], file: pathlib.Path, start: int
 ) -> Converted:
     """Returns an image of a spool file whose stored images begin at `start`."""
-    for name in ("mode", "format", "reason"):  # equal values are held once
+    for name in (
+        "mode",
+        "format",
+        "reason",
+        "patient_key",
+    ):  # equal values are held once
         row[name] = sys.intern(row[name])
     for name in ("width", "height"):
         row[name] = _shared_sides.setdefault(row[name], row[name])
+    row["header"] = _headers.setdefault(h := Attributes(*row["header"]), h)
     row["digest"] = bytes.fromhex(row["digest"])
     row["offset"] += start
     return Converted(source, file=file, **row)
 
 
-def read_hashes(readable: Sequence[Converted]) -> dict[str, int]:
-    """Returns the difference hash of every image by path.
+def read_looks(readable: Sequence[Converted]) -> np.ndarray:
+    """Returns the cells of every image, uint8 [N, SIDE, SIDE], as `near_duplicates`'.
 
     Args:
-      readable: all of these that the spool holds, in its order.
+      readable: all that the spool holds of these files, in its order.
     """
     heads = (_read_head(file)[0] for file in dict.fromkeys(i.file for i in readable))
-    hashes = (
-        difference_hash
-        for head in heads
-        for row, difference_hash in zip(head["images"], head["hashes"], strict=True)
-        if not row["reason"]
-    )
-    return dict(zip((image.path for image in readable), hashes, strict=True))
+    looks = b"".join(base64.b64decode(head["looks"]) for head in heads)
+    side = near_duplicates.SIDE
+    return np.frombuffer(looks, np.uint8).reshape(len(readable), side, side)
 
 
 def read_stored(image: Converted) -> bytes:
@@ -253,7 +294,11 @@ def storing(path: pathlib.Path, size: int | None = None) -> Iterator[None]:
 
 def _key(chunk: Chunk) -> str:
     """Returns a hash over everything that shapes the chunk's bytes."""
-    seen: list[Any] = [dataclasses.asdict(chunk.encoding), versions()]
+    seen: list[Any] = [
+        dataclasses.asdict(chunk.encoding),
+        versions(),
+        str(chunk.key_file),
+    ]
     for source in chunk.sources:
         try:
             status = os.stat(chunk.root / source.path)
@@ -263,22 +308,20 @@ def _key(chunk: Chunk) -> str:
     return files.sha256_bytes(json.dumps(seen).encode())
 
 
-def _convert_one(
-    root: pathlib.Path, source: Source, encoding: Encoding
-) -> tuple[Converted, bytes, int]:
-    """Returns what became of one source, its stored image and difference hash."""
-    image = Converted(source)
+def _convert_one(chunk: Chunk, source: Source) -> tuple[Converted, bytes, bytes]:
+    """Returns what became of one source, its stored image and its cells."""
+    image, encoding = Converted(source), chunk.encoding
     try:
-        data = folders.read_file(root / source.path, images.MAX_BYTES)
+        data = folders.read_file(chunk.root / source.path, images.MAX_BYTES)
         image = image._replace(
             source_bytes=len(data), digest=hashlib.sha256(data).digest()
         )
         decoded = images.read(data, encoding.image_size)
     except BadImage as bad:
-        return image._replace(reason=bad.reason, detail=bad.detail), b"", 0
+        return image._replace(reason=bad.reason, detail=bad.detail), b"", b""
     except OSError as error:
         detail = error.strerror or str(error)
-        return image._replace(reason="unreadable", detail=detail), b"", 0
+        return image._replace(reason="unreadable", detail=detail), b"", b""
     stored = images.encode(decoded.grey, encoding.encoding, quality=encoding.quality)
     image = image._replace(
         width=decoded.width,
@@ -288,4 +331,12 @@ def _convert_one(
         unchecked=decoded.unchecked,
         length=len(stored),
     )
-    return image, stored, near_duplicates.difference_hash(decoded.grey)
+    if tags := decoded.tags:
+        image = image._replace(
+            header=attributes.of_header(tags), burned_in=tags.burned_in
+        )
+        if tags.patient:
+            key = attributes.read_key(chunk.key_file)
+            patient = attributes.patient_key(key, tags.patient)
+            image = image._replace(patient_key=patient)
+    return image, stored, near_duplicates.cells(decoded.grey)

@@ -10,7 +10,13 @@ import numpy as np
 
 import cxr
 from cxr import cli, environment, files, records, runs
-from cxr.evaluation import film_plots, report, report_figures, split_predictions
+from cxr.evaluation import (
+    film_plots,
+    opening,
+    report,
+    report_figures,
+    split_predictions,
+)
 from cxr.evaluation.opening import EvaluateConfig
 from cxr.metrics.evaluation import Evaluation
 from cxr.metrics.predictions import Predictions
@@ -145,9 +151,10 @@ def _validation(
     elif not (run.data_path / records.MANIFEST).is_file():
         return None
     else:
-        record_set = records.load(run.data_path)
+        record_set = opening.of_fold(run, records.load(run.data_path))
         if record_set.manifest.fingerprint != fingerprint:
             return None
+        config = dataclasses.replace(config, class_map=())  # of the other set's names
     return split_predictions.obtain(
         run, record_set, "validation", config, predictor=predictor
     )
@@ -242,9 +249,12 @@ def remarks(run: runs.Run, record_set: records.RecordSet, reads: int) -> dict[st
             "numbers are of the finished model before it."
         )
     if record_set.manifest.fingerprint != run.info.data.fingerprint:
+        manifest, own = record_set.manifest, run.data_path
         noted["other_data"] = (
-            "These films are from another data set than the model was trained on; "
-            "whether patients of its training are among them was not checked."
+            f"External validation: these films are of {manifest.name} "
+            f"{manifest.version}, another data set than the model was trained on "
+            f"({own.parent.name} {own.name}); whether patients of its training are "
+            "among them was not checked."
         )
     if record_set.manifest.name == "phantom":
         noted["synthetic"] = (

@@ -3,8 +3,11 @@
 import dataclasses
 import os
 import pathlib
+from collections.abc import Sequence
 
-from cxr import cli, files, records, runs
+import numpy as np
+
+from cxr import class_names, cli, files, records, runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +22,10 @@ class EvaluateConfig:
     split: str = cli.option("test", "images to evaluate on", choices=records.SPLITS)
     data_dir: str = cli.option("", "root of the converted sets (default: the run's)")
     dataset: str = cli.option("", "name of the converted set (default: the run's)")
+    class_map: tuple[str, ...] = cli.option(
+        (),
+        "NAME=CLASS,...: a class of the data to the model's, such as Healthy=NORMAL",
+    )
     compare: tuple[str, ...] = cli.option(
         (), "two run folders: paired difference of the second to the first"
     )
@@ -44,6 +51,7 @@ class EvaluateConfig:
 
     def validate(self) -> None:
         """Refuses what does not go together."""
+        class_names.parse_map("class_map", self.class_map)
         if bool(self.workdir) == bool(self.compare):
             raise cli.UsageError(
                 "expected either --workdir=RUN (one or several) or "
@@ -87,12 +95,7 @@ def open_run(
     files.refuse_links(workdir)  # the evaluation goes into it
     record_set = find_data(run, config.data_dir, config.dataset)
     _check_output(config.output_dir, run, record_set)
-    if record_set.manifest.class_names != run.class_names:
-        raise cli.DataError(
-            f"{record_set.path} has the classes "
-            f"{', '.join(record_set.manifest.class_names)}, {workdir} was trained on "
-            f"{', '.join(run.class_names)}"
-        )
+    class_indices(run, record_set, config.class_map)
     if run.info.image_size > record_set.manifest.image_size:
         raise cli.UsageError(
             f"{record_set.path} stores {record_set.manifest.image_size} pixels, the "
@@ -103,6 +106,46 @@ def open_run(
         raise cli.DataError(f"{record_set.path}: the split {config.split} is empty")
     records.check(record_set)
     return run, record_set
+
+
+def class_indices(
+    run: runs.Run, record_set: records.RecordSet, pairs: Sequence[str] = ()
+) -> np.ndarray:
+    """Returns the model's class, int64 [C of the data], of each class of the data.
+
+    Args:
+      run: the finished run.
+      record_set: the data.
+      pairs: of `--class_map`; a class without one has the model's name.
+
+    Raises:
+      UsageError: a pair names a class that the data or the model lack.
+      DataError: a class that is none of the model's.
+    """
+    theirs, ours = record_set.manifest.class_names, run.class_names
+    mapping = class_names.parse_map("class_map", pairs)
+    class_names.check_map("class_map", mapping, theirs)
+    found = [mapping.get(name, name) for name in theirs]
+    for name, meant in zip(theirs, found, strict=True):
+        if meant in ours:
+            continue
+        if name in mapping:
+            raise cli.UsageError(
+                f"--class_map={name}={meant}: the model's classes are {', '.join(ours)}"
+            )
+        raise cli.DataError(
+            f"{record_set.path} has the classes {', '.join(theirs)}, {run.workdir} was "
+            f"trained on {', '.join(ours)}\nsay which is which: "
+            f"--class_map={name}={_likely(name, ours)}"
+        )
+    return np.array([ours.index(name) for name in found], np.int64)
+
+
+def _likely(name: str, ours: Sequence[str]) -> str:
+    """Returns the class of the model that a name of the data may mean, for advice."""
+    healthy = class_names.means_healthy(name)
+    same = [other for other in ours if class_names.means_healthy(other) == healthy]
+    return same[0] if same else ours[0]
 
 
 def _check_output(
@@ -126,10 +169,24 @@ def _check_output(
 def find_data(
     run: runs.Run, data_dir: str = "", dataset: str = ""
 ) -> records.RecordSet:
-    """The set that is asked for, by default the very version the run trained on."""
+    """The set that is asked for, by default the very version the run trained on.
+
+    Of a run of one fold, this fold, where it is the very set.
+    """
     own = run.data_path
     root = pathlib.Path(data_dir) if data_dir else own.parents[1]
     same = root / own.parent.name / own.name
     if not dataset and (same / records.MANIFEST).is_file():
-        return records.load(same)
-    return records.find(root, dataset or own.parent.name)
+        found = records.load(same)
+    else:
+        found = records.find(root, dataset or own.parent.name)
+    return of_fold(run, found)
+
+
+def of_fold(run: runs.Run, record_set: records.RecordSet) -> records.RecordSet:
+    """Returns the fold of a set that a run tests on; the set, where that is another."""
+    if run.config.fold < 0 or not int(record_set.manifest.flags.get("folds", 0)):
+        return record_set
+    fold = records.fold(record_set, run.config.fold)
+    own = fold.manifest.fingerprint == run.info.data.fingerprint
+    return fold if own else record_set

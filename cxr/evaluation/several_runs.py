@@ -22,17 +22,23 @@ OpenedRun = tuple[runs.Run, records.RecordSet]
 def evaluate_ensemble(
     members: list[EvaluatedRun], config: EvaluateConfig
 ) -> EvaluatedRun:
-    """Evaluates the runs' averaged probabilities, beside the runs' mean and spread.
+    """Evaluates the runs together, beside the runs' mean and spread.
 
-    The ensemble's threshold is chosen on the averaged validation probabilities by
-    the first run's rule.
+    Runs on the same images make an ensemble: their probabilities are averaged. Runs of
+    the folds of one set are pooled: each image has the prediction of the run that did
+    not see it. The threshold is chosen on what validation gives, put together in the
+    same way, by the first run's rule.
     """
     first, folder = members[0], config.ensemble_folder()
-    table = predictions.average([run.evaluation.predictions for run in members])
+    pooled = _pooled_folds(members, config.split)
+    combine = predictions.pool if pooled else predictions.average
+    table = combine([run.evaluation.predictions for run in members])
     of_validation = [run.validation for run in members if run.validation]
     validation = None
     if len(of_validation) == len(members):
-        validation = predictions.average(of_validation)
+        validation = combine(of_validation)
+    if pooled:
+        first = dataclasses.replace(first, record_set=pooled)
     evaluation = dataclasses.replace(
         first.evaluation,
         predictions=table,
@@ -63,12 +69,46 @@ def evaluate_ensemble(
         pictures = evaluator.draw(ensemble, folder)
         pictures["runs"] = folder / "runs.png"
         report_figures.draw_runs(pictures["runs"], summary, ("roc_auc", "accuracy"))
-    origins = evaluator.describe_origins(first.run, first.record_set)
-    origins |= evaluator.remarks(first.run, first.record_set, reads=0)
-    origins["runs"] = ", ".join(str(run.run.workdir) for run in members)
+    origins = _origins(members, pooled=pooled is not None)
     evaluator.publish(folder, summary, origins, pictures)
     evaluator.say(summary, folder)
     return ensemble
+
+
+def _origins(members: list[EvaluatedRun], *, pooled: bool) -> dict[str, str]:
+    """Where data, models and numbers come from, as label -> text."""
+    first = members[0]
+    origins = evaluator.describe_origins(first.run, first.record_set)
+    origins |= evaluator.remarks(first.run, first.record_set, reads=0)
+    origins["runs"] = ", ".join(str(run.run.workdir) for run in members)
+    if pooled:
+        origins["pooled"] = (
+            "Predictions of all folds together, each film by the run that did not see "
+            "it."
+        )
+    return origins
+
+
+def _pooled_folds(members: list[EvaluatedRun], split: str) -> records.FoldSet | None:
+    """Returns the tested folds of one set in the order of the runs, None for others.
+
+    Raises:
+      DataError: some runs are of folds, and others not, or of another set's.
+    """
+    sets = [run.record_set for run in members]
+    folds = [s for s in sets if isinstance(s, records.FoldSet)]
+    if not folds or split != "test":
+        return None
+    wholes = {fold.whole.manifest.fingerprint for fold in folds}
+    numbers = [run.run.config.fold for run in members]
+    if len(folds) < len(members) or len(wholes) > 1:
+        raise cli.DataError(
+            "the runs cannot be pooled: they are not all folds of one set; "
+            f"folds {', '.join(map(str, numbers))}"
+        )
+    if len(set(numbers)) == 1:
+        return None  # seeds of one fold: an ensemble
+    return records.tested_folds(folds[0].whole, numbers)
 
 
 def compare_runs(

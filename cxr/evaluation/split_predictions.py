@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 from cxr import documents, records, runs, tables
-from cxr.evaluation.opening import EvaluateConfig
+from cxr.evaluation.opening import EvaluateConfig, class_indices
 from cxr.input import pipeline
 from cxr.input.reader import Reader
 from cxr.metrics import predictions
@@ -38,15 +38,19 @@ def obtain(
       reuse: take those of an earlier reading where model and data are the same.
     """
     folder = folder or evaluation_folder(run, record_set, split)
+    classes = class_indices(run, record_set, config.class_map)
     source = predictions.describe_source(
         run.info.model_sha256, record_set.manifest.fingerprint, split
     )
+    if config.class_map:
+        source |= {"class_map": ",".join(sorted(config.class_map))}
     kept = predictions.recall(folder, source) if reuse else None
     if kept is not None:
         return kept
     if split == "test":
         _log_test_read(run, record_set)
-    table = predict(record_set, split, predictor or load_predictor(run), config)
+    predictor = predictor or load_predictor(run)
+    table = predict(record_set, split, predictor, config, classes)
     predictions.publish(folder, table, source)
     return table
 
@@ -75,8 +79,16 @@ def predict(
     split: str,
     predictor: Predictor,
     config: EvaluateConfig,
+    classes: np.ndarray,
 ) -> predictions.Predictions:
     """Runs the model over a split.
+
+    Args:
+      record_set: the data.
+      split: of the data.
+      predictor: the model.
+      config: batch size and cache.
+      classes: the model's class of each class of the data, int [C of the data].
 
     Raises:
       DataError: a damaged record.
@@ -96,7 +108,7 @@ def predict(
     for batch in source.batches(source.evaluation(config.batch_size)):
         indices = batch[2].numpy()
         outputs[indices] = predictor.predict([batch], batch_size=config.batch_size)
-        labels[indices] = batch[1].numpy()
+        labels[indices] = classes[batch[1].numpy()]
         np.add.at(met, indices, 1)
     if not np.all(met == 1) or source.n != record_set.split(split).num_examples:
         raise RuntimeError(f"{split}: {np.sum(met != 1)} images not met exactly once")

@@ -4,6 +4,8 @@ One chain for converter, training, evaluation and prediction: `to_grey(bytes, st
 size)`, then `area_resize` to the model's size.
 """
 
+from cxr.images.dicom import DicomTags as DicomTags
+from cxr.images.formats import DICOM as DICOM
 from cxr.images.formats import ENCODINGS as ENCODINGS
 from cxr.images.formats import FORMATS as FORMATS
 from cxr.images.formats import MAX_BYTES as MAX_BYTES

@@ -28,6 +28,13 @@ _DAMAGE = (
     "Premature end of JPEG file",
 )
 _SCAN, _COMMENT, _APPLICATION = 0xDA, 0xFE, range(0xE0, 0xF0)
+# Start-of-frame markers (ITU-T T.81, T.87), without DHT, JPG and DAC.
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_LOSSLESS = {
+    **dict.fromkeys((0xC3, 0xC7, 0xCB, 0xCF), "lossless JPEG"),
+    **dict.fromkeys((0xC5, 0xC6, 0xCD, 0xCE), "hierarchical JPEG"),
+    0xF7: "JPEG-LS",
+}
 _BARE = (0x00, 0x01, *range(0xD0, 0xDA))  # markers without a length
 _PNG_SIGNATURE = 8  # bytes
 # Beside the critical chunks: transparency, orientation, the mark of an animation.
@@ -68,8 +75,9 @@ def check_jpeg(data: bytes) -> int:
       How many scans there are at most.
 
     Raises:
-      BadImage: `truncated` or `too_complex`.
+      BadImage: `truncated`, `too_complex`, or of a kind that is not decoded.
     """
+    _check_frame(data)
     if not data.endswith(b"\xff\xd9"):
         # Something stands behind the end, or the end is missing. Neither marker
         # can occur inside coded data, where 0xff is escaped.
@@ -81,8 +89,18 @@ def check_jpeg(data: bytes) -> int:
     scans = data.count(b"\xff\xda")
     if scans > MAX_SCANS:
         raise BadImage("too_complex", f"JPEG: {scans} scans, the limit is {MAX_SCANS}")
-    _segments(data)
     return scans
+
+
+def _check_frame(data: bytes) -> None:
+    """Refuses by its name a kind of JPEG that our decoders do not know."""
+    for marker, begin, _ in _segments(data):
+        if marker in _LOSSLESS:
+            raise BadImage("unsupported_format", f"{_LOSSLESS[marker]}; accepted: JPEG")
+        if marker in _FRAMES and (bits := data[begin + 4]) != 8:
+            raise BadImage(
+                "unsupported_samples", f"JPEG of {bits}-bit samples; accepted: 8-bit"
+            )
 
 
 def scans_budget() -> limits.Budget:

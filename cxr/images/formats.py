@@ -10,9 +10,10 @@ Rules, by what a file holds:
 - Size limits are read from the header, before any pixel is decoded.
 - Colour: ITU-R 601-2 luma. A JPEG gives its luma plane directly. An alpha
   channel is ignored: the recorded samples count. CMYK and YCCK go through RGB.
-- More than 8 bits: full scale is the smallest of 8, 10, 12, 14 and 16 bits that
-  holds the brightest sample, so that a 12-bit image stored in 16 bits is not
-  nearly black; 0..full scale becomes 0..255 linearly.
+- More than 8 bits: full scale is what the header says, or the smallest of 8, 10, 12, 14
+  and 16 bits that holds all but the brightest 2 % of the pixels, so that 12 bits stored
+  in 16 are not nearly black, with or without burned-in letters; 0..full scale becomes
+  0..255 linearly.
 - EXIF orientation is applied.
 - The whole image is squashed to a square. JPEGs are decoded at the smallest DCT
   scale that covers the target; then one antialiased bicubic reduction. Bicubic
@@ -23,6 +24,7 @@ Rules, by what a file holds:
 import contextlib
 import functools
 import io
+import re
 import threading
 import warnings
 from collections.abc import Callable, Mapping
@@ -34,28 +36,33 @@ from PIL import Image
 
 import cxr.images.bmp as bmp
 import cxr.images.damage as damage
+import cxr.images.dicom as dicom
 import cxr.images.gif as gif
 import cxr.images.limits as limits
+import cxr.images.pnm as pnm
 import cxr.images.sectors as sectors
 import cxr.images.tiff as tiff
 import cxr.images.webp as webp
 from cxr import platforms
-from cxr.images.intensity import to_eight_bits
+from cxr.images.intensity import check_depth, to_eight_bits
 from cxr.reasons import BadImage
 from cxr.records import ENCODINGS
 
 MAX_BYTES = 64 << 20  # 64 MiB: no radiograph export comes near
 # Threads decode images that take more bytes one at a time: one may take 280 MB.
 _LARGE = 60_000_000
+_LARGE_DICOM = 12_000_000  # bytes of such a file
 _one_at_a_time = threading.Lock()
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
-# What a folder's images may end in; a file that is named itself may be called
-# anything. DICOM files are reported, not lost, until they can be read.
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
+DICOM = "DICOM"
+# What a folder's images may end in; a file that is named itself may be called anything.
 SUFFIXES = frozenset(
-    ("", ".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
-    + (".dcm", ".dicom")
+    ("", ".jpg", ".jpeg", ".jpe", ".jfif", ".jfi", ".jif", ".pjpeg", ".pjp", ".png")
+    + (".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm", ".pbm", ".pnm")
+    + (".dcm", ".dicom", ".dic", ".ima")
 )
 
+_PNG_BITS, _PNG_COLOUR = 24, 25  # bytes of the file, in IHDR
 _ORIENTATION = 0x0112  # EXIF tag
 _TRANSPOSE: dict[int | None, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -74,6 +81,9 @@ _MAGIC = {
     b"II*\0": "TIFF",
     b"MM\0*": "TIFF",
     b"BM": "BMP",
+    **{
+        b"P%d%c" % (kind, space): "PPM" for kind in range(1, 7) for space in b" \t\r\n#"
+    },
 }
 _FOREIGN_MAGIC = {
     b"%PDF": "PDF",
@@ -90,7 +100,13 @@ _FOREIGN_MAGIC = {
 }
 
 
-_LAYOUTS: dict[str, Any] = {"TIFF": tiff, "WEBP": webp, "GIF": gif, "BMP": bmp}
+_LAYOUTS: dict[str, Any] = {
+    "TIFF": tiff,
+    "WEBP": webp,
+    "GIF": gif,
+    "BMP": bmp,
+    "PPM": pnm,
+}
 
 
 class Decoded(NamedTuple):
@@ -104,6 +120,7 @@ class Decoded(NamedTuple):
       format: one of `FORMATS`.
       unchecked: what kind of file it is, in plain words, if damage to its pixels cannot
         always be seen; empty where coded data must fit.
+      tags: of a DICOM's header; None for other formats.
     """
 
     grey: np.ndarray
@@ -112,6 +129,7 @@ class Decoded(NamedTuple):
     mode: str
     format: str
     unchecked: str = ""
+    tags: dicom.DicomTags | None = None
 
 
 def read(data: bytes, size: int) -> Decoded:
@@ -218,16 +236,17 @@ def _accepted_format(data: bytes) -> str:
             return kind
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return "WEBP"
+    if dicom.is_dicom(data):
+        return DICOM
     if foreign := _foreign_format(data):
         raise BadImage(
-            "unsupported_format", f"{foreign}; accepted: {', '.join(FORMATS)}"
+            "unsupported_format",
+            f"{foreign}; accepted: {', '.join((*FORMATS, DICOM))}",
         )
     raise BadImage("not_an_image", f"begins with {data[:12]!r}")
 
 
 def _foreign_format(data: bytes) -> str | None:
-    if data[128:132] == b"DICM":
-        return "DICOM"
     if data[4:8] == b"ftyp":
         return f"ISO media ({data[8:12].decode('ascii', 'replace')})"
     matches = (name for magic, name in _FOREIGN_MAGIC.items() if data.startswith(magic))
@@ -235,6 +254,8 @@ def _foreign_format(data: bytes) -> str | None:
 
 
 def _decode(data: bytes, size: int, kind: str) -> Decoded:
+    if kind == DICOM:
+        return _decode_dicom(data, size)
     prepared = _prepared(data, kind)
     with contextlib.ExitStack() as held:
         image = Image.open(io.BytesIO(prepared.data), formats=(kind,))
@@ -248,7 +269,9 @@ def _decode(data: bytes, size: int, kind: str) -> Decoded:
         if grey is None:
             image.draft("L", (size, size))  # acts on JPEG only
             image.load()
-            grey = to_eight_bits(image)
+            grey = to_eight_bits(image, bits=prepared.bits, inverted=prepared.inverted)
+            if prepared.deep_colour:
+                check_depth(grey, kind)
         if grey.size != (size, size):
             grey = grey.resize((size, size), Image.Resampling.BICUBIC)
         # Squashing to a square and turning commute: turn the small one.
@@ -256,6 +279,19 @@ def _decode(data: bytes, size: int, kind: str) -> Decoded:
         if turn is not None:
             grey = grey.transpose(turn)
         return Decoded(np.array(grey), width, height, mode, kind, prepared.unchecked)
+
+
+def _decode_dicom(data: bytes, size: int) -> Decoded:
+    alone = len(data) > _LARGE_DICOM
+    with _one_at_a_time if alone else contextlib.nullcontext():
+        radiograph = dicom.read(data)
+        width, height = radiograph.grey.size
+        grey = radiograph.grey
+        if grey.size != (size, size):
+            grey = grey.resize((size, size), Image.Resampling.BICUBIC)
+        return Decoded(
+            np.array(grey), width, height, radiograph.mode, DICOM, "", radiograph.tags
+        )
 
 
 class _Prepared(NamedTuple):
@@ -267,6 +303,9 @@ class _Prepared(NamedTuple):
       pixel_bytes: of memory while it is decoded; 0 = by Pillow's mode.
       scans: of a JPEG.
       unchecked: a name for the kind of file whose pixels nothing checks, or empty.
+      bits: of full scale, of samples of more than 8; 0 = not told.
+      inverted: whether the smallest of such samples is white.
+      deep_colour: whether there are several samples a pixel, of more than 8 bits.
     """
 
     data: bytes
@@ -274,6 +313,9 @@ class _Prepared(NamedTuple):
     pixel_bytes: int = 0
     scans: int = 0
     unchecked: str = ""
+    bits: int = 0
+    inverted: bool = False
+    deep_colour: bool = False
 
 
 def _prepared(data: bytes, kind: str) -> _Prepared:
@@ -287,13 +329,24 @@ def _prepared(data: bytes, kind: str) -> _Prepared:
         check = functools.partial(sectors.check_sectors, kind=kind)
         return _Prepared(data, check, scans=scans)
     if kind == "PNG":
-        return _Prepared(damage.sound_png(data), lambda data: None)
+        data = damage.sound_png(data)
+        deep_colour = data[_PNG_BITS] == 16 and data[_PNG_COLOUR] != 0
+        return _Prepared(data, lambda data: None, deep_colour=deep_colour)
     if kind == "TIFF":
         data, layout = tiff.read_layout(data)
     else:
         layout = _LAYOUTS[kind].read_layout(data)
     check = functools.partial(_LAYOUTS[kind].check, layout=layout)
-    return _Prepared(data, check, layout.pixel_bytes, 0, layout.unchecked)
+    prepared = _Prepared(data, check, layout.pixel_bytes, 0, layout.unchecked)
+    if kind == "PPM":
+        return prepared._replace(bits=layout.bits)
+    if kind == "TIFF":
+        return prepared._replace(
+            bits=layout.depth,
+            inverted=layout.inverted,
+            deep_colour=layout.bits == 16 and layout.samples > 1,
+        )
+    return prepared
 
 
 def _memory(image: Image.Image, kind: str, prepared: _Prepared) -> int:
@@ -339,4 +392,5 @@ def _luma(data: bytes, image: Image.Image, size: int) -> Image.Image | None:
 
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    return text[:200]
+    # Not where an object lay in memory: a table must be the same on every run.
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)[:200]

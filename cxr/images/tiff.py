@@ -25,13 +25,14 @@ _FILL_ORDER, _STRIPS, _SAMPLES, _STRIP_ROWS, _STRIP_SIZES = 266, 273, 277, 278, 
 _PLANES, _TILE_WIDTH, _TILE_LENGTH, _TILES, _TILE_SIZES = 284, 322, 323, 324, 325
 _COLOURS, _JPEG_TABLES, _SUBSAMPLING = 320, 347, 530
 _PREDICTOR, _ORIENTATION, _EXTRA, _SAMPLE_FORMAT = 317, 274, 338, 339
+_MAX_SAMPLE, _WHITE_IS_ZERO = 281, 0
 # All that pixels need. Text, profiles and further directories are left out: they cost
 # memory, and damage to them is none to the pixels.
 _KEPT = frozenset(
     (_WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _STRIPS)
     + (_SAMPLES, _STRIP_ROWS, _STRIP_SIZES, _PLANES, _TILE_WIDTH, _TILE_LENGTH)
     + (_TILES, _TILE_SIZES, _COLOURS, _JPEG_TABLES, _SUBSAMPLING, _PREDICTOR)
-    + (_ORIENTATION, _EXTRA, _SAMPLE_FORMAT)
+    + (_ORIENTATION, _EXTRA, _SAMPLE_FORMAT, _MAX_SAMPLE)
 )
 _NUMBERS = {1: "B", 3: "H", 4: "I"}  # types of the tags above: BYTE, SHORT, LONG
 _UNDEFINED = 7
@@ -74,6 +75,7 @@ class Layout(NamedTuple):
       row_bytes: of that row, unpacked.
       pieces: strips or tiles.
       jpeg_tables: of JPEG's; empty if there are none.
+      brightest: the largest sample, where the directory says it; 0 elsewhere.
     """
 
     width: int
@@ -86,6 +88,21 @@ class Layout(NamedTuple):
     row_bytes: int
     pieces: list[Piece]
     jpeg_tables: bytes
+    brightest: int
+
+    @property
+    def depth(self) -> int:
+        """Bits of full scale, of samples of more than 8; 0 = not told."""
+        if 8 < self.bits < 16:
+            return self.bits
+        told = self.bits == 16 and 0xFF < self.brightest < 0xFFFF
+        return self.brightest.bit_length() if told else 0
+
+    @property
+    def inverted(self) -> bool:
+        """Whether 0 is white and Pillow, as of more than 8 bits, leaves it so."""
+        deep = self.bits > 8 and self.samples == 1
+        return deep and self.photometric == _WHITE_IS_ZERO
 
     @property
     def pixel_bytes(self) -> int:
@@ -268,6 +285,7 @@ def _layout(data: bytes, tags: dict[int, tuple[int, bytes]]) -> Layout:
         -(-row_bits // 8),
         _pieces(begins, sizes, heights, piece_rows, len(data)),
         tables,
+        values(_MAX_SAMPLE)[0],
     )
 
 

@@ -176,6 +176,27 @@ def average(tables: Sequence[Predictions]) -> Predictions:
     return dataclasses.replace(first, probabilities=mean)
 
 
+def pool(tables: Sequence[Predictions]) -> Predictions:
+    """Puts tables of different images below each other.
+
+    Raises:
+      DataError: the tables differ in classes, or share an image.
+    """
+    first = tables[0]
+    names = [name for table in tables for name in table.filenames]
+    if any(table.class_names != first.class_names for table in tables):
+        raise cli.DataError("the runs cannot be pooled: their class_names differ")
+    if len(set(names)) < len(names):
+        raise cli.DataError("the runs cannot be pooled: they predicted the same images")
+    return Predictions(
+        filenames=tuple(names),
+        patient_ids=tuple(p for table in tables for p in table.patient_ids),
+        labels=np.concatenate([table.labels for table in tables]),
+        probabilities=np.concatenate([table.probabilities for table in tables]),
+        class_names=first.class_names,
+    )
+
+
 def check_same_examples(first: Predictions, other: Predictions) -> None:
     """Raises DataError unless both tables speak of the same images and classes."""
     for field in ("class_names", "filenames", "patient_ids"):

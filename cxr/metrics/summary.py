@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cxr import reference_set
+from cxr import class_names
 from cxr.metrics import (
     calibration,
     classification,
@@ -129,7 +129,7 @@ def collapsed(
     The threshold is Youden's on validation; 0.5 without validation, or where it lacks
     one of the two. None where no class is called normal.
     """
-    normal = [n for n in evaluation.class_names if reference_set.is_normal(n)]
+    normal = [n for n in evaluation.class_names if class_names.means_healthy(n)]
     if not normal:
         return None
     threshold = {"value": 0.5, "rule": "half", "chosen_on": None}

@@ -102,7 +102,8 @@ def _warnings(data: bytes, image: images.Decoded, size: int) -> Iterator[str]:
         yield f"{image.width} x {image.height} is far from a chest film's proportions"
     if image.grey.std() < _FLAT:
         yield "nearly uniform, as a blank or over-exposed image"
-    if image.mode not in ("L", "1", "LA", "I", "F") and not image.mode.startswith("I;"):
+    grey = image.mode in ("L", "1", "LA", "I", "F") or image.mode.startswith("I;")
+    if not grey and image.format != images.DICOM:
         spread = _colour_spread(data)
         if spread > _COLOUR_SPREAD:
             yield f"in colour (channels differ by {spread} levels): not a radiograph?"
@@ -123,16 +124,16 @@ def _glob(pattern: str) -> list[str]:
 
 def _walk(folder: str) -> Iterator[str]:
     """Yields what is named like an image; says what is not read."""
-    passed_over = 0
+    passed_over = []
     for entry in folders.walk(folder, folder):
         if entry.is_folder and entry.rejected:
             cli.note(f"{entry.file}: left out: {entry.rejected.detail}")
         elif os.path.splitext(entry.file)[1].lower() in images.SUFFIXES:
             yield entry.file  # also what cannot be read: its row says why
         else:
-            passed_over += 1
+            passed_over.append(os.path.relpath(entry.file, folder))
     if passed_over:
         cli.note(
-            f"{folder}: left out what is not named like an image ({passed_over} in "
-            "all); name a file on the command line to try it"
+            f"{folder}: left out what is not named like an image: "
+            f"{cli.listed(passed_over, 3)}; name a file on the command line to try it"
         )

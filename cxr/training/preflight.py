@@ -17,6 +17,8 @@ def open_data(config: TrainConfig) -> records.RecordSet:
       UsageError: flags that do not fit the set.
     """
     record_set = records.find(config.data_dir, config.dataset)
+    if config.fold >= 0:
+        record_set = records.fold(record_set, config.fold)
     records.check(record_set)
     check_fits(config, record_set)
     return record_set

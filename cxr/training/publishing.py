@@ -6,13 +6,19 @@ import pathlib
 import keras
 import numpy as np
 
-from cxr import cli, files, model_file, records, runs
+from cxr import class_names, cli, files, model_file, records, runs
 from cxr.config import TrainConfig
 from cxr.input import pipeline
 from cxr.metrics import calibration, predictions, thresholds
 from cxr.model_info import ModelInfo, Threshold
 from cxr.prediction.predictor import Predictor, load_predictor
 from cxr.training import builders, models, resuming
+
+
+def positive_class(config: TrainConfig, manifest: records.Manifest) -> str:
+    """Returns the class that thresholds speak of: the flag's, the set's, or by name."""
+    chosen = config.positive_class or manifest.positive_class
+    return class_names.positive(manifest.class_names, chosen)
 
 
 def publish(
@@ -43,7 +49,7 @@ def publish(
     model = models.build(spec, dtype="float32")
     model.set_weights(best)
     probabilities = _predict(config, manifest, model, validation)
-    positive = config.positive_class or manifest.class_names[-1]
+    positive = positive_class(config, manifest)
     threshold, temperature = _choose(
         config, manifest, positive, probabilities, validation.labels
     )

@@ -196,6 +196,9 @@ class Trainer:
             f"for images {progress.size(resident)}, for weights and optimizer up to "
             f"{progress.size(trained)}, activations apart"
         )
+        if len(self._record_set.manifest.class_names) == 2:
+            positive = publishing.positive_class(config, self._record_set.manifest)
+            progress.say(f"positive class {positive}; --positive_class decides")
         if left := self._train.n % config.batch_size:
             progress.say(
                 f"{left} images fill no batch and sit out each epoch, others each time"
