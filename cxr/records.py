@@ -28,6 +28,7 @@ SPLITS = ("train", "validation", "test")
 MANIFEST = "manifest.json"
 EXAMPLES = "examples.csv"
 FOLDS = "folds.csv"  # of sets converted with --folds
+MAX_FOLDS = 100
 FOLD_COLUMNS = ("filename", "fold")
 OFFSETS = "offsets.npy"  # int64 [examples]: where each record begins in its shard
 EXAMPLE_COLUMNS = (
@@ -145,7 +146,15 @@ class Manifest:
     @property
     def positive_class(self) -> str:
         """Chosen at the conversion; empty where it was not."""
-        return str(self.flags.get("positive_class", ""))
+        chosen = self.flags.get("positive_class")
+        return chosen if chosen in self.class_names else ""
+
+    @property
+    def num_folds(self) -> int:
+        """Of a set converted with `--folds`; 0 without."""
+        folds = self.flags.get("folds")
+        known = isinstance(folds, int) and 0 < folds <= MAX_FOLDS
+        return folds if known else 0
 
     @property
     def fingerprint(self) -> str:
@@ -365,7 +374,7 @@ def tested_folds(record_set: RecordSet, indices: Sequence[int]) -> FoldSet:
 def _rows_by_fold(record_set: RecordSet, index: int) -> list[list[dict[str, str]]]:
     """Returns the rows of each fold; checks that there is one of `index`."""
     path = record_set.path / FOLDS
-    count = int(record_set.manifest.flags.get("folds", 0))
+    count = record_set.manifest.num_folds
     if not 0 <= index < count:
         held = (
             f"folds 0 to {count - 1}" if count else "no folds; convert with --folds=5"
@@ -378,8 +387,8 @@ def _rows_by_fold(record_set: RecordSet, index: int) -> list[list[dict[str, str]
     fold_of: dict[str, int] = {}
     for row in record_set.examples():
         number = of_film.get(row["filename"], -1)
-        if fold_of.setdefault(row["shard"], number) != number:
-            raise cli.DataError(f"{path}: {row['shard']} holds films of two folds")
+        if fold_of.setdefault(row["shard"], number) != number or number >= count:
+            raise cli.DataError(f"{path}: {row['shard']} is no shard of one fold")
         if number >= 0:
             by_fold[number].append(row)
     return by_fold

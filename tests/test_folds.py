@@ -1,6 +1,7 @@
 """Folds of one set: who is in them, training on them, and their pooled evaluation."""
 
 import collections
+import dataclasses
 import json
 
 import pytest
@@ -113,6 +114,15 @@ def test_what_cannot_be_folded_is_refused(source, whole, make_records, tmp_path)
         converted(source, folds=31, output_dir=str(tmp_path))
     with pytest.raises(cli.UsageError, match="--folds=2"):
         config_for(source, folds=2).validate()
+
+
+@pytest.mark.parametrize("folds", ["x", -1, 10**9, None])
+def test_a_manifest_with_odd_folds_has_none(whole, folds):
+    flags = {**whole.manifest.flags, "folds": folds, "positive_class": ["x"]}
+    manifest = dataclasses.replace(whole.manifest, flags=flags)
+    assert manifest.positive_class == ""
+    with pytest.raises(cli.UsageError, match="no folds"):
+        records.fold(dataclasses.replace(whole, manifest=manifest), 0)
 
 
 def test_each_film_is_judged_by_the_run_that_did_not_see_it(whole, tmp_path):

@@ -63,7 +63,7 @@ class PlanConfig:
         "--split_policy=blocks of contiguous patient numbers; a test split that the "
         "source has stays apart",
         lower=0,
-        upper=100,
+        upper=records.MAX_FOLDS,
     )
     positive_class: str = cli.option(
         "",

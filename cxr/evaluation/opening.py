@@ -185,7 +185,7 @@ def find_data(
 
 def of_fold(run: runs.Run, record_set: records.RecordSet) -> records.RecordSet:
     """Returns the fold of a set that a run tests on; the set, where that is another."""
-    if run.config.fold < 0 or not int(record_set.manifest.flags.get("folds", 0)):
+    if run.config.fold < 0 or not record_set.manifest.num_folds:
         return record_set
     fold = records.fold(record_set, run.config.fold)
     own = fold.manifest.fingerprint == run.info.data.fingerprint
