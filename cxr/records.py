@@ -153,8 +153,9 @@ class Manifest:
     def num_folds(self) -> int:
         """Of a set converted with `--folds`; 0 without."""
         folds = self.flags.get("folds")
-        known = isinstance(folds, int) and 0 < folds <= MAX_FOLDS
-        return folds if known else 0
+        if not isinstance(folds, int) or not 0 < folds <= MAX_FOLDS:
+            return 0
+        return folds
 
     @property
     def fingerprint(self) -> str:
