@@ -90,7 +90,7 @@ def configure_process() -> None:
     For commands alone: a library leaves these to the program that imports it.
     """
     _use_one_blas_thread()
-    _keep_freed_memory()
+    keep_freed_memory()
     _prepare_gpu()
 
 
@@ -154,7 +154,7 @@ def _use_one_blas_thread() -> None:
         threadpoolctl.threadpool_limits(1, user_api="blas")
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Asks glibc's malloc to reuse freed batches, not to return them to the kernel.
 
     A batch of megabytes is otherwise mapped, page-faulted and unmapped each time.

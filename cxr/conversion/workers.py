@@ -120,6 +120,7 @@ def _start() -> None:
 
     But never inside a job, which may be about to publish a file.
     """
+    platforms.keep_freed_memory()  # files of megabytes: a third of a large film's time
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
     if hasattr(signal, "pthread_sigmask"):

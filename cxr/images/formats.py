@@ -282,8 +282,10 @@ def _decode(data: bytes, size: int, kind: str) -> Decoded:
 
 
 def _decode_dicom(data: bytes, size: int) -> Decoded:
-    alone = len(data) > _LARGE_DICOM
-    with _one_at_a_time if alone else contextlib.nullcontext():
+    with contextlib.ExitStack() as held:
+        if len(data) > _LARGE_DICOM:
+            held.enter_context(_one_at_a_time)
+            held.callback(platforms.return_freed_memory)
         radiograph = dicom.read(data)
         width, height = radiograph.grey.size
         grey = radiograph.grey
