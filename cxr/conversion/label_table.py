@@ -376,8 +376,8 @@ class LabelTable:
         return chosen
 
     def _report_unlabelled(self, labelled: set[str]) -> None:
-        rejected = {row.path for row in self.rejected}
-        without = [p for p in self._places.films if p not in labelled | rejected]
+        known = labelled.union(row.path for row in self.rejected)
+        without = [path for path in self._places.films if path not in known]
         for path in without:
             self.rejected.append(Rejected(path, "no_label", "no row of the table"))
         if without:
