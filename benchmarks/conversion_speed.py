@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 
 import simplejpeg
 from PIL import Image
@@ -79,11 +80,23 @@ def pillow(paths: list[str]) -> int:
     return len(paths)
 
 
-def pillow_seconds(pool: concurrent.futures.Executor, paths: list[str]) -> float:
-    """Returns the peer's seconds for all films, its processes running already."""
+def peer_seconds(
+    pool: concurrent.futures.Executor,
+    peer: Callable[[list[str]], int],
+    paths: list[str],
+    chunk: int = CHUNK,
+) -> float:
+    """Returns a peer's seconds for all films, its processes running already.
+
+    Args:
+      pool: its processes.
+      peer: converts films; returns how many.
+      paths: of the films.
+      chunk: films a task.
+    """
     began = time.perf_counter()
-    chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
-    assert sum(pool.map(pillow, chunks)) == len(paths)
+    chunks = [paths[start : start + chunk] for start in range(0, len(paths), chunk)]
+    assert sum(pool.map(peer, chunks)) == len(paths)
     return time.perf_counter() - began
 
 
@@ -126,13 +139,13 @@ def compare(source: pathlib.Path, scratch: pathlib.Path, count: int, repeats: in
     context = multiprocessing.get_context("forkserver")
     rates = {"ours": [], "ours, started": [], "pillow": [], "bare": []}
     with concurrent.futures.ProcessPoolExecutor(cores, context) as pool:
-        pillow_seconds(pool, paths[: 4 * CHUNK])
+        peer_seconds(pool, pillow, paths[: 4 * CHUNK])
         for turn in range(repeats):
             output = scratch / f"data-{turn}"
             seconds = our_seconds(scratch / "films", output)
             rates["ours"].append(count / seconds)
             rates["ours, started"].append(count / (seconds - start_seconds()))
-            rates["pillow"].append(count / pillow_seconds(pool, paths))
+            rates["pillow"].append(count / peer_seconds(pool, pillow, paths))
             rates["bare"].append(cores * bare_rate(paths))
     for name, found in rates.items():
         print(

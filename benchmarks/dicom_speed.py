@@ -16,12 +16,17 @@ import multiprocessing
 import pathlib
 import statistics
 import tempfile
-import time
 
 import numpy as np
 from PIL import Image
 
-from benchmarks.conversion_speed import QUALITY, SIZE, our_seconds, start_seconds
+from benchmarks.conversion_speed import (
+    QUALITY,
+    SIZE,
+    our_seconds,
+    peer_seconds,
+    start_seconds,
+)
 from cxr import cli, platforms
 
 CHUNK = 4  # films a task of the peer: so few that no process waits at the end
@@ -78,14 +83,6 @@ def pydicom_alone(paths: list[str]) -> int:
     return len(paths)
 
 
-def peer_seconds(pool: concurrent.futures.Executor, paths: list[str]) -> float:
-    """Returns the peer's seconds for all films, its processes running already."""
-    began = time.perf_counter()
-    chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
-    assert sum(pool.map(pydicom_alone, chunks)) == len(paths)
-    return time.perf_counter() - began
-
-
 def main(argv: list[str]) -> int:
     """Prints all figures."""
     config, positional = cli.parse(argv, SpeedConfig, usage=__doc__)
@@ -97,13 +94,14 @@ def main(argv: list[str]) -> int:
         paths = write_films(scratch / "films", config.films, config.side)
         cores = platforms.available_cores()
         with concurrent.futures.ProcessPoolExecutor(cores, context) as pool:
-            peer_seconds(pool, paths[: 4 * CHUNK])
+            peer_seconds(pool, pydicom_alone, paths[: 4 * CHUNK], CHUNK)
             for turn in range(config.repeats):
                 seconds = our_seconds(scratch / "films", scratch / f"data-{turn}")
                 started = seconds - start_seconds()
                 rates["ours"].append(config.films / seconds)
                 rates["ours, started"].append(config.films / started)
-                rates["pydicom"].append(config.films / peer_seconds(pool, paths))
+                took = peer_seconds(pool, pydicom_alone, paths, CHUNK)
+                rates["pydicom"].append(config.films / took)
     for name, found in rates.items():
         print(
             f"{name:>13}: {statistics.median(found):,.1f} films/s "

@@ -355,7 +355,7 @@ def fold(record_set: RecordSet, index: int) -> FoldSet:
       UsageError: no such fold.
       DataError: the table of folds is damaged.
     """
-    by_fold = _rows_by_fold(record_set, index)
+    by_fold = _rows_by_fold(record_set, [index])
     count = len(by_fold)
     sides: dict[str, list[dict[str, str]]] = {name: [] for name in SPLITS}
     for number, rows in enumerate(by_fold):
@@ -366,21 +366,22 @@ def fold(record_set: RecordSet, index: int) -> FoldSet:
 
 def tested_folds(record_set: RecordSet, indices: Sequence[int]) -> FoldSet:
     """Returns a set whose one split, test, holds some folds, in the order given."""
-    rows: list[dict[str, str]] = []
-    for index in indices:
-        rows += _rows_by_fold(record_set, index)[index]
+    by_fold = _rows_by_fold(record_set, indices)
+    rows = [row for index in indices for row in by_fold[index]]
     return _regrouped(record_set, {"test": rows})
 
 
-def _rows_by_fold(record_set: RecordSet, index: int) -> list[list[dict[str, str]]]:
-    """Returns the rows of each fold; checks that there is one of `index`."""
+def _rows_by_fold(
+    record_set: RecordSet, indices: Sequence[int]
+) -> list[list[dict[str, str]]]:
+    """Returns the rows of each fold; checks that those of `indices` are there."""
     path = record_set.path / FOLDS
     count = record_set.manifest.num_folds
-    if not 0 <= index < count:
-        held = (
-            f"folds 0 to {count - 1}" if count else "no folds; convert with --folds=5"
-        )
-        raise cli.UsageError(f"--fold={index}: {record_set.path} has {held}")
+    for index in indices:
+        if not 0 <= index < count:
+            held = f"folds 0 to {count - 1}"
+            held = held if count else "no folds; convert with --folds=5"
+            raise cli.UsageError(f"--fold={index}: {record_set.path} has {held}")
     with documents.reading(path):
         _, *lines = tables.parse(record_set._side_file(FOLDS).decode())
         of_film = {name: int(number) for name, number in lines}
