@@ -8,7 +8,8 @@ from cxr.optimizers import OPTIMIZERS
 from cxr.schedules import SCHEDULES
 
 MODELS = ("vgg16", "cnn", "small_cnn")
-POLICIES = ("none", "mild", "strong", "seed", "keras_cv")
+POLICIES = ("none", "mild", "robust", "strong", "seed", "keras_cv")
+NORMALIZATIONS = ("fixed", "film")
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 # Blocks of VGG16 and their convolutions (Simonyan and Zisserman 2015, column D).
 FINE_TUNE_FROM = (
@@ -77,6 +78,12 @@ class TrainConfig:
         "output layer: softmax + categorical cross-entropy, or (two classes) one "
         "sigmoid + binary cross-entropy",
         choices=("softmax", "sigmoid"),
+    )
+    normalization: str = cli.option(
+        "fixed",
+        "of intensity, inside the model: 'fixed' maps 0..255 alike for all films; "
+        "'film' gives every film mean 0 and deviation 1",
+        choices=NORMALIZATIONS,
     )
     dropout: float = cli.option(
         0.5, "dropout rate before the last layer", lower=0, upper=0.95

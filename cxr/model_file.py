@@ -36,6 +36,7 @@ _CLASSES = frozenset(
                 "Flatten",
                 "GlobalAveragePooling2D",
                 "InputLayer",
+                "LayerNormalization",
                 "MaxPooling2D",
                 "Normalization",
                 "ReLU",
@@ -47,7 +48,15 @@ _CLASSES = frozenset(
 
 # Layers that compute in float32 whatever the precision (models.py).
 FLOAT32_LAYERS = frozenset(
-    ("rescale", "grey_to_bgr", "imagenet_normalization", "logits", "probabilities")
+    {
+        "film_normalization",
+        "film_levels",
+        "rescale",
+        "grey_to_bgr",
+        "imagenet_normalization",
+        "logits",
+        "probabilities",
+    }
 )
 
 

@@ -106,6 +106,24 @@ def test_an_unknown_policy_is_refused():
         augmenters.build("wild", seed=0)
 
 
+def test_detail_is_blurred_away_or_raised():
+    rows = np.arange(SIZE)
+    stripes = np.where(rows % 2, 150, 100)[None, :, None, None]
+    films = np.broadcast_to(stripes, (1, SIZE, SIZE, 1)).astype(np.float32)
+    inside = (0, slice(4, -4), 4, 0)
+
+    def found(fine, coarse=1.0):
+        return apply(films, fine=fine, coarse=coarse)[inside]
+
+    np.testing.assert_allclose(found(1), films[inside], atol=1e-4)
+    np.testing.assert_allclose(found(0), 125, atol=1e-4)
+    np.testing.assert_allclose(found(2), 2 * films[inside] - 125, atol=1e-4)
+    wide = np.where(rows // 3 % 2, 150, 100)[None, :, None, None]
+    films = np.broadcast_to(wide, (1, SIZE, SIZE, 1)).astype(np.float32)
+    deviation = [found(0, coarse).std() for coarse in (0, 1, 2)]
+    assert deviation[0] < 0.5 * deviation[1] < 0.4 * deviation[2]
+
+
 # --- draw
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from cxr import cli, files, folders, images, records, tfrecord
 from cxr.conversion import converter, near_duplicates, sources, spool
+from cxr.images import statistics
 from tests.sample_images import (
     SIZE,
     config_for,
@@ -297,11 +298,12 @@ def test_a_spooled_image_knows_its_bytes_and_its_look(source, tmp_path):
     readable = [image for image in found if not image.reason]
     assert len(readable) == len(found) - 1 == 23
     assert not key.exists()  # no DICOM among them
-    looks = spool.read_looks(readable)
-    for image, look in zip(readable, looks, strict=True):
+    looks, numbers = spool.read_measured(readable)
+    for image, look, nine in zip(readable, looks, numbers, strict=True):
         grey = images.to_grey((source / image.path).read_bytes(), SIZE)
         assert spool.read_stored(image) == grey.tobytes()
         assert look.tobytes() == near_duplicates.cells(grey)
+        np.testing.assert_array_equal(nine, statistics.measure(grey))
 
 
 def test_an_unreadable_file_is_quarantined(source, monkeypatch):

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from cxr import cli, evaluate, runs, tfrecord
+from cxr import cli, evaluate, records, runs, tfrecord
 from cxr.evaluation import opening
 from cxr.metrics import predictions, thresholds
 from tests import fabricated
@@ -307,3 +307,57 @@ def test_the_same_run_and_films_give_the_same_numbers_file(run):
     first = (run / "evaluation-test" / "metrics.json").read_bytes()
     evaluate.evaluate(config(run))
     assert (run / "evaluation-test" / "metrics.json").read_bytes() == first
+
+
+# --- the trivial baseline
+
+
+def test_the_baseline_learns_from_the_run_s_own_training_films(home, run, tmp_path):
+    found = evaluate.evaluate(config(run, report=True))["trivial_baseline"]
+    assert found["fitted_on"] == COUNTS["train"]
+    # The labels lie in the films' brightness: nine numbers tell them at once.
+    assert found["metrics"]["roc_auc"]["value"] == 1.0
+    assert found["threshold"]["chosen_on"] == "validation"
+    page = (run / "evaluation-test" / "report.html").read_text()
+    assert "Against brightness and sharpness alone" in page
+    # Also where the films are another set's.
+    other = fabricated.write_records(tmp_path, {"test": 21}, name="other")
+    elsewhere = evaluate.evaluate(
+        config(run, data_dir=str(tmp_path), dataset=other.manifest.name)
+    )
+    assert elsewhere["trivial_baseline"]["fitted_on"] == COUNTS["train"]
+    assert elsewhere["trivial_baseline"]["metrics"]["roc_auc"]["value"] == 1.0
+
+
+def test_films_chosen_against_the_baseline_are_no_contest(tmp_path):
+    record_set = fabricated.write_records(tmp_path / "data", COUNTS)
+    manifest = json.loads((record_set.path / records.MANIFEST).read_text())
+    manifest["flags"]["split_policy"] = "counter"
+    runs.write_json(record_set.path / records.MANIFEST, manifest)
+    record_set = records.load(record_set.path)
+    fabricated.write_run(tmp_path / "run", record_set)
+    summary = evaluate.evaluate(config(tmp_path / "run", report=True))
+    assert summary["trivial_baseline"]["differences"] is None
+    page = (tmp_path / "run/evaluation-test/report.html").read_text()
+    assert "A rehearsal of a shift, no estimate" in page
+    on_validation = evaluate.evaluate(config(tmp_path / "run", split="validation"))
+    assert on_validation["trivial_baseline"]["differences"]
+
+
+def test_without_its_training_films_there_is_no_baseline(home, run, tmp_path):
+    other = fabricated.write_records(tmp_path, {"test": 21}, name="other")
+    info = json.loads((run / runs.MODEL_INFO).read_text())
+    info["data"]["fingerprint"] = "0" * 64
+    runs.write_json(run / runs.MODEL_INFO, info)
+    summary = evaluate.evaluate(
+        config(run, data_dir=str(tmp_path), dataset=other.manifest.name)
+    )
+    assert summary["trivial_baseline"] is None
+
+
+def test_an_ensemble_is_put_beside_the_baseline_too(home):
+    workdirs = [home / "runs" / f"seed-{seed}" for seed in (0, 1)]
+    summary = evaluate.evaluate(config(*workdirs))
+    found = summary["trivial_baseline"]
+    assert found["metrics"]["roc_auc"]["value"] == 1.0
+    assert found["differences"]["roc_auc"]["ci95"]

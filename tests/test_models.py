@@ -157,10 +157,22 @@ def test_the_fused_normalisation_is_keras_own(policy):
     np.testing.assert_allclose(plain(inputs), fused(inputs), atol=1e-2)
 
 
+@pytest.mark.parametrize("name", ["vgg16", "small_cnn"])
+def test_normalised_by_film_a_network_is_blind_to_exposure(name):
+    spec = models.ModelSpec(name, 32, 2, normalization="film")
+    model = models.build(spec)
+    film = np.random.default_rng(0).uniform(0, 120, (1, 32, 32, 1)).astype(np.float32)
+    found = [model(film), model(2 * film + 15), model(255 - film)]
+    np.testing.assert_allclose(found[0], found[1], atol=1e-3)
+    assert np.abs(found[0] - found[2]).max() > 1e-3
+    assert np.isfinite(model(np.zeros_like(film))).all()
+
+
 @pytest.mark.parametrize("name", ["vgg16", "cnn", "small_cnn"])
 def test_the_layers_that_stay_float32_are_named(name):
     """As cxr.predict needs, to compute a published model in another precision."""
-    model = models.build(models.ModelSpec(name, 128, 2), dtype="mixed_bfloat16")
+    spec = models.ModelSpec(name, 128, 2, normalization="film")
+    model = models.build(spec, dtype="mixed_bfloat16")
     found = {
         layer.name
         for layer in model.layers

@@ -177,22 +177,20 @@ def convert(
         with workers.started(1 if few else config.workers, preload=__name__) as pool:
             spooled = _convert_images(chunks, pool, log)
             converted = [image for image in spooled if not image.reason]
-            unreadable = [
-                Rejected(image.path, image.reason, image.detail)
-                for image in spooled
-                if image.reason
-            ]
-            rejected = [*tree.rejected, *unreadable]
+            rejected = [*tree.rejected, *_unreadable(spooled)]
             _check_bad_fraction(config, rejected, len(converted), work)
-            looks = spool.read_looks(converted)
-            plan = planning.make(converted, config, near_duplicates.find(looks))
+            looks, statistics = spool.read_measured(converted)
+            pairs = near_duplicates.find(looks)
+            plan = planning.make(converted, config, pairs, statistics)
             _announce(config, plan, log)
             written = _write_shards(config, plan, pool, work)
         rejected = sorted([*rejected, *plan.rejected])
         identities = existing_set.listed(tree)
         identities |= {image.path: image.sha256 or image.reason for image in spooled}
         manifest = _manifest(config, plan, written, identities)
-        outcome = metadata.Outcome(converted, plan, rejected, manifest, looks)
+        outcome = metadata.Outcome(
+            converted, plan, rejected, manifest, looks, statistics
+        )
         for warning in _write_report(config.folder, outcome, time.monotonic() - began):
             log(f"WARNING: {warning}")
         manifest = metadata.publish(config.folder, outcome)
@@ -201,6 +199,10 @@ def convert(
     _say_doubts(converted, log)
     _summarise(record_set, len(rejected), time.monotonic() - began, log)
     return record_set
+
+
+def _unreadable(spooled: list[spool.Converted]) -> list[Rejected]:
+    return [Rejected(i.path, i.reason, i.detail) for i in spooled if i.reason]
 
 
 def _as_json(value: Any) -> Any:

@@ -30,6 +30,7 @@ class Outcome:
       rejected: rows of quarantine.csv, by path.
       manifest: complete but for its `files`.
       looks: cells of `converted`, uint8 [N, 16, 16].
+      statistics: numbers of `converted`, float32 [N, 9], of `images.statistics`.
     """
 
     converted: Sequence[spool.Converted]
@@ -37,6 +38,7 @@ class Outcome:
     rejected: Sequence[Rejected]
     manifest: records.Manifest
     looks: np.ndarray
+    statistics: np.ndarray
 
     @property
     def examples(self) -> Iterator[tuple[str, splitting.Example]]:

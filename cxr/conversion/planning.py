@@ -11,8 +11,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from cxr import cli, records
-from cxr.conversion import near_duplicates, patients, splitting
+from cxr.conversion import near_duplicates, patients, splitting, trivial_scores
 from cxr.conversion.splitting import Example
 from cxr.conversion.spool import Converted
 from cxr.reasons import Rejected
@@ -34,9 +36,18 @@ class PlanConfig:
         "validation from train by patient; 'grouped': pool all, cut all three by "
         "patient; 'blocks': hold out a contiguous block of patient numbers as test "
         "(--seed chooses which; 0 is the lowest) and cut validation by patient; "
+        "'counter': hold out as test the patients whose films trivial statistics of "
+        "brightness and sharpness get wrong, a rehearsal of a shift, no estimate; "
         "'test_only': everything is test; 'auto': official where the source has a test "
         "folder, test_only where it has nothing else, else grouped",
-        choices=("auto", "official", "grouped", "blocks", "test_only"),
+        choices=("auto", "official", "grouped", "blocks", "counter", "test_only"),
+    )
+    counter_strength: float = cli.option(
+        1.0,
+        "of --split_policy=counter: 1 holds out those that the statistics get most "
+        "wrong, 0 a random cut",
+        lower=0,
+        upper=1,
     )
     validation_fraction: float = cli.option(
         0.15, "share of each class's images that validates", lower=0, upper=0.9
@@ -143,6 +154,7 @@ def make(
     images: Sequence[Converted],
     config: PlanConfig,
     pairs: Sequence[near_duplicates.Pair] = (),
+    statistics: np.ndarray | None = None,
 ) -> Plan:
     """Plans a conversion.
 
@@ -150,6 +162,7 @@ def make(
       images: in any order.
       config: the flags.
       pairs: of `images` that look alike.
+      statistics: of `images`, float32 [N, 9], for the policy `counter`.
 
     Raises:
       DataError: a class has too few patients for the sides, or the policy does
@@ -169,16 +182,19 @@ def make(
         sides["test"], examples = examples, []
     class_names = tuple(sorted({e.label for e in examples + sides["test"]}))
     _check_classes(class_names, config, policy, sides["test"])
-    joined = [[example.patient_id for example in cluster] for cluster in clusters]
+    joined = [[e.patient_id for e in cluster] for cluster in clusters]
     folds = _folds(examples, config, policy, joined)
     shares = _shares(config, policy)
+    if policy == "counter":
+        scores = _scores(examples, images, statistics, config, joined)
+        shares = dataclasses.replace(shares, scores=scores)
     for side, members in splitting.cut(examples, shares, joined).items():
         sides[side] += members
-    placed = itertools.chain.from_iterable(sides.values())
+    placed = itertools.chain(*sides.values())
     unmatched = sum(e.patient_id == e.image.path for e in placed)
-    joined_images = sum(len({e.image.digest for e in c}) - 1 for c in clusters)
+    alike = sum(len({e.image.digest for e in c}) - 1 for c in clusters)
     apart = _apart(images, pairs, sides)
-    del examples, clusters  # large: each side goes as soon as its shards are planned
+    del examples, clusters  # large: a side goes as soon as its shards are planned
     shards = {}
     for side in records.SPLITS:
         if members := _mark_duplicates(sides.pop(side)):
@@ -190,10 +206,24 @@ def make(
         rejected=tuple(sorted(rejected)),
         unmatched=unmatched,
         copies=copies,
-        joined=joined_images,
+        joined=alike,
         apart=apart,
         folds=folds,
     )
+
+
+def _scores(
+    examples: list[Example],
+    images: Sequence[Converted],
+    statistics: np.ndarray | None,
+    config: PlanConfig,
+    joined: list[list[str]],
+) -> dict[str, float]:
+    """Returns how sure the trivial baseline is of each example's class, by its path."""
+    assert statistics is not None
+    at = {image.path: index for index, image in enumerate(images)}
+    mine = statistics[[at[example.image.path] for example in examples]]
+    return trivial_scores.of_own_class(examples, mine, config.seed, joined)
 
 
 def _policy(images: Sequence[Converted], config: PlanConfig) -> str:
@@ -364,6 +394,7 @@ def _shares(config: PlanConfig, policy: str) -> splitting.Shares:
         test=0.0 if policy == "official" else config.test_fraction,
         test_in_blocks=policy == "blocks",
         seed=config.seed,
+        strength=config.counter_strength,
     )
 
 
@@ -374,7 +405,12 @@ def _folds(
     if not config.folds:
         return {}
     return splitting.folds(
-        examples, config.folds, config.seed, joined, in_blocks=policy == "blocks"
+        examples,
+        config.folds,
+        config.seed,
+        joined,
+        in_blocks=policy == "blocks",
+        flag=f"--folds={config.folds}",
     )
 
 

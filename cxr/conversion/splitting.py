@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from cxr import cli
@@ -46,12 +46,16 @@ class Shares:
       test: share of each class's images.
       test_in_blocks: hold out contiguous patient numbers instead of a random cut.
       seed: salt of the order, and number of the block.
+      scores: of images by path; where given, test takes those that score lowest.
+      strength: of the scores against chance, 0..1: 0 is a random cut.
     """
 
     validation: float
     test: float
     test_in_blocks: bool
     seed: int
+    scores: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    strength: float = 1.0
 
 
 @dataclasses.dataclass(slots=True)
@@ -95,6 +99,7 @@ def folds(
     joined: Iterable[Sequence[str]] = (),
     *,
     in_blocks: bool = False,
+    flag: str = "",
 ) -> dict[str, int]:
     """Returns the fold of each example by its path: groups whole, classes even.
 
@@ -104,6 +109,7 @@ def folds(
       seed: salt of the order.
       joined: as `cut`'s.
       in_blocks: contiguous patient numbers instead of a random order.
+      flag: that asked for them, for the error.
 
     Raises:
       DataError: naming a class with fewer groups than folds.
@@ -115,8 +121,8 @@ def folds(
     for label, groups in sorted(by_label.items()):
         if len(groups) < count:
             raise cli.DataError(
-                f"--folds={count}: class {label!r} has {len(groups)} patient groups, "
-                "fewer than one a fold"
+                f"{flag}: class {label!r} has {len(groups)} patient groups, fewer than "
+                f"one for each of {count} folds"
             )
         order = sorted(groups, key=lambda group: salted(seed, group.key))
         if in_blocks:
@@ -192,9 +198,13 @@ def _cut_class(
     total = sum(len(group.members) for group in groups)
     order = sorted(groups, key=lambda group: salted(shares.seed, group.key))
     sides = {}
-    if shares.test_in_blocks and shares.test:
+    if shares.test and (shares.test_in_blocks or shares.scores):
         share = fractions.pop("test")
-        held = _blocks(groups, share, shares.seed, len(groups) - len(fractions) - 1)
+        at_most = len(groups) - len(fractions) - 1
+        if shares.test_in_blocks:
+            held = _blocks(groups, share, shares.seed, at_most)
+        else:
+            held = _lowest(order, share * total, shares, at_most)
         sides["test"] = [group for group in order if group.key in held]
         order = [group for group in order if group.key not in held]
     for index, (side, share) in enumerate(fractions.items()):
@@ -241,6 +251,35 @@ def _blocks(groups: list[_Group], share: float, seed: int, at_most: int) -> set[
         count = _count(members[start:], share * images, len(members))
         held += [group.key for group in members[start : start + count]]
     return set(held[:at_most])
+
+
+def _lowest(
+    order: list[_Group], target: float, shares: Shares, at_most: int
+) -> set[str]:
+    """Returns the keys of the groups that score lowest, `target` images of them.
+
+    Groups stand by (1 - strength) u + strength r, where u is a group's rank in `order`
+    and r its rank by the mean score of its images.
+
+    Args:
+      order: the groups of one class by salted hash, which decides between equals.
+      target: images to be held out.
+      shares: scores and strength.
+      at_most: groups that may be held out.
+    """
+
+    def score(group: _Group) -> float:
+        scores = [shares.scores[example.image.path] for example in group.members]
+        return sum(scores) / len(scores)
+
+    scored = [score(group) for group in order]
+    by_score = sorted(range(len(order)), key=scored.__getitem__)
+    places = {
+        index: (1 - shares.strength) * index + shares.strength * rank
+        for rank, index in enumerate(by_score)
+    }
+    ranked = [order[index] for index in sorted(sorted(places), key=places.__getitem__)]
+    return {group.key for group in ranked[: _count(ranked, target, at_most)]}
 
 
 def _all_series(groups: list[_Group], shortest: int) -> list[list[_Group]]:

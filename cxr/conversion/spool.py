@@ -30,6 +30,7 @@ from cxr import cli, files, folders, images
 from cxr.conversion import attributes, near_duplicates
 from cxr.conversion.attributes import Attributes
 from cxr.conversion.sources import Source
+from cxr.images import statistics
 from cxr.reasons import BadImage
 
 _shared_sides: dict[int, int] = {}  # widths and heights, which repeat
@@ -39,6 +40,7 @@ _headers: dict[Attributes, Attributes] = {}  # likewise
 CHUNK_IMAGES = 64
 _CHUNK_BYTES = 32 << 20
 _SAMPLED = 16  # files looked at for their size
+_FORMAT = 2  # of spool files: another version's are not taken over
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,17 +180,20 @@ def convert(chunk: Chunk) -> int:
       StorageError: the chunk could not be written.
     """
     key = _key(chunk)  # before reading: an image that changes now is read again
-    rows, looks, blobs, offset = [], [], [], 0
+    rows, looks, numbers, blobs, offset = [], [], [], [], 0
     for source in chunk.sources:
-        image, stored, look = _convert_one(chunk, source)
+        image, stored, grey = _convert_one(chunk, source)
         rows.append(image._replace(offset=offset))
-        looks.append(look)
+        if grey is not None:
+            looks.append(near_duplicates.cells(grey))
+            numbers.append(statistics.measure(grey).tobytes())
         blobs.append(stored)
         offset += len(stored)
     head = {
         "key": key,
         "images": [_to_json(row) for row in rows],
         "looks": base64.b64encode(b"".join(looks)).decode(),
+        "statistics": base64.b64encode(b"".join(numbers)).decode(),
     }
     store(chunk.path, b"".join([json.dumps(head).encode(), b"\n", *blobs]))
     return sum(not row.reason for row in rows)
@@ -235,16 +240,26 @@ def _from_json(
     return Converted(source, file=file, **row)
 
 
-def read_looks(readable: Sequence[Converted]) -> np.ndarray:
-    """Returns the cells of every image, uint8 [N, SIDE, SIDE], as `near_duplicates`'.
+def read_measured(readable: Sequence[Converted]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what was measured of every image while it was decoded.
 
     Args:
       readable: all that the spool holds of these files, in its order.
+
+    Returns:
+      Cells, uint8 [N, SIDE, SIDE], of `near_duplicates`, and numbers, float32 [N, 9],
+      of `images.statistics`.
     """
-    heads = (_read_head(file)[0] for file in dict.fromkeys(i.file for i in readable))
-    looks = b"".join(base64.b64decode(head["looks"]) for head in heads)
+    looks, numbers = [], []
+    for file in dict.fromkeys(image.file for image in readable):
+        head, _ = _read_head(file)
+        looks.append(base64.b64decode(head["looks"]))
+        numbers.append(base64.b64decode(head["statistics"]))
     side = near_duplicates.SIDE
-    return np.frombuffer(looks, np.uint8).reshape(len(readable), side, side)
+    return (
+        np.frombuffer(b"".join(looks), np.uint8).reshape(-1, side, side),
+        np.frombuffer(b"".join(numbers), np.float32).reshape(-1, len(statistics.NAMES)),
+    )
 
 
 def read_stored(image: Converted) -> bytes:
@@ -295,6 +310,7 @@ def storing(path: pathlib.Path, size: int | None = None) -> Iterator[None]:
 def _key(chunk: Chunk) -> str:
     """Returns a hash over everything that shapes the chunk's bytes."""
     seen: list[Any] = [
+        _FORMAT,
         dataclasses.asdict(chunk.encoding),
         versions(),
         str(chunk.key_file),
@@ -308,8 +324,10 @@ def _key(chunk: Chunk) -> str:
     return files.sha256_bytes(json.dumps(seen).encode())
 
 
-def _convert_one(chunk: Chunk, source: Source) -> tuple[Converted, bytes, bytes]:
-    """Returns what became of one source, its stored image and its cells."""
+def _convert_one(
+    chunk: Chunk, source: Source
+) -> tuple[Converted, bytes, np.ndarray | None]:
+    """Returns what became of one source, its stored image and its pixels."""
     image, encoding = Converted(source), chunk.encoding
     try:
         data = folders.read_file(chunk.root / source.path, images.MAX_BYTES)
@@ -318,10 +336,10 @@ def _convert_one(chunk: Chunk, source: Source) -> tuple[Converted, bytes, bytes]
         )
         decoded = images.read(data, encoding.image_size)
     except BadImage as bad:
-        return image._replace(reason=bad.reason, detail=bad.detail), b"", b""
+        return image._replace(reason=bad.reason, detail=bad.detail), b"", None
     except OSError as error:
         detail = error.strerror or str(error)
-        return image._replace(reason="unreadable", detail=detail), b"", b""
+        return image._replace(reason="unreadable", detail=detail), b"", None
     stored = images.encode(decoded.grey, encoding.encoding, quality=encoding.quality)
     image = image._replace(
         width=decoded.width,
@@ -339,4 +357,4 @@ def _convert_one(chunk: Chunk, source: Source) -> tuple[Converted, bytes, bytes]
             key = attributes.read_key(chunk.key_file)
             patient = attributes.patient_key(key, tags.patient)
             image = image._replace(patient_key=patient)
-    return image, stored, near_duplicates.cells(decoded.grey)
+    return image, stored, decoded.grey

@@ -11,6 +11,7 @@ import numpy as np
 import cxr
 from cxr import cli, environment, files, records, runs
 from cxr.evaluation import (
+    baseline_predictions,
     film_plots,
     opening,
     report,
@@ -21,6 +22,7 @@ from cxr.evaluation.opening import EvaluateConfig
 from cxr.metrics.evaluation import Evaluation
 from cxr.metrics.predictions import Predictions
 from cxr.metrics.summary import summarise
+from cxr.metrics.trivial_baseline import Baseline
 from cxr.prediction.predictor import Predictor, load_predictor
 from cxr.training import curves
 
@@ -36,6 +38,7 @@ class EvaluatedRun:
     record_set: records.RecordSet
     evaluation: Evaluation
     validation: Predictions | None
+    baseline: Baseline | None
     summary: dict[str, Any]
 
     def read_images(self, indices: np.ndarray) -> np.ndarray:
@@ -70,12 +73,22 @@ def evaluate_run(
         reuse=False,
     )
     predicted_s = time.perf_counter() - begin
-    validation = _validation(run, predictor, config, record_set, table)
+    trained = _trained_on(run, record_set)
+    validation = baseline = None
+    if trained:
+        validation = _validation(run, predictor, config, record_set, trained, table)
+        baseline = baseline_predictions.predict(
+            trained, record_set, config.split, table, validation
+        )
     begin = time.perf_counter()
     evaluation = ask(run, table, config)
-    rows = record_set.examples(config.split)
-    summary = summarise(evaluation, rows=rows, validation=validation)
-    evaluated = EvaluatedRun(run, record_set, evaluation, validation, summary)
+    summary = summarise(
+        evaluation,
+        rows=record_set.examples(config.split),
+        validation=validation,
+        baseline=baseline,
+    )
+    evaluated = EvaluatedRun(run, record_set, evaluation, validation, baseline, summary)
     pictures = draw(evaluated, folder) if config.report else {}
     if config.report and config.explain:
         pictures |= _explain(evaluated, folder, predictor, config.explain)
@@ -132,31 +145,38 @@ def ask(run: runs.Run, table: Predictions, config: EvaluateConfig) -> Evaluation
     )
 
 
+def _trained_on(
+    run: runs.Run, record_set: records.RecordSet
+) -> records.RecordSet | None:
+    """The set that the run was trained on, None where it has gone or changed.
+
+    Then there is no reference: neither the films that the threshold was chosen on, nor
+    those that a baseline would have to learn from.
+    """
+    fingerprint = run.info.data.fingerprint
+    if record_set.manifest.fingerprint == fingerprint:
+        return record_set
+    if not (run.data_path / records.MANIFEST).is_file():
+        return None
+    own = opening.of_fold(run, records.load(run.data_path))
+    return own if own.manifest.fingerprint == fingerprint else None
+
+
 def _validation(
     run: runs.Run,
     predictor: Predictor,
     config: EvaluateConfig,
     record_set: records.RecordSet,
+    trained: records.RecordSet,
     table: Predictions,
-) -> Predictions | None:
-    """Predictions of the validation films of the set the run was trained on.
-
-    None where that set has gone or changed: films the threshold was not chosen on
-    are no reference.
-    """
-    fingerprint = run.info.data.fingerprint
-    if record_set.manifest.fingerprint == fingerprint:
-        if config.split == "validation":
-            return table
-    elif not (run.data_path / records.MANIFEST).is_file():
-        return None
-    else:
-        record_set = opening.of_fold(run, records.load(run.data_path))
-        if record_set.manifest.fingerprint != fingerprint:
-            return None
+) -> Predictions:
+    """Predictions of the validation films of the set the run was trained on."""
+    if trained is not record_set:
         config = dataclasses.replace(config, class_map=())  # of the other set's names
+    elif config.split == "validation":
+        return table
     return split_predictions.obtain(
-        run, record_set, "validation", config, predictor=predictor
+        run, trained, "validation", config, predictor=predictor
     )
 
 
@@ -194,8 +214,26 @@ def say(summary: dict[str, Any], folder: pathlib.Path) -> None:
         cli.say(f"  {name:12s} {entry['value']:.4f} {shown}")
     majority = summary["majority"]
     cli.say(f"  always {majority['class']}: accuracy {majority['accuracy']:.4f}")
+    if found := summary["trivial_baseline"]:
+        cli.say(f"  trivial baseline: {_beside(found)}")
     page = folder / REPORT
     cli.say(f"report: {page}" if page.is_file() else f"numbers: {folder / METRICS}")
+
+
+def _beside(found: dict[str, Any]) -> str:
+    """One line on the trivial baseline: its values, and what the model adds."""
+    parts = []
+    for name in ("roc_auc", "accuracy"):
+        if found["metrics"][name]["value"] is None:
+            continue
+        parts.append(f"{name} {found['metrics'][name]['value']:.4f}")
+        gap = found["differences"] and found["differences"][name]
+        if gap and gap["ci95"]:
+            low, high = gap["ci95"]
+            parts[-1] += (
+                f" (model {gap['value']:+.4f}, 95 %: {low:+.4f} to {high:+.4f})"
+            )
+    return ", ".join(parts) or "undefined"
 
 
 # --- where data, model and numbers come from, in words

@@ -33,6 +33,7 @@ def render(
         "discrimination": report_sections.discrimination(summary, pictures),
         "threshold": report_sections.threshold(summary, pictures),
         "calibration": report_sections.calibration(summary, pictures),
+        "baseline": report_sections.baseline(summary),
         "shift": report_sections.shift(summary, pictures),
         "subgroups": report_sections.subgroups(summary, pictures),
         "films": report_sections.films(pictures),
@@ -143,6 +144,8 @@ def _findings(
     found = [("plain", f"{line}.")]
     if accuracy["value"] <= majority["accuracy"]:
         found = [("warn", f"{line}: the model's accuracy is no better than that.")]
+    if beside := _baseline_finding(summary["trivial_baseline"]):
+        found.append(beside)
     if summary["split"] == "train" and not provenance.get("other_data"):
         found.append(("warn", _TRAINED_ON))
     if summary["shift"]:
@@ -159,6 +162,28 @@ def _findings(
         if provenance.get(name)
     ]
     return found
+
+
+def _baseline_finding(baseline: Mapping[str, Any] | None) -> tuple[str, str] | None:
+    """What brightness and sharpness alone reach, and whether the model adds to it."""
+    if not baseline or baseline["metrics"]["roc_auc"]["value"] is None:
+        return None
+    area = formatting.number(baseline["metrics"]["roc_auc"]["value"])
+    line = f"Nine numbers of brightness and sharpness alone reach a ROC AUC of {area}"
+    if not baseline["differences"]:
+        return (
+            "warn",
+            f"{line}: these films were chosen because the numbers fail on them "
+            "(--split_policy=counter). A rehearsal of a shift, no estimate.",
+        )
+    gap = baseline["differences"]["roc_auc"]
+    if not gap["ci95"]:
+        return "plain", f"{line}."
+    low, high = (f"{bound:+.3f}" for bound in gap["ci95"])
+    line += f"; the model's is {gap['value']:+.3f} off it (95 %: {low} to {high})"
+    if gap["ci95"][0] <= 0:
+        return "warn", f"{line}: it shows nothing that these do not."
+    return "plain", f"{line}."
 
 
 def _shift_findings(summary: Mapping[str, Any]) -> list[tuple[str, str]]:

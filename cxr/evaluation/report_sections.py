@@ -163,6 +163,62 @@ def calibration(summary: Summary, pictures: Pictures) -> str:
     )
 
 
+def baseline(summary: Summary) -> str:
+    """The trivial baseline beside the model, on all films and within strata."""
+    found = summary["trivial_baseline"]
+    if not found:
+        return ""
+    names = {"roc_auc": "ROC AUC", "accuracy": "accuracy"}
+    gaps = found["differences"] or {}
+    rows = [
+        (
+            label,
+            formatting.with_interval(summary["metrics"][name]),
+            formatting.with_interval(found["metrics"][name]),
+            formatting.with_interval(gaps[name]) if gaps else formatting.DASH,
+        )
+        for name, label in names.items()
+    ]
+    parts = [
+        html.paragraph(
+            "A logistic regression on nine numbers of a film's brightness and "
+            f"sharpness, fitted on {found['fitted_on']:,} training films. It sees no "
+            "lung; what it reaches, a network may reach in the same way."
+        ),
+        html.table(("", "model", "trivial baseline", "difference"), rows),
+    ]
+    if strata := found["strata"]:
+        parts += _strata(strata)
+    title = "Against brightness and sharpness alone"
+    return html.section(title, parts, anchor="baseline")
+
+
+def _strata(strata: Mapping[str, Any]) -> list[str]:
+    """The ranking among films that the baseline scores alike."""
+    number = formatting.number
+    rows: list[tuple[str, ...]] = [
+        (
+            f"{number(row['lowest'])} to {number(row['highest'])}",
+            f"{row['n']:,}",
+            f"{row['positives']:,}",
+            number(row["model"]),
+            number(row["baseline"]),
+        )
+        for row in strata["each"]
+    ]
+    pooled = [formatting.with_interval(strata[n]) for n in ("model", "baseline")]
+    films, positives = (
+        sum(r[key] for r in strata["each"]) for key in ("n", "positives")
+    )
+    rows.append(("pairs within a stratum", f"{films:,}", f"{positives:,}", *pooled))
+    header = ("baseline's score", "films", "positives", "model", "trivial baseline")
+    return [
+        html.table(
+            header, rows, caption="ROC AUC among films that the baseline scores alike"
+        )
+    ]
+
+
 def shift(summary: Summary, pictures: Pictures) -> str:
     """Scores here and on validation."""
     shift = summary["shift"]

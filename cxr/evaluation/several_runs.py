@@ -9,7 +9,7 @@ from cxr import cli, files, records, runs
 from cxr.evaluation import evaluator, plots, report, report_figures, split_predictions
 from cxr.evaluation.evaluator import EvaluatedRun
 from cxr.evaluation.opening import EvaluateConfig
-from cxr.metrics import comparison, predictions, thresholds
+from cxr.metrics import comparison, predictions, thresholds, trivial_baseline
 from cxr.metrics.evaluation import Evaluation
 from cxr.metrics.predictions import Predictions
 from cxr.metrics.summary import summarise
@@ -33,10 +33,12 @@ def evaluate_ensemble(
     pooled = _pooled_folds(members, config.split)
     combine = predictions.pool if pooled else predictions.average
     table = combine([run.evaluation.predictions for run in members])
+    validation = baseline = None
     of_validation = [run.validation for run in members if run.validation]
-    validation = None
-    if len(of_validation) == len(members):
+    baselines = [run.baseline for run in members if run.baseline]
+    if len(of_validation) == len(baselines) == len(members):
         validation = combine(of_validation)
+        baseline = trivial_baseline.together(baselines, combine)
     if pooled:
         first = dataclasses.replace(first, record_set=pooled)
     evaluation = dataclasses.replace(
@@ -44,16 +46,16 @@ def evaluate_ensemble(
         predictions=table,
         threshold=_ensemble_threshold(first.evaluation, validation),
     )
-    rows = first.record_set.examples(config.split)
-    summary = summarise(evaluation, rows=rows, validation=validation)
+    summary = summarise(
+        evaluation,
+        rows=first.record_set.examples(config.split),
+        validation=validation,
+        baseline=baseline,
+    )
     names = _short_names([run.run.workdir for run in members])
     summary["runs"] = [
-        {
-            "name": name,
-            "workdir": str(run.run.workdir),
-            "threshold": run.summary["threshold"],
-            "metrics": run.summary["metrics"],
-        }
+        {"name": name, "workdir": str(run.run.workdir)}
+        | {key: run.summary[key] for key in ("threshold", "metrics")}
         for name, run in zip(names, members, strict=True)
     ]
     summary["across_runs"] = {
@@ -62,7 +64,11 @@ def evaluate_ensemble(
     }
     predictions.publish(folder, table, {"ensemble": ",".join(names)})
     ensemble = dataclasses.replace(
-        first, evaluation=evaluation, validation=validation, summary=summary
+        first,
+        evaluation=evaluation,
+        validation=validation,
+        baseline=baseline,
+        summary=summary,
     )
     pictures = {}
     if config.report:

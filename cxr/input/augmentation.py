@@ -23,10 +23,11 @@ from cxr import randomness
 Draws = dict[str, tf.Tensor]
 
 _SALT = 0x41554700  # tells these random numbers from dropout's
-_NUMBERS = 16  # uniform numbers drawn for each example; the order is in `draw`
+_NUMBERS = 18  # uniform numbers drawn for each example; the order is in `draw`
 _NOISE_FIELD_SIZE = 1 << 20  # 4 MiB of fixed normal noise, entered at random
 _MID_GREY = 127.5  # contrast turns about it, cutout fills with it
 _WHITE = 255.0
+_BINOMIAL = [1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Policy:
       brightness: largest addition in fractions of white, either way.
       contrast: range of the factor about mid-grey.
       gamma: range of the exponent, 1 is linear; below 1 brightens shadows.
+      detail: range of the factors of the two finest octaves of detail, drawn apart;
+        0 blurs an octave away, 2 sharpens it.
       noise: largest standard deviation of added noise in grey levels.
       cutout: largest side of a grey square in fractions of the image's side.
     """
@@ -63,14 +66,20 @@ class Policy:
     brightness: float = 0.0
     contrast: tuple[float, float] = (1.0, 1.0)
     gamma: tuple[float, float] = (1.0, 1.0)
+    detail: tuple[float, float] = (1.0, 1.0)
     noise: float = 0.0
     cutout: float = 0.0
 
     @property
     def geometry(self) -> "Policy":
         """The same flips, rotation, shear, zoom and shift, and nothing else."""
-        return dataclasses.replace(
-            self, brightness=0.0, contrast=(1, 1), gamma=(1, 1), noise=0.0, cutout=0.0
+        kept = ("flip_", "rotation", "shear", "zoom", "shift")
+        return Policy(
+            **{
+                field.name: getattr(self, field.name)
+                for field in dataclasses.fields(self)
+                if field.name.startswith(kept)
+            }
         )
 
 
@@ -111,8 +120,24 @@ SEED = Policy(
     shift=0.2,
     shift_in_source=True,
 )
+# What brightness and sharpness give away of the class, taken from them: no film keeps
+# its exposure, its resolution or its frame.
+ROBUST = Policy(
+    rotation=10.0,
+    shear=0.05,
+    zoom=(0.7, 1.1),
+    zoom_per_axis=True,
+    shift=0.08,
+    brightness=0.2,
+    contrast=(0.5, 1.5),
+    gamma=(0.6, 1.6),
+    detail=(0.0, 2.0),
+    noise=6.0,
+    cutout=0.3,
+)
 POLICIES = {
     "none": Policy(),
+    "robust": ROBUST,
     "mild": MILD,
     "strong": STRONG,
     "seed": SEED,
@@ -134,8 +159,9 @@ def draw(
     Returns:
       Float32 [B] each: `flip_x`, `flip_y` (1 or 0), `angle` (radians), `shear`,
       `zoom_x`, `zoom_y`, `shift_x`, `shift_y` (fractions), `gain`, `bias` (of the
-      grey level), and where the policy has them `gamma`; `noise` and `noise_at`
-      (0..1); `hole_x`, `hole_y`, `hole_side` (fractions).
+      grey level), and where the policy has them `gamma`; `fine` and `coarse` (factors
+      of the finest octave and the next); `noise` and `noise_at` (0..1); `hole_x`,
+      `hole_y`, `hole_side` (fractions).
     """
     numbers = tf.unstack(
         randomness.uniform(seed, step, examples, shape=(_NUMBERS,), salt=_SALT), axis=1
@@ -168,6 +194,9 @@ def draw(
     }
     if policy.gamma != (1.0, 1.0):
         draws["gamma"] = between(10, *policy.gamma)
+    if policy.detail != (1.0, 1.0):
+        draws["fine"] = between(16, *policy.detail)
+        draws["coarse"] = between(17, *policy.detail)
     if policy.noise:
         draws |= {"noise": between(11, 0.0, policy.noise), "noise_at": numbers[12]}
     if policy.cutout:
@@ -189,6 +218,8 @@ def apply(images: tf.Tensor, draws: Draws) -> tf.Tensor:
     """
     height, width = images.shape[1:3]
     images = _warp(images[..., 0], *_source_points(draws, height, width))
+    if "fine" in draws:
+        images = _equalise(images, draws["fine"], draws["coarse"])
     images = images * _per_image(draws["gain"]) + _per_image(draws["bias"])
     if "gamma" in draws:
         images = tf.clip_by_value(images, 0.0, _WHITE) / _WHITE
@@ -278,6 +309,32 @@ def _warp(images: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
     above = at(top, left) * (1 - across) + at(top, right) * across
     below = at(bottom, left) * (1 - across) + at(bottom, right) * across
     return above * (1 - down) + below * down
+
+
+def _equalise(images: tf.Tensor, fine: tf.Tensor, coarse: tf.Tensor) -> tf.Tensor:
+    """Multiplies the two finest octaves of images [B, H, W] by their factors.
+
+    The octaves are differences of binomial blurs, as in a Laplacian pyramid without
+    its reductions (Burt and Adelson 1983).
+    """
+    once = _blur(images, 1)
+    twice = _blur(once, 2)
+    added = _per_image(fine - 1) * (images - once)
+    return images + added + _per_image(coarse - 1) * (once - twice)
+
+
+def _blur(images: tf.Tensor, step: int) -> tf.Tensor:
+    """Blurs images [B, H, W] by the binomial 1 4 6 4 1 over pixels `step` apart."""
+    images = images[..., tf.newaxis]
+    for axis in (1, 2):
+        shape = [1, 1, 1, 1]
+        shape[axis - 1] = 5
+        kernel = tf.reshape(tf.constant(_BINOMIAL, tf.float32), shape)
+        margins = [[0, 0]] * 4
+        margins[axis] = [2 * step, 2 * step]
+        padded = tf.pad(images, margins, "SYMMETRIC")
+        images = tf.nn.conv2d(padded, kernel, 1, "VALID", dilations=step)
+    return images[..., 0]
 
 
 def _noise(start: tf.Tensor, height: int, width: int) -> tf.Tensor:

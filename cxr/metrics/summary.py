@@ -20,6 +20,7 @@ from cxr.metrics import (
     shift,
     subgroups,
     thresholds,
+    trivial_baseline,
 )
 from cxr.metrics.classification import Scored
 from cxr.metrics.evaluation import Evaluation, measure
@@ -34,14 +35,16 @@ def summarise(
     *,
     rows: Sequence[Mapping[str, str]] = (),
     validation: Predictions | None = None,
+    baseline: trivial_baseline.Baseline | None = None,
 ) -> dict[str, Any]:
     """Measures predictions.
 
     Args:
-      evaluation: the predictions of a split and what is asked of them.
+      evaluation: predictions of a split and what is asked of them.
       rows: the split's rows of examples.csv, for the subgroups.
-      validation: predictions of the validation split, for operating points,
-        temperature and the shift report; left out, so are those.
+      validation: predictions of validation, for operating points, temperature and
+        the shift report; left out, so are those.
+      baseline: the trivial baseline's predictions.
 
     Returns:
       The content of metrics.json (without provenance), ready for JSON.
@@ -67,6 +70,7 @@ def summarise(
         "calibration": calibration.measure(evaluation, reference),
         "shift": None,
         "collapsed": None,
+        "trivial_baseline": None,
         "intervals": {
             "method": intervals.METHOD,
             "level": 0.95,
@@ -75,6 +79,8 @@ def summarise(
         },
         "definitions": dict(classification.DEFINITIONS),
     }
+    if baseline:
+        result["trivial_baseline"] = trivial_baseline.compare(evaluation, baseline)
     if binary and reference:
         result["operating_points"] = operating_points.measure(evaluation, reference)
         result["shift"] = shift.measure(evaluation, reference)

@@ -48,6 +48,7 @@ def model_spec(config: TrainConfig, manifest: records.Manifest) -> models.ModelS
         len(manifest.class_names),
         head=config.head,
         dropout=config.dropout,
+        normalization=config.normalization,
     )
 
 

@@ -19,6 +19,7 @@ IMAGE_INPUT, KEY_INPUT = "image", "dropout_key"
 LOGITS, FEATURES = "logits", "features"
 BACKBONE = "vgg16"
 
+_MEAN, _DEVIATION = 127.5, 63.75  # grey levels that `film` gives every film
 # Means of ImageNet's channels in BGR order, as VGG16's weights expect them
 # (keras.applications.imagenet_utils, mode "caffe"). An image's three channels are
 # equal, so the order matters only here.
@@ -35,6 +36,7 @@ class ModelSpec:
       num_classes: C, at least 2.
       head: `softmax` or (two classes) `sigmoid`.
       dropout: rate in front of the last layer, in [0, 1).
+      normalization: of intensity: `fixed`, or `film` by each film's mean and deviation.
     """
 
     name: str
@@ -42,6 +44,7 @@ class ModelSpec:
     num_classes: int
     head: str = "softmax"
     dropout: float = 0.5
+    normalization: str = "fixed"
 
 
 @keras.saving.register_keras_serializable("cxr")
@@ -138,7 +141,8 @@ def build(
     keras.config.set_dtype_policy(dtype or before)
     try:
         trunk, hidden = _NETWORKS[spec.name]
-        features = trunk(image, spec, normalisation)
+        film = _standardise(image) if spec.normalization == "film" else image
+        features = trunk(film, spec, normalisation)
         outputs = _head(features, inputs[1:], spec, hidden, dropout_seed)
     finally:
         keras.config.set_dtype_policy(before)
@@ -179,6 +183,23 @@ def unfreeze_from(model: keras.Model, first: str) -> None:
     start = 0 if first == "all" else names.index(first)
     for position, layer in enumerate(backbone.layers):
         layer.trainable = position >= start
+
+
+def _standardise(image):
+    """Gives every film the mean and deviation of a usual one, in grey levels.
+
+    So the networks' fixed normalisation behind it fits; built-in layers only.
+    """
+    unit = layers.LayerNormalization(
+        axis=(1, 2, 3),
+        center=False,
+        scale=False,
+        epsilon=1.0,  # of the variance: a blank film stays one
+        dtype="float32",
+        name="film_normalization",
+    )(image)
+    rescale = layers.Rescaling(_DEVIATION, _MEAN, dtype="float32", name="film_levels")
+    return rescale(unit)
 
 
 def _vgg16(image, spec: ModelSpec, normalisation: Callable):
