@@ -164,9 +164,19 @@ class Rehearsals:
                 "--report=false",
                 *where,
             )
+            self._keep(out, f"{name}-{rehearsal}-{seed}")
             found = json.loads((out / "metrics.json").read_text())
             seconds = time.monotonic() - began
             self._add(name, rehearsal, seed, found, seconds, flags)
+
+    def _keep(self, evaluation: pathlib.Path, name: str) -> None:
+        """Keeps the predictions of a trial, and those of its validation."""
+        kept = self._work / "predictions" / name
+        shutil.rmtree(kept, ignore_errors=True)
+        shutil.copytree(evaluation, kept)
+        validation = self._work / "run" / "evaluation-validation"
+        if validation.exists():
+            shutil.copytree(validation, kept / "validation")
 
     def _convert(self, policy: str) -> pathlib.Path:
         """Returns the root of the set of a split policy, made where it is missing."""

@@ -1,3 +1,45 @@
-"""cxr: fast, honest training of chest X-ray classifiers from TFRecords."""
+"""cxr: fast, honest training of chest X-ray classifiers from TFRecords.
+
+In Python: `cxr.load(run)` predicts and explains films, `cxr.open_set(folder)` gives a
+converted set's tf.data batches. Importing the package imports no TensorFlow.
+"""
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cxr.input.opened_set import OpenedSet
+    from cxr.prediction.model import Model
 
 __version__ = "0.1.0"
+
+
+def load(workdir: str | os.PathLike, *, precision: str = "float32") -> "Model":
+    """Loads a finished run's model, to predict and explain films.
+
+    Args:
+      workdir: the run folder.
+      precision: Keras dtype policy to compute in: `float32`, what was evaluated,
+        `mixed_bfloat16` or `mixed_float16`.
+
+    Raises:
+      cxr.cli.CommandError: no such folder, or no finished and sound run in it.
+    """
+    from cxr import runs
+    from cxr.prediction.model import Model
+
+    return Model(runs.open_run(workdir), precision=precision)
+
+
+def open_set(path: str | os.PathLike) -> "OpenedSet":
+    """Opens a converted set, whose `batches` and `training_batches` are tf.data's.
+
+    Args:
+      path: its version folder, or the folder above, whose highest version counts.
+
+    Raises:
+      cxr.cli.CommandError: no complete set there, or its manifest is damaged.
+    """
+    from cxr.input import opened_set
+
+    return opened_set.open_set(path)

@@ -1,31 +1,57 @@
-"""Reserved: exports a trained run to other formats: `python -m cxr.export`."""
+"""Exports a trained run to formats that others load: `python -m cxr.export`."""
 
 import dataclasses
 
-from cxr import cli
+from cxr import cli, runs
 
 _USAGE = """
-Exports a trained run for use without Keras. Not yet supported; until it is, the run's
-best_xray_model.keras loads with Keras alone.
+Exports a finished run's model for use without this package:
+
+  python -m cxr.export --workdir=RUN --format=saved_model --output=DIR
+
+saved_model: TensorFlow Serving's layout, DIR/1, taking image files (8-bit grey and RGB
+JPEG, 8-bit PNG) or pixels. onnx, litert, openvino: pixels. What was written is checked
+against the run's own model on films, and DIR is published whole or not at all, with a
+page on what its answers mean, an example and its speed.
 """
 
 
 @dataclasses.dataclass(frozen=True)
 class ExportConfig:
-    """The reserved flags."""
+    """What is exported, how, and where it goes."""
 
-    workdir: str = cli.option("", "run folder")
+    workdir: str = cli.required("run folder of a finished training")
+    output: str = cli.required("folder to write; it must not exist yet")
     format: str = cli.option(
-        "saved_model", "target format", choices=("saved_model", "litert", "onnx")
+        "saved_model",
+        "target format; all but saved_model need the extra 'export'",
+        choices=("saved_model", "onnx", "litert", "openvino"),
     )
-    output: str = cli.option("", "where to write")
+    int8: bool = cli.option(
+        False, "8-bit weights and activations (litert); needs the training films"
+    )
+
+    def validate(self) -> None:
+        """Refuses 8 bits in a format that has none here."""
+        if self.int8 and self.format != "litert":
+            raise cli.UsageError(f"--int8: of --format=litert alone, not {self.format}")
 
 
-def main(argv: list[str]) -> int:
-    """Refuses, as long as there is nothing behind the name."""
+def main(argv: list[str]) -> None:
+    """Exports what the command line names."""
     config, positional = cli.parse(argv, ExportConfig, usage=_USAGE)
     cli.reject_positional(positional)
-    raise cli.UnavailableError(f"--format={config.format}: not yet supported")
+    run = runs.open_run(config.workdir)
+    from cxr.exporting import exporter  # TensorFlow: late
+
+    result = exporter.export(run, config.format, config.output, int8=config.int8)
+    times = ", ".join(
+        f"batch {size} {ms:.1f} ms" for size, ms in result.latency_ms.items()
+    )
+    cli.say(
+        f"{config.output}: {config.format}, checked on {result.films}: largest "
+        f"difference of a probability {result.difference:.1g}; {times}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Looks into a Keras model file before Keras does: whose it is, and only our layers.
 
-The file holds class names and decision as well, so that its SHA-256 covers them: a
-model.json that says otherwise is found. Imports no TensorFlow.
+The file holds class names, decision and input guard as well, so that its SHA-256 covers
+them: a model.json that says otherwise is found. Imports no TensorFlow.
 """
 
 import contextlib
@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from cxr import documents
+from cxr.input_guard import InputGuard
 from cxr.model_info import ModelInfo
 
 _MEMBER = "cxr.json"  # of the archive; Keras takes no notice of it
+_GUARD = "cxr_guard.npz"  # likewise
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
 # What our networks are made of (models.py). Other layers can run code or read files.
 _CLASSES = frozenset(
@@ -60,10 +62,26 @@ FLOAT32_LAYERS = frozenset(
 )
 
 
-def embed(path: pathlib.Path, info: ModelInfo) -> None:
-    """Adds class names and decision to a Keras model file that has none."""
+def embed(path: pathlib.Path, info: ModelInfo, guard: InputGuard | None = None) -> None:
+    """Adds class names, decision and guard to a Keras model file that has none."""
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(zipfile.ZipInfo(_MEMBER), json.dumps(_covered(info)))
+        if guard:
+            archive.writestr(zipfile.ZipInfo(_GUARD), guard.to_bytes())
+
+
+def read_guard(path: pathlib.Path) -> InputGuard | None:
+    """Returns the guard in a model file, None where there is none.
+
+    Raises:
+      ValueError: the file is none of ours, or what it holds is no guard.
+    """
+    with _open(path) as archive:
+        if _GUARD not in archive.namelist():
+            return None
+        if archive.getinfo(_GUARD).file_size > documents.MAX_BYTES:
+            raise ValueError(f"{_GUARD} in it is too large")
+        return InputGuard.from_bytes(archive.read(_GUARD))
 
 
 def embed_anew(source: pathlib.Path, target: pathlib.Path, info: ModelInfo) -> None:

@@ -32,6 +32,24 @@ class Threshold:
 
 
 @dataclasses.dataclass(frozen=True)
+class GuardInfo:
+    """How often the input guard, which is in the model file, is wrong.
+
+    Attributes:
+      false_alarms: share of the validation films that it calls unlike training's.
+      films: how many validation films there were.
+    """
+
+    false_alarms: float
+    films: int
+
+    @classmethod
+    def parse(cls, fields: documents.Fields) -> "GuardInfo":
+        """Parses it; ValueError names what is wrong."""
+        return cls(fields.number("false_alarms", 0, 1), fields.integer("films", 1))
+
+
+@dataclasses.dataclass(frozen=True)
 class DataIdentity:
     """Which set a run was trained on: where it was, its name, what it held."""
 
@@ -72,6 +90,7 @@ class ModelInfo:
       num_parameters: of the model.
       flags: of the training, as in run.flags; None in runs of before.
       trained_after_test: readings of a test split before training went on.
+      input_guard: None where training had too few films for one, or in runs of before.
     """
 
     model: str
@@ -90,6 +109,7 @@ class ModelInfo:
     num_parameters: int
     flags: tuple[str, ...] | None = None
     trained_after_test: int = 0
+    input_guard: GuardInfo | None = None
 
     def to_json(self) -> str:
         """Returns model.json's text."""
@@ -133,4 +153,7 @@ class ModelInfo:
             trained_after_test=fields.integer("trained_after_test", 0)
             if fields.has("trained_after_test")
             else 0,
+            input_guard=GuardInfo.parse(fields.section("input_guard"))
+            if fields.has("input_guard")
+            else None,
         )

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import sys
 
 from cxr import cli, images, reasons, runs
 from cxr.prediction import predict_files, rows
@@ -12,7 +13,8 @@ Predicts new films with a trained run:
 
   python -m cxr.predict --workdir=RUN --output=predictions.csv PATH [PATH ...]
 
-PATH is an image, a folder (searched to the bottom for image files) or a quoted glob.
+PATH is an image, a folder (searched to the bottom for image files), a quoted glob, or
+- for a list on standard input, one path a line.
 An image that cannot be read becomes a row whose status says why; the exit code is 0
 unless every image failed. Research use only; not a medical device.
 """
@@ -23,7 +25,7 @@ class PredictConfig:
     """What predicts, and where the table goes."""
 
     workdir: str = cli.required("run folder of a finished training")
-    output: str = cli.required("table to write: .csv or .json")
+    output: str = cli.required("table to write: .csv, .json or .jsonl")
     batch_size: int = cli.option(32, "images a forward pass", lower=1, upper=4096)
     threads: int = cli.option(
         0, "threads that decode images; 0 = one a core", lower=0, upper=256
@@ -34,6 +36,12 @@ class PredictConfig:
         "and differ from what evaluate judged",
         choices=("float32", "mixed_bfloat16", "mixed_float16"),
     )
+    recursive: bool = cli.option(
+        True, "search folders to the bottom; --norecursive takes their own files alone"
+    )
+    explain: str = cli.option(
+        "", "folder for a picture of each image with what speaks for the class"
+    )
     progress: bool = cli.option(True, "show a progress bar when a person watches")
 
     def validate(self) -> None:
@@ -41,7 +49,8 @@ class PredictConfig:
         path = pathlib.Path(self.output)
         if path.suffix.lower() not in rows.SUFFIXES:
             raise cli.UsageError(
-                f"--output={self.output}: expected a name ending in .csv or .json"
+                f"--output={self.output}: expected a name ending in "
+                f"{', '.join(rows.SUFFIXES)}"
             )
         if path.is_dir():
             raise cli.UsageError(f"--output={self.output}: is a folder")
@@ -58,6 +67,9 @@ def main(argv: list[str]) -> int:
         raise cli.UsageError(
             f"--output={config.output}: is a file of the run; choose another name"
         )
+    if "-" in paths:
+        listed = sys.stdin.read().splitlines()
+        paths = [path for path in paths if path != "-"] + list(filter(None, listed))
     counts = predict_files.predict_files(
         run,
         paths,
@@ -65,10 +77,15 @@ def main(argv: list[str]) -> int:
         batch_size=config.batch_size,
         threads=config.threads,
         precision=config.precision,
+        recursive=config.recursive,
+        explain=config.explain,
         progress=config.progress,
     )
     num_errors = sum(counts.errors.values())
     said = ", ".join(f"{count} {name}" for name, count in counts.classes.items())
+    if counts.few:
+        positive = run.info.positive_class if run.info.threshold else ""
+        cli.say(rows.to_text(counts.few, positive))
     cli.say(
         f"{counts.images} images: {said}; {counts.warnings} warnings, "
         f"{num_errors} errors; table in {config.output}"

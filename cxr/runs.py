@@ -17,6 +17,7 @@ from typing import Any
 
 from cxr import cli, documents, environment, files, locks, model_file, tables
 from cxr.config import TrainConfig, result_fields
+from cxr.input_guard import InputGuard
 from cxr.model_info import ModelInfo
 
 FLAGS = "run.flags"
@@ -31,7 +32,8 @@ NEXT_MODEL = "best_xray_model.next.keras"
 MODEL_INFO = "model.json"
 TEST_READS = "test_reads.csv"
 _LOCK = ".lock"
-_FILES = frozenset((FLAGS, HISTORY, MODEL_INFO, TEST_READS, environment.FILE))
+CARD = "MODEL_CARD.md"
+_FILES = frozenset((CARD, FLAGS, HISTORY, MODEL_INFO, TEST_READS, environment.FILE))
 
 # The first columns repeat bit for bit under --deterministic; times do not.
 REPRODUCIBLE_COLUMNS = (
@@ -81,6 +83,15 @@ class Run:
         """Whether no training with other flags has begun in the folder since."""
         now = read_config(self.workdir)
         return result_fields(now) == result_fields(self.config)
+
+    def read_guard(self) -> InputGuard | None:
+        """Returns what tells films unlike those of training; None without one.
+
+        Raises:
+          DataError: what the model file holds is no guard.
+        """
+        with documents.reading(self.model_path):
+            return model_file.read_guard(self.model_path)
 
     @property
     def positive_index(self) -> int:

@@ -61,7 +61,16 @@ def test_it_writes_what_the_contract_names(run):
         "label",
         "probability_NORMAL",
         "probability_PNEUMONIA",
+        "path",
+        "prediction",
+        "threshold",
+        "above_threshold",
+        "model_sha256",
+        "status",
     ]
+    card = (run / "MODEL_CARD.md").read_text()
+    area = written["metrics"]["roc_auc"]["value"]
+    assert f"| tiny 1.0.0, test | 41 | 41 | {area:.3f} (" in card
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])

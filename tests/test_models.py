@@ -163,8 +163,8 @@ def test_normalised_by_film_a_network_is_blind_to_exposure(name):
     model = models.build(spec)
     film = np.random.default_rng(0).uniform(0, 120, (1, 32, 32, 1)).astype(np.float32)
     found = [model(film), model(2 * film + 15), model(255 - film)]
-    np.testing.assert_allclose(found[0], found[1], atol=1e-3)
-    assert np.abs(found[0] - found[2]).max() > 1e-3
+    np.testing.assert_allclose(found[0], found[1], atol=5e-5)
+    assert np.abs(found[0] - found[2]).max() > 1e-4  # an inverted film is another
     assert np.isfinite(model(np.zeros_like(film))).all()
 
 

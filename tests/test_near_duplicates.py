@@ -6,6 +6,7 @@ import pytest
 from cxr import images
 from cxr.conversion import near_duplicates
 from cxr.conversion.near_duplicates import Pair
+from cxr.images import statistics
 from tests.sample_images import chest
 
 TURNS = [(turn, mirrored) for turn in range(4) for mirrored in (False, True)]
@@ -16,8 +17,7 @@ def turned(film: np.ndarray, turn: int, mirrored: bool) -> np.ndarray:
 
 
 def looks(films: list[np.ndarray]) -> np.ndarray:
-    cells = [np.frombuffer(near_duplicates.cells(film), np.uint8) for film in films]
-    return np.stack(cells).reshape(-1, near_duplicates.SIDE, near_duplicates.SIDE)
+    return np.stack([statistics.cells(film) for film in films])
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import pytest
 
 from cxr import cli
 from cxr.conversion import patients
-from cxr.conversion.sources import Source
+from cxr.conversion.source import Source
 from cxr.conversion.spool import Converted
 
 

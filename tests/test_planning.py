@@ -11,7 +11,7 @@ from cxr import cli
 from cxr.conversion import planning
 from cxr.conversion.patients import parser
 from cxr.conversion.planning import PlanConfig
-from cxr.conversion.sources import Source
+from cxr.conversion.source import Source
 from cxr.conversion.splitting import Example
 from cxr.conversion.spool import Converted
 

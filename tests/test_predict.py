@@ -95,6 +95,8 @@ def call(tmp_path, predictor):
         text = table.read_text(encoding="utf-8")
         if output.endswith(".json"):
             return json.loads(text)
+        if output.endswith(".jsonl"):
+            return [json.loads(line) for line in text.splitlines()]
         return list(csv.DictReader(io.StringIO(text)))
 
     return run
@@ -124,8 +126,14 @@ def test_rows_hold_path_prediction_probabilities_threshold_status(call, tmp_path
         "probability_NORMAL",
         "probability_PNEUMONIA",
         "threshold",
+        "patient_id",
+        "above_threshold",
+        "model_sha256",
         "status",
     ]
+    assert [row["above_threshold"] for row in rows] == ["True", "False"]
+    info = runs.open_run(tmp_path / "run").info
+    assert {row["model_sha256"] for row in rows} == {info.model_sha256}
     assert [row["path"] for row in rows] == [str(bright), str(dark)]
     assert [row["prediction"] for row in rows] == ["PNEUMONIA", "NORMAL"]
     assert [row["status"] for row in rows] == ["ok", "ok"]
@@ -149,8 +157,9 @@ def test_the_decision_is_the_threshold_on_the_positive_class(
     folder = tmp_path / "run"
     write_run(folder, threshold=threshold, positive=positive)
     half = np.array([0.5, 0.5], np.float32)
-    row = rows.row("film", half, "ok", runs.open_run(folder))
-    assert row["prediction"] == expected
+    found = rows.decide("film", half, "ok", runs.open_run(folder))
+    assert found.prediction == expected
+    assert found.above_threshold == (expected == positive)
 
 
 def test_more_than_two_classes_take_the_most_probable(tmp_path, predictor, capsys):
@@ -240,6 +249,39 @@ def test_bad_files_are_rows(call, predictor, tmp_path, capsys):
     assert "\n  1 truncated: the image ends too early\n" in said
 
 
+def test_json_lines_are_the_rows_of_json(call, tmp_path):
+    good = save(tmp_path / "person12_virus_3.png", grey(200))
+    paths = (good, tmp_path / "missing.png")
+    assert call(*paths, output="out.jsonl") == call(*paths, output="out.json")
+    first = call(*paths, output="out.jsonl")[0]
+    assert first["patient_id"] == "virus:12"
+    assert first["above_threshold"] is True
+
+
+def test_paths_are_read_from_standard_input(call, tmp_path, monkeypatch):
+    films = [save(tmp_path / f"{n}.png", grey(100)) for n in range(3)]
+    listed = io.StringIO("".join(f"{film}\n" for film in films[1:]))
+    monkeypatch.setattr(sys, "stdin", listed)
+    assert [row["path"] for row in call(films[0], "-")] == [*map(str, films)]
+
+
+def test_folders_of_folders_are_left_out_on_demand(call, tmp_path):
+    save(tmp_path / "films" / "a.png", grey(100))
+    save(tmp_path / "films" / "deeper" / "b.png", grey(100))
+    assert len(call(tmp_path / "films")) == 2
+    (row,) = call(tmp_path / "films", flags=["--norecursive"])
+    assert row["path"].endswith("a.png")
+
+
+def test_few_films_are_shown(call, tmp_path, capsys):
+    call(save(tmp_path / "film.png", grey(200)), tmp_path / "missing.png")
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].split() == ["film", "prediction", "p", "of", "PNEUMONIA", "status"]
+    assert said[1].split()[1:] == ["PNEUMONIA", "0.785", "ok"]
+    assert said[2].split()[1:3] == ["-", "-"]
+    assert said[2].endswith("  error: not_found: no such file")
+
+
 def test_json_of_a_bad_film_holds_null(call, tmp_path):
     good = save(tmp_path / "good.png", grey(100))
     rows = call(good, tmp_path / "missing.png", output="out.JSON".lower())
@@ -322,7 +364,7 @@ def test_folders_and_globs_are_searched_in_order_without_repeats(tmp_path, capsy
 
 
 def test_a_folder_that_cannot_be_listed_is_told(capsys):
-    assert list(inputs._walk("/gone/folder")) == []
+    assert list(inputs._walk("/gone/folder", True)) == []
     assert "/gone/folder: left out: No such file" in capsys.readouterr().err
 
 
@@ -357,10 +399,12 @@ def test_films_are_read_only_one_batch_ahead(monkeypatch):
     """Memory is bounded: at most two batches are decoded and not yet predicted."""
     read = []
     film = inputs.ReadImage("", np.zeros((STORED, STORED), np.uint8), "ok")
-    monkeypatch.setattr(inputs, "read", lambda path, *_: (read.append(path), film)[1])
+    monkeypatch.setattr(
+        inputs, "read", lambda path, *_, at: (read.append(path), film)[1]
+    )
     paths = [str(i) for i in range(30)]
     for taken, films in enumerate(
-        predict_files._read_batches(paths, (STORED, SEEN), 3, 1), start=1
+        inputs.read_batches(paths, (STORED, SEEN), 3, 1), start=1
     ):
         assert len(films) == 3
         assert len(read) <= 3 * (taken + 1)
@@ -449,7 +493,7 @@ def test_names_that_are_not_utf8_are_written_escaped(call, tmp_path):
     [
         (["--output=out.csv", "film.png"], "workdir"),
         (["--workdir=run", "film.png"], "output"),
-        (["--workdir=run", "--output=out.txt", "film.png"], r"\.csv or \.json"),
+        (["--workdir=run", "--output=out.txt", "film.png"], r"\.csv, \.json"),
         (["--workdir=run", "--output=run/x.csv/out.csv", "film.png"], "cannot write"),
         (["--workdir=run", "--output=folder.csv", "film.png"], "is a folder"),
         (["--workdir=run", "--output=out.csv"], "no image given"),

@@ -24,6 +24,7 @@ FLOORS = (
     "conversion",
     "synthesis",
     "prediction",
+    "exporting",
     "training",
     "evaluation",
     "benchmark",
@@ -87,7 +88,8 @@ def ours(path, **options):
 def floor(name):
     room = name.split(".")[1]
     # A run's flags and model: above the threshold rules.
-    if room in ("config", "environment", "model_file", "model_info", "runs"):
+    of_runs = ("config", "environment", "input_guard", "model_card", "model_file")
+    if room in (*of_runs, "model_info", "runs"):
         room = "run"
     return FLOORS.index(room if room in FLOORS else "cxr")
 

@@ -163,9 +163,9 @@ def test_another_decision_is_published_and_nothing_else(
     assert run.info.threshold.value == pytest.approx(wanted, abs=1e-6)
     assert run.info.threshold.rule == config.threshold_rule
     changed = {n for n, data in _files(workdir).items() if before.get(n) != data}
-    # The decision stands in the model file, whose hash the predictions name.
+    # The decision stands in the card and the model file, whose hash predictions name.
     predicted = {f"evaluation-validation/predictions.{n}" for n in ("json", "csv")}
-    expected = {"model.json", "run.flags", run.model_path.name, *predicted}
+    expected = {"model.json", "run.flags", runs.CARD, run.model_path.name, *predicted}
     assert changed - {".lock"} <= expected
     assert _weights(run) == _weights(finished)
     assert run.model_path.name == "best_xray_model.keras"

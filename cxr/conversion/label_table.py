@@ -21,6 +21,7 @@ from cxr.conversion import attributes
 from cxr.conversion.attributes import Attributes
 from cxr.conversion.exclusion import Exclusion
 from cxr.conversion.layout import side_of
+from cxr.conversion.source import Source
 from cxr.reasons import Rejected
 
 # Headers without case and punctuation: of NIH ChestX-ray14, CheXpert, MIMIC-CXR, RSNA,
@@ -107,24 +108,6 @@ class TableConfig:
     def columns(self) -> dict[str, str]:
         """The columns that were named, by role."""
         return {role: getattr(self, f"csv_{role}_column") for role in _HEADERS}
-
-
-class Labelled(NamedTuple):
-    """A film of the table.
-
-    Attributes:
-      path: POSIX path relative to the input folder.
-      label: class name as the table has it.
-      side: `train`, `val`, `test`, or empty.
-      patient: empty where the table tells none.
-      attributes: age band, sex and view, where the table tells them.
-    """
-
-    path: str
-    label: str
-    side: str
-    patient: str
-    attributes: Attributes
 
 
 class LabelTable:
@@ -293,13 +276,13 @@ class LabelTable:
 
     # --- labels
 
-    def _label(self, seen: Mapping[str, "_Seen"]) -> list[Labelled]:
+    def _label(self, seen: Mapping[str, "_Seen"]) -> list[Source]:
         if self._config.label:
             chosen = self._one_against_rest(seen)
         else:
             chosen = self._single_labels(seen)
         return [
-            Labelled(
+            Source(
                 path, label, seen[path].side, seen[path].patient, seen[path].attributes
             )
             for path, label in sorted(chosen.items())

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from cxr import class_names, cli, folders
 from cxr.conversion.exclusion import Exclusion
+from cxr.conversion.source import Source
 from cxr.reasons import Rejected
 
 # Usual names of split folders, case-folded, and the side they mean.
@@ -23,6 +24,7 @@ SIDES = {
 }
 _IMAGES = re.compile(r"(images?|imgs?|x-?rays?|cxrs?|films?|png|jpe?gs?)")
 _MASKS = re.compile(r"(.*[ _-])?(masks?|segmentations?|segs?|ground[ _-]?truths?)")
+_ARE_MASKS = "masks, beside the images of the same films"
 # Sub-folders that classes may share without being data sets: views, sexes, years.
 _PARTS = re.compile(
     r"(ap|pa|ll|frontal|lateral|front|side|male|female|m|f|adults?|children|child|"
@@ -69,8 +71,8 @@ class Layout:
         self._top = self._descend()
         self._sides = self._split_folders(self._top)
 
-    def files(self) -> Iterator[tuple[str, str, str]]:
-        """Yields (path, class folder, side) of every film."""
+    def files(self) -> Iterator[Source]:
+        """Yields every film; its class is the folder's name."""
         if self._sides:
             self._check_siblings()
         offers: collections.Counter[str] = collections.Counter()
@@ -83,7 +85,7 @@ class Layout:
                 offers[folder.name] += 0
                 for path in self._films(folder):
                     offers[folder.name] += 1
-                    yield path, folder.name, side
+                    yield Source(path, folder.name, side)
                 offers[folder.name] += len(self.rejected) - before
         self._check_offers(offers)
 
@@ -98,7 +100,7 @@ class Layout:
                 top = self._root if not self._is_image_folder(top) else top
                 break
             for folder in sorted(set(self._folders(top)) - set(inner)):
-                self._leave_aside(folder, "masks, beside the images of the same films")
+                self._leave_aside(folder, _ARE_MASKS)
             top = inner[0]
         if top != self._root:
             what = "the split folders" if self._split_folders(top) else "the classes"
@@ -143,7 +145,7 @@ class Layout:
         """
         found = self._without_masks(parent)
         for folder in sorted(set(self._folders(parent)) - set(found)):
-            self._leave_aside(folder, "masks, beside the images of the same films")
+            self._leave_aside(folder, _ARE_MASKS)
         for folder in list(found) if not side else []:
             if side_of(folder.name) and not self._folders(folder):
                 self._leave_aside(folder, "no class folders in it, so no labels")
@@ -197,8 +199,7 @@ class Layout:
                 Rejected(path, "mask", "beside the image of the same film")
             )
         for name, count in sorted(masks.items()):
-            what = "masks, beside the images of the same films"
-            self.notes.append(f"left aside: {count:,} files in {name}: {what}")
+            self.notes.append(f"left aside: {count:,} files in {name}: {_ARE_MASKS}")
 
     # --- what would be misread
 

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
-SIDE = 16  # cells; 240 differences between neighbours in a row
+from cxr.conversion.components import Components
+
 MAX_DISTANCE = 7  # bits; less than the 8 bands, one of which then agrees
 _BANDS = 8  # of two rows, 30 bits
 _LEAST = 120  # cells that differ from their neighbours: a blank image looks like others
@@ -38,16 +38,6 @@ class Pair(NamedTuple):
 _FAR = Pair(MAX_DISTANCE + 1, 0, 0, False)
 
 
-def cells(grey: np.ndarray) -> bytes:
-    """Returns the mean grey level of each cell, row by row, as `SIDE`^2 bytes.
-
-    Args:
-      grey: uint8 [S, S], S at least `SIDE`.
-    """
-    # Not with `reducing_gap`: cells of a mirrored image would be of other pixels.
-    return Image.fromarray(grey).resize((SIDE, SIDE), Image.Resampling.BOX).tobytes()
-
-
 def find(looks: np.ndarray) -> list[Pair]:
     """Finds all pairs within `MAX_DISTANCE` bits, each once, by distance.
 
@@ -56,7 +46,7 @@ def find(looks: np.ndarray) -> list[Pair]:
     too few differences, nearly blank ones, are not compared.
 
     Args:
-      looks: uint8 [N, SIDE, SIDE], of `cells`.
+      looks: uint8 [N, 16, 16], of `images.statistics.cells`.
     """
     differing = (looks[:, :, 1:] != looks[:, :, :-1]).sum(axis=(1, 2))
     told = np.flatnonzero(differing >= _LEAST)
@@ -82,21 +72,7 @@ def find(looks: np.ndarray) -> list[Pair]:
 
 def clusters(pairs: Iterable[Pair]) -> list[list[int]]:
     """Returns the sets of indices that pairs connect, each sorted, by their first."""
-    parent: dict[int, int] = {}
-
-    def root(index: int) -> int:
-        while (above := parent.setdefault(index, index)) != index:
-            parent[index] = parent[above]  # halves the way
-            index = parent[index]
-        return index
-
-    for pair in pairs:
-        low, high = sorted((root(pair.first), root(pair.second)))
-        parent[high] = low
-    members: dict[int, list[int]] = {}
-    for index in sorted(parent):
-        members.setdefault(root(index), []).append(index)
-    return list(members.values())
+    return list(Components((pair.first, pair.second) for pair in pairs))
 
 
 def _hashes(looks: np.ndarray, turn: int) -> np.ndarray:

@@ -11,14 +11,12 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from cxr import class_names, cli, files
-from cxr.conversion import attributes
-from cxr.conversion.attributes import Attributes
 from cxr.conversion.exclusion import Exclusion
 from cxr.conversion.label_table import LabelTable, TableConfig
 from cxr.conversion.layout import Layout
+from cxr.conversion.source import Source
 from cxr.reasons import Rejected
 
 KAGGLE_PREFIX = "kaggle:"
@@ -41,24 +39,6 @@ class SourceConfig(TableConfig):
         """Raises UsageError for a map that is none, or flags of no table."""
         super().validate()
         class_names.parse_map("class_map", self.class_map)
-
-
-class Source(NamedTuple):
-    """One file offered as an image.
-
-    Attributes:
-      path: POSIX path relative to the input folder.
-      label: its class, from its folder or the table.
-      side: `train`, `val` or `test` as the source has it; empty without.
-      patient: as a table has it; empty without.
-      attributes: as a table has them.
-    """
-
-    path: str
-    label: str
-    side: str
-    patient: str = ""
-    attributes: Attributes = attributes.NONE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,13 +88,13 @@ def find(
     class_map = class_names.parse_map("class_map", config.class_map)
     if config.labels_csv:
         table = LabelTable(config, root, exclude)
-        found = [Source(*film) for film in table.films]
+        found = table.films
         rejected, notes = table.rejected, table.notes
         table_sha256 = files.sha256_file(pathlib.Path(config.labels_csv))
     else:
-        pooled = split_policy in ("grouped", "blocks", "test_only")
+        pooled = split_policy in ("grouped", "blocks", "counter", "test_only")
         layout = Layout(root, exclude, class_map, pooled=pooled)
-        found = [Source(*film) for film in layout.files()]
+        found = list(layout.files())
         rejected, notes, table_sha256 = layout.rejected, layout.notes, ""
     notes += exclude.notes()
     found = _rename(found, class_map, notes)

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from cxr import cli
+from cxr.conversion.components import Components
 from cxr.conversion.spool import Converted
 
 
@@ -155,23 +156,11 @@ def salted(seed: int, key: str) -> bytes:
 
 
 def _groups(examples: list[Example], joined: Iterable[Sequence[str]]) -> list[_Group]:
-    parent: dict[str, str] = {}  # of patients that share images; the others have none
-
-    def root(key: str) -> str:
-        while key in parent:
-            parent[key] = parent.get(parent[key], parent[key])  # halves the way
-            key = parent[key]
-        return key
-
     same = ([e.patient_id for e in copies] for copies in identical(examples))
-    for first, *others in itertools.chain(same, joined):
-        for other in others:
-            low, high = sorted((root(first), root(other)))
-            if low != high:
-                parent[high] = low
+    together = Components(itertools.chain(same, joined))
 
     def key(example: Example) -> str:
-        return root(example.patient_id)
+        return together.first(example.patient_id)
 
     # Sorted runs instead of lists in a table: half of the memory of a plan.
     runs = itertools.groupby(sorted(examples, key=key), key=key)

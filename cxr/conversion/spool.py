@@ -27,9 +27,9 @@ import simplejpeg
 from PIL import features
 
 from cxr import cli, files, folders, images
-from cxr.conversion import attributes, near_duplicates
+from cxr.conversion import attributes
 from cxr.conversion.attributes import Attributes
-from cxr.conversion.sources import Source
+from cxr.conversion.source import Source
 from cxr.images import statistics
 from cxr.reasons import BadImage
 
@@ -185,7 +185,7 @@ def convert(chunk: Chunk) -> int:
         image, stored, grey = _convert_one(chunk, source)
         rows.append(image._replace(offset=offset))
         if grey is not None:
-            looks.append(near_duplicates.cells(grey))
+            looks.append(statistics.cells(grey).tobytes())
             numbers.append(statistics.measure(grey).tobytes())
         blobs.append(stored)
         offset += len(stored)
@@ -247,15 +247,14 @@ def read_measured(readable: Sequence[Converted]) -> tuple[np.ndarray, np.ndarray
       readable: all that the spool holds of these files, in its order.
 
     Returns:
-      Cells, uint8 [N, SIDE, SIDE], of `near_duplicates`, and numbers, float32 [N, 9],
-      of `images.statistics`.
+      Cells, uint8 [N, 16, 16], and numbers, float32 [N, 9], of `images.statistics`.
     """
     looks, numbers = [], []
     for file in dict.fromkeys(image.file for image in readable):
         head, _ = _read_head(file)
         looks.append(base64.b64decode(head["looks"]))
         numbers.append(base64.b64decode(head["statistics"]))
-    side = near_duplicates.SIDE
+    side = statistics.CELLS
     return (
         np.frombuffer(b"".join(looks), np.uint8).reshape(-1, side, side),
         np.frombuffer(b"".join(numbers), np.float32).reshape(-1, len(statistics.NAMES)),

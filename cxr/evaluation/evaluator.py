@@ -1,5 +1,6 @@
 """Evaluates one run on a split and publishes its evaluation folder."""
 
+import collections
 import dataclasses
 import pathlib
 import platform
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import cxr
-from cxr import cli, environment, files, records, runs
+from cxr import cli, environment, files, model_card, records, runs
 from cxr.evaluation import (
     baseline_predictions,
     film_plots,
@@ -19,6 +20,8 @@ from cxr.evaluation import (
     split_predictions,
 )
 from cxr.evaluation.opening import EvaluateConfig
+from cxr.input import film_measures
+from cxr.input.film_measures import Measures
 from cxr.metrics.evaluation import Evaluation
 from cxr.metrics.predictions import Predictions
 from cxr.metrics.summary import summarise
@@ -73,12 +76,13 @@ def evaluate_run(
         reuse=False,
     )
     predicted_s = time.perf_counter() - begin
+    films = film_measures.measure(record_set, config.split)
     trained = _trained_on(run, record_set)
     validation = baseline = None
     if trained:
         validation = _validation(run, predictor, config, record_set, trained, table)
         baseline = baseline_predictions.predict(
-            trained, record_set, config.split, table, validation
+            trained, record_set, config.split, films, table, validation
         )
     begin = time.perf_counter()
     evaluation = ask(run, table, config)
@@ -88,6 +92,7 @@ def evaluate_run(
         validation=validation,
         baseline=baseline,
     )
+    summary["input_guard"] = _judge(run, films)
     evaluated = EvaluatedRun(run, record_set, evaluation, validation, baseline, summary)
     pictures = draw(evaluated, folder) if config.report else {}
     if config.report and config.explain:
@@ -95,6 +100,7 @@ def evaluate_run(
     reads = runs.count_test_reads(run.workdir) if config.split == "test" else 0
     origins = describe_origins(run, record_set) | remarks(run, record_set, reads)
     publish(folder, summary, origins, pictures)
+    model_card.publish(run)
     say(summary, folder)
     for name in {"trained_after_test", "under_way"} & origins.keys():
         cli.warn(origins[name])
@@ -143,6 +149,20 @@ def ask(run: runs.Run, table: Predictions, config: EvaluateConfig) -> Evaluation
         draws=config.draws,
         seed=config.seed,
     )
+
+
+def _judge(run: runs.Run, films: Measures) -> dict[str, Any] | None:
+    """How many of the films the run's input guard calls unlike those of training."""
+    guard = run.read_guard()
+    if guard is None:
+        return None
+    reasons = collections.Counter(filter(None, guard.judge(films.cells, films.numbers)))
+    return {
+        "unlike": sum(reasons.values()),
+        "of": len(films.labels),
+        "reasons": dict(reasons.most_common()),
+        "false_alarms": run.info.input_guard and run.info.input_guard.false_alarms,
+    }
 
 
 def _trained_on(
@@ -214,7 +234,7 @@ def say(summary: dict[str, Any], folder: pathlib.Path) -> None:
         cli.say(f"  {name:12s} {entry['value']:.4f} {shown}")
     majority = summary["majority"]
     cli.say(f"  always {majority['class']}: accuracy {majority['accuracy']:.4f}")
-    if found := summary["trivial_baseline"]:
+    if found := summary.get("trivial_baseline"):
         cli.say(f"  trivial baseline: {_beside(found)}")
     page = folder / REPORT
     cli.say(f"report: {page}" if page.is_file() else f"numbers: {folder / METRICS}")

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from cxr import cli, images
 from cxr.metrics.evaluation import Evaluation
 from cxr.metrics.predictions import Predictions
+from cxr.prediction import overlay
 from cxr.reporting import formatting, plotting
 
 if TYPE_CHECKING:
@@ -25,10 +25,6 @@ _MISTAKES = 6  # of each kind
 _EXPLAINED = 6  # films of each kind
 _MARGIN = 0.1
 _CLEARLY_MORE = 1.25  # times its area: a part of the border that is warned of
-# Against (blue) to for (vermilion), clear in the middle.
-_SIGNED = LinearSegmentedColormap.from_list(
-    "signed", [plotting.BLUE, "#9ecae8", "#ffffff", "#f3b08a", plotting.RED]
-)
 
 # Indices of a split -> uint8 [n, S, S].
 ReadImages = Callable[[np.ndarray], np.ndarray]
@@ -171,9 +167,8 @@ def _show(axes: Axes, film: Pictured) -> None:
     axes.set_yticks([])
     axes.imshow(film.pixels, cmap="gray", vmin=0, vmax=255)
     if film.heat is not None:
-        strongest = max(float(np.abs(film.heat).max()), 1e-12)
-        share = film.heat / strongest
-        axes.imshow(share, cmap=_SIGNED, vmin=-1, vmax=1, alpha=0.65 * np.abs(share))
+        share, opaque = overlay.opacity(film.heat)
+        axes.imshow(share, cmap=overlay.SIGNED, vmin=-1, vmax=1, alpha=opaque)
         axes.set_xlabel("for (orange), against (blue)", fontsize=8.5)
     else:
         axes.set_xlabel(film.caption, fontsize=8.5)

@@ -10,6 +10,7 @@ from cxr.reporting import formatting, html
 DISCLAIMER = "For research only. Not a medical device; never for the care of a patient."
 # A difference to validation that a reader must hear about before anything else.
 _SHIFT_ALARM = 0.05
+_UNLIKE_ALARM = 0.05  # share of films unlike training's that a reader must hear about
 _TRAINED_ON = "The model was trained on these very films: far too optimistic."
 
 
@@ -144,7 +145,9 @@ def _findings(
     found = [("plain", f"{line}.")]
     if accuracy["value"] <= majority["accuracy"]:
         found = [("warn", f"{line}: the model's accuracy is no better than that.")]
-    if beside := _baseline_finding(summary["trivial_baseline"]):
+    if unlike := summary.get("input_guard"):
+        found.append(_guard_finding(unlike))
+    if beside := _baseline_finding(summary.get("trivial_baseline")):
         found.append(beside)
     if summary["split"] == "train" and not provenance.get("other_data"):
         found.append(("warn", _TRAINED_ON))
@@ -162,6 +165,23 @@ def _findings(
         if provenance.get(name)
     ]
     return found
+
+
+def _guard_finding(unlike: Mapping[str, Any]) -> tuple[str, str]:
+    """How many films are unlike those of training, and how many would be by chance."""
+    share = unlike["unlike"] / unlike["of"]
+    line = (
+        f"{unlike['unlike']:,} of {unlike['of']:,} films ({formatting.percent(share)}) "
+        "look unlike the training films"
+    )
+    if unlike["reasons"]:
+        line += (
+            f" ({', '.join(f'{n:,} {why}' for why, n in unlike['reasons'].items())})"
+        )
+    expected = unlike["false_alarms"]
+    if expected is not None:
+        line += f"; of validation's films {formatting.percent(expected)} do"
+    return ("warn" if share > _UNLIKE_ALARM else "plain"), f"{line}."
 
 
 def _baseline_finding(baseline: Mapping[str, Any] | None) -> tuple[str, str] | None:

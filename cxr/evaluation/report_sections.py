@@ -165,7 +165,7 @@ def calibration(summary: Summary, pictures: Pictures) -> str:
 
 def baseline(summary: Summary) -> str:
     """The trivial baseline beside the model, on all films and within strata."""
-    found = summary["trivial_baseline"]
+    found = summary.get("trivial_baseline")
     if not found:
         return ""
     names = {"roc_auc": "ROC AUC", "accuracy": "accuracy"}

@@ -62,7 +62,7 @@ def evaluate_ensemble(
         name: _spread([run.summary["metrics"][name]["value"] for run in members])
         for name in summary["metrics"]
     }
-    predictions.publish(folder, table, {"ensemble": ",".join(names)})
+    _publish_table(folder, evaluation, names)
     ensemble = dataclasses.replace(
         first,
         evaluation=evaluation,
@@ -79,6 +79,14 @@ def evaluate_ensemble(
     evaluator.publish(folder, summary, origins, pictures)
     evaluator.say(summary, folder)
     return ensemble
+
+
+def _publish_table(
+    folder: pathlib.Path, evaluation: Evaluation, names: list[str]
+) -> None:
+    table, threshold = evaluation.predictions, evaluation.threshold["value"]
+    said = split_predictions.said(table, evaluation.positive_class, threshold)
+    predictions.publish(folder, table, {"ensemble": ",".join(names)}, said)
 
 
 def _origins(members: list[EvaluatedRun], *, pooled: bool) -> dict[str, str]:

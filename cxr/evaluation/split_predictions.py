@@ -3,6 +3,7 @@
 import datetime
 import pathlib
 import time
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from cxr import documents, records, runs, tables
 from cxr.evaluation.opening import EvaluateConfig, class_indices
 from cxr.input import pipeline
 from cxr.input.reader import Reader
-from cxr.metrics import predictions
+from cxr.metrics import classification, predictions
 from cxr.prediction.predictor import Predictor, load_predictor
 
 _READ_COLUMNS = ("time", "split", "dataset", "fingerprint", "model_sha256", "films")
@@ -51,8 +52,41 @@ def obtain(
         _log_test_read(run, record_set)
     predictor = predictor or load_predictor(run)
     table = predict(record_set, split, predictor, config, classes)
-    predictions.publish(folder, table, source)
+    info = run.info
+    threshold = info.threshold.value if info.threshold else None
+    rows = said(table, info.positive_class, threshold, info.model_sha256)
+    predictions.publish(folder, table, source, rows)
     return table
+
+
+def said(
+    table: predictions.Predictions,
+    positive_class: str,
+    threshold: float | None,
+    model_sha256: str = "",
+) -> list[dict[str, Any]]:
+    """Returns of each film what cxr.predict's row has beside the probabilities.
+
+    Args:
+      table: the predictions.
+      positive_class: that the threshold speaks of.
+      threshold: None where the most probable class decides.
+      model_sha256: of the model; empty for several.
+    """
+    names = table.class_names
+    positive = names.index(positive_class) if len(names) == 2 else None
+    decided = classification.decide(table.probabilities, positive, threshold)
+    return [
+        {
+            "path": path,
+            "prediction": names[index],
+            "threshold": threshold,
+            "above_threshold": None if threshold is None else bool(index == positive),
+            "model_sha256": model_sha256,
+            "status": "ok",
+        }
+        for path, index in zip(table.filenames, decided, strict=True)
+    ]
 
 
 def evaluation_folder(

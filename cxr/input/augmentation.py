@@ -27,7 +27,6 @@ _NUMBERS = 18  # uniform numbers drawn for each example; the order is in `draw`
 _NOISE_FIELD_SIZE = 1 << 20  # 4 MiB of fixed normal noise, entered at random
 _MID_GREY = 127.5  # contrast turns about it, cutout fills with it
 _WHITE = 255.0
-_BINOMIAL = [1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -315,26 +314,34 @@ def _equalise(images: tf.Tensor, fine: tf.Tensor, coarse: tf.Tensor) -> tf.Tenso
     """Multiplies the two finest octaves of images [B, H, W] by their factors.
 
     The octaves are differences of binomial blurs, as in a Laplacian pyramid without
-    its reductions (Burt and Adelson 1983).
+    its reductions (Burt and Adelson 1983). A blur is a product with a band matrix on
+    either side: XLA would compute sums of shifted images anew for every pixel, which
+    took 60 ms a batch of 32 at 96 x 96 where this takes 4.
     """
-    once = _blur(images, 1)
-    twice = _blur(once, 2)
+    height, width = images.shape[1:]
+    once = _blur(images, _band(height, 1), _band(width, 1))
+    twice = _blur(once, _band(height, 2), _band(width, 2))
     added = _per_image(fine - 1) * (images - once)
     return images + added + _per_image(coarse - 1) * (once - twice)
 
 
-def _blur(images: tf.Tensor, step: int) -> tf.Tensor:
-    """Blurs images [B, H, W] by the binomial 1 4 6 4 1 over pixels `step` apart."""
-    images = images[..., tf.newaxis]
-    for axis in (1, 2):
-        shape = [1, 1, 1, 1]
-        shape[axis - 1] = 5
-        kernel = tf.reshape(tf.constant(_BINOMIAL, tf.float32), shape)
-        margins = [[0, 0]] * 4
-        margins[axis] = [2 * step, 2 * step]
-        padded = tf.pad(images, margins, "SYMMETRIC")
-        images = tf.nn.conv2d(padded, kernel, 1, "VALID", dilations=step)
-    return images[..., 0]
+def _blur(images: tf.Tensor, rows: np.ndarray, columns: np.ndarray) -> tf.Tensor:
+    down = tf.matmul(tf.constant(rows), images)
+    return tf.matmul(down, tf.constant(columns), transpose_b=True)
+
+
+def _band(size: int, step: int) -> np.ndarray:
+    """Returns float32 [size, size]: the binomial 1 4 6 4 1 over pixels `step` apart.
+
+    What lies beyond the border is the image mirrored.
+    """
+    band = np.zeros((size, size), np.float32)
+    for offset, weight in zip(range(-2, 3), (1, 4, 6, 4, 1), strict=True):
+        source = np.arange(size) + offset * step
+        source = np.where(source < 0, -1 - source, source)
+        source = np.where(source >= size, 2 * size - 1 - source, source)
+        np.add.at(band, (np.arange(size), source), weight / 16)
+    return band
 
 
 def _noise(start: tf.Tensor, height: int, width: int) -> tf.Tensor:

@@ -69,25 +69,36 @@ def folder(workdir: pathlib.Path, split: str) -> pathlib.Path:
     return workdir / f"evaluation-{split}"
 
 
-def to_csv(predictions: Predictions) -> str:
-    """The table as CSV text; probabilities as repr, so reading them back is exact."""
+def to_csv(
+    predictions: Predictions, said: Sequence[Mapping[str, Any]] | None = None
+) -> str:
+    """The table as CSV text; probabilities as repr, so reading them back is exact.
+
+    Args:
+      predictions: the table.
+      said: of each image more columns, which reading back passes over.
+    """
     columns = [_PREFIX + name for name in predictions.class_names]
+    more = said or [{}] * len(predictions.labels)
     rows = (
         {
             "filename": name,
             "patient_id": patient,
             "label": predictions.class_names[label],
             **dict(zip(columns, map(float, row), strict=True)),
+            **rest,
         }
-        for name, patient, label, row in zip(
+        for name, patient, label, row, rest in zip(
             predictions.filenames,
             predictions.patient_ids,
             predictions.labels,
             predictions.probabilities,
+            more,
             strict=True,
         )
     )
-    return tables.to_text([*_COLUMNS, *columns], rows)
+    behind = list(more[0]) if more else []
+    return tables.to_text([*_COLUMNS, *columns, *behind], rows)
 
 
 def from_csv(text: str) -> Predictions:
@@ -113,7 +124,10 @@ def from_csv(text: str) -> Predictions:
 
 
 def publish(
-    path: pathlib.Path, predictions: Predictions, source: Mapping[str, str]
+    path: pathlib.Path,
+    predictions: Predictions,
+    source: Mapping[str, str],
+    said: Sequence[Mapping[str, Any]] | None = None,
 ) -> None:
     """Writes the table and, beside it, what it was made from.
 
@@ -121,8 +135,9 @@ def publish(
       path: the folder to write to, see `folder`.
       predictions: the table.
       source: what must be equal for a later `recall`, see `describe_source`.
+      said: as `to_csv`'s.
     """
-    text = to_csv(predictions)
+    text = to_csv(predictions, said)
     files.publish(path / TABLE, text)
     described = {**source, "sha256": files.sha256_bytes(text.encode())}
     files.publish(path / SOURCE, json.dumps(described, indent=2) + "\n")

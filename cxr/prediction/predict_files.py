@@ -1,18 +1,22 @@
 """Predicts image files into a table, a batch at a time."""
 
 import collections
-import concurrent.futures
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
 
-from cxr import cli, images, platforms, runs
+from cxr import cli, runs
 from cxr.prediction import inputs, rows
+
+if TYPE_CHECKING:
+    from cxr.prediction.model import Model
+
+FEW = 20  # images whose predictions are shown on the terminal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +29,7 @@ class Counts:
       errors: reason code to images not predicted for it.
       classes: class name to images predicted as it.
       unchecked: `images.Decoded.unchecked` to predicted images of such formats.
+      few: the predictions, where they are no more than a terminal shows well.
     """
 
     images: int
@@ -32,6 +37,7 @@ class Counts:
     errors: dict[str, int]
     classes: dict[str, int]
     unchecked: dict[str, int]
+    few: tuple[rows.Prediction, ...] = ()
 
 
 def predict_files(
@@ -42,6 +48,8 @@ def predict_files(
     batch_size: int = 32,
     threads: int = 0,
     precision: str = "float32",
+    recursive: bool = True,
+    explain: str = "",
     progress: bool = True,
 ) -> Counts:
     """Predicts every image that `paths` name and publishes the table.
@@ -52,48 +60,90 @@ def predict_files(
     Args:
       run: a finished run.
       paths: files, folders or globs.
-      output: the table, `.csv` or `.json`.
+      output: the table, with one of `rows.SUFFIXES`.
       batch_size: images a forward pass.
       threads: that decode; 0 = one a core.
       precision: Keras dtype policy to compute in.
+      recursive: also what lies in folders of folders.
+      explain: folder for a picture of each image with its Grad-CAM; none if empty.
       progress: show a bar when a person watches.
 
     Raises:
       UsageError: nothing that `paths` name exists.
+      UnavailableError: the network cannot be explained.
     """
-    image_paths = inputs.find(paths)
+    image_paths = inputs.find(paths, recursive=recursive)
     _check_apart(output, image_paths)
     # TensorFlow: only after everything cheap is checked.
-    from cxr.prediction.predictor import load_predictor
+    from cxr.prediction.model import Model
 
-    predictor = load_predictor(run, precision=precision)
+    model = Model(run, precision=precision)
     # Batches are padded to one size: no larger than what there is to predict.
     batch_size = min(batch_size, len(image_paths))
-    sizes = predictor.stored_image_size, predictor.image_size
-    kinds: collections.Counter[str] = collections.Counter()
-    errors, classes, unchecked = kinds.copy(), kinds.copy(), kinds.copy()
+    counted = _Counter(run)
     with (
-        rows.publishing(output, rows.columns(run)) as table,
+        rows.publishing(output, rows.columns(run.class_names)) as table,
         tqdm(
             total=len(image_paths), unit="image", disable=None if progress else True
         ) as bar,
     ):
-        for batch in _read_batches(image_paths, sizes, batch_size, threads):
-            for row in _predict(batch, predictor, run, batch_size):
-                table.add(row)
-                kind, _, said = row["status"].partition(": ")
-                kinds[kind] += 1
-                errors.update([said.partition(":")[0]] if kind == "error" else [])
-                classes[row["prediction"]] += 1
-            unchecked.update(image.unchecked for image in batch if image.unchecked)
+        for batch in model.read(image_paths, batch_size=batch_size, threads=threads):
+            for image, one in zip(
+                batch, model.decide(batch, batch_size=batch_size), strict=True
+            ):
+                table.add(one.to_row(run.class_names))
+                if explain and image.grey is not None:
+                    _explain(model, image.grey, one, explain, counted.images)
+                counted.add(image, one)
             bar.update(len(batch))
-    return Counts(
-        images=len(image_paths),
-        warnings=kinds["warning"],
-        errors=dict(sorted(errors.items())),
-        classes={name: classes[name] for name in run.class_names},
-        unchecked=dict(unchecked),
-    )
+    return counted.counts()
+
+
+class _Counter:
+    """Counts what becomes of images; keeps the first few for the terminal."""
+
+    def __init__(self, run: runs.Run):
+        self._run, self.images = run, 0
+        self._kinds: collections.Counter[str] = collections.Counter()
+        self._errors, self._classes = self._kinds.copy(), self._kinds.copy()
+        self._unchecked = self._kinds.copy()
+        self._first: list[rows.Prediction] = []
+
+    def add(self, image: inputs.ReadImage, one: rows.Prediction) -> None:
+        self.images += 1
+        kind, _, said = one.status.partition(": ")
+        self._kinds[kind] += 1
+        self._errors.update([said.partition(":")[0]] if kind == "error" else [])
+        self._classes.update([one.prediction] if one.prediction else [])
+        self._unchecked.update([image.unchecked] if image.unchecked else [])
+        if len(self._first) <= FEW:
+            self._first.append(one)
+
+    def counts(self) -> Counts:
+        return Counts(
+            images=self.images,
+            warnings=self._kinds["warning"],
+            errors=dict(sorted(self._errors.items())),
+            classes={name: self._classes[name] for name in self._run.class_names},
+            unchecked=dict(self._unchecked),
+            few=tuple(self._first) if self.images <= FEW else (),
+        )
+
+
+def _explain(
+    model: "Model", grey: np.ndarray, one: rows.Prediction, folder: str, index: int
+) -> None:
+    """Publishes an image's picture; its number tells two of one name apart."""
+    from cxr.prediction import overlay
+
+    os.makedirs(folder, exist_ok=True)
+    try:
+        film, heat, class_name = model.heat(grey)
+    except ValueError as error:  # the network's structure, alike for all images
+        raise cli.UnavailableError(f"--explain={folder}: {error}") from error
+    stem = os.path.splitext(os.path.basename(one.path))[0]
+    path = os.path.join(folder, f"{index + 1:05d}-{stem}.png")
+    overlay.draw(path, film, heat, class_name, one)
 
 
 def _check_apart(output: str, image_paths: Sequence[str]) -> None:
@@ -106,32 +156,3 @@ def _check_apart(output: str, image_paths: Sequence[str]) -> None:
                 raise cli.UsageError(
                     f"--output={output}: is one of the images; choose another name"
                 )
-
-
-def _predict(
-    batch: list[inputs.ReadImage], predictor: Any, run: runs.Run, batch_size: int
-) -> Iterator[dict[str, Any]]:
-    """Yields a row an image, in order, from one forward pass."""
-    readable = [image.grey for image in batch if image.grey is not None]
-    if readable:
-        pixels = images.area_resize(np.stack(readable), predictor.image_size)
-        predicted = iter(predictor.predict(pixels[..., None], batch_size=batch_size))
-    for image in batch:
-        probabilities = None if image.grey is None else next(predicted)
-        yield rows.row(image.path, probabilities, image.status, run)
-
-
-def _read_batches(
-    paths: list[str], sizes: tuple[int, int], batch_size: int, threads: int
-) -> Iterator[list[inputs.ReadImage]]:
-    """Yields batches in order; while one is predicted, the next is being read."""
-    threads = threads or platforms.available_cores()
-    pending: collections.deque[list[concurrent.futures.Future]] = collections.deque()
-    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        for start in range(0, len(paths), batch_size):
-            chunk = paths[start : start + batch_size]
-            pending.append([pool.submit(inputs.read, path, *sizes) for path in chunk])
-            if len(pending) > 1:
-                yield [future.result() for future in pending.popleft()]
-        while pending:
-            yield [future.result() for future in pending.popleft()]

@@ -1,6 +1,7 @@
-"""Writes the table of predictions: columns, decision, CSV or JSON."""
+"""What is said of a film: one decision, one row, one table for people and programs."""
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
@@ -11,11 +12,96 @@ from cxr import files, runs, tables
 from cxr.metrics import classification
 from cxr.reasons import error_status
 
-SUFFIXES = (".csv", ".json")
+SUFFIXES = (".csv", ".json", ".jsonl")
+_SHOWN = 48  # characters of a path on the terminal
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What a model says of one film.
+
+    Attributes:
+      path: as given; `[3]` for the fourth item where that is no path.
+      prediction: the class decided for; None where `status` is an error.
+      probabilities: class to probability, 0..1, which sum to 1; None likewise.
+      threshold: of the positive class; None where the most probable of more than two
+        classes decides.
+      patient_id: as the file's name tells it; empty without.
+      above_threshold: whether the positive class's probability reaches the threshold.
+      model_sha256: of the model file.
+      status: `ok`, `warning: ...` or `error: REASON: ...`.
+    """
+
+    path: str
+    prediction: str | None
+    probabilities: dict[str, float] | None
+    threshold: float | None
+    patient_id: str
+    above_threshold: bool | None
+    model_sha256: str
+    status: str
+
+    def to_row(self, class_names: Sequence[str]) -> dict[str, Any]:
+        """Returns the table's row, its keys those of `columns`."""
+        found = self.probabilities or dict.fromkeys(class_names)
+        cells = [self.path, self.prediction, *(found[name] for name in class_names)]
+        cells += [self.threshold, self.patient_id, self.above_threshold]
+        cells += [self.model_sha256, self.status]
+        return dict(zip(columns(class_names), cells, strict=True))
+
+
+def columns(class_names: Sequence[str]) -> list[str]:
+    """Returns the columns of a table."""
+    probabilities = [f"probability_{name}" for name in class_names]
+    behind = ["threshold", "patient_id", "above_threshold", "model_sha256", "status"]
+    return ["path", "prediction", *probabilities, *behind]
+
+
+def decide(
+    path: str,
+    probabilities: np.ndarray | None,
+    status: str,
+    run: runs.Run,
+    patient_id: str = "",
+) -> Prediction:
+    """Returns what a run's model says of a film.
+
+    Args:
+      path: of the film.
+      probabilities: float [C] from the run's model; None for what could not be read.
+      status: `ok`, `warning: ...` or `error: ...`; replaced where the model gave no
+        number.
+      run: whose threshold decides.
+      patient_id: of the film.
+    """
+    threshold = run.info.threshold.value if run.info.threshold else None
+    if probabilities is not None and not np.isfinite(probabilities).all():
+        probabilities = None
+        status = error_status("not_finite", "the model gave no number")
+    name = above = found = None
+    if probabilities is not None:
+        values = [float(value) for value in probabilities]
+        found = dict(zip(run.class_names, values, strict=True))
+        decided = classification.decide(
+            np.array([values]), run.positive_index, threshold
+        )
+        name = run.class_names[decided[0]]
+        if threshold is not None:
+            above = bool(name == run.info.positive_class)
+    return Prediction(
+        path=path,
+        prediction=name,
+        probabilities=found,
+        threshold=threshold,
+        patient_id=patient_id,
+        above_threshold=above,
+        model_sha256=run.info.model_sha256,
+        status=status,
+    )
 
 
 class Writer:
-    """Writes rows to a CSV or JSON file one by one."""
+    """Writes rows to a CSV, JSON or JSON lines file one by one."""
 
     def __init__(self, file: TextIO, name: str, columns: Sequence[str]):
         """Begins the table.
@@ -27,8 +113,11 @@ class Writer:
         """
         self._file = file
         self._table = None
-        self._separator = "[\n"
-        if not name.lower().endswith(".json"):
+        name = name.lower()
+        self._before, self._between, self._after = "[\n", ",\n", "\n]\n"
+        if name.endswith(".jsonl"):
+            self._before, self._between, self._after = "", "\n", "\n"
+        elif not name.endswith(".json"):
             self._table = tables.Writer(file, columns)
 
     def add(self, row: dict[str, Any]) -> None:
@@ -37,13 +126,13 @@ class Writer:
             self._table.add(row)
         else:
             text = json.dumps(row, ensure_ascii=False, allow_nan=False)
-            self._file.write(self._separator + text)
-            self._separator = ",\n"
+            self._file.write(self._before + text)
+            self._before = self._between
 
     def close(self) -> None:
         """Ends the table."""
         if not self._table:
-            self._file.write("\n]\n")
+            self._file.write(self._after)
 
 
 @contextlib.contextmanager
@@ -60,35 +149,24 @@ def publishing(path: str, columns: Sequence[str]) -> Iterator[Writer]:
         table.close()
 
 
-def columns(run: runs.Run) -> list[str]:
-    """Returns the columns of a run's tables."""
-    probabilities = [f"probability_{name}" for name in run.class_names]
-    return ["path", "prediction", *probabilities, "threshold", "status"]
-
-
-def row(
-    path: str, probabilities: np.ndarray | None, status: str, run: runs.Run
-) -> dict[str, Any]:
-    """Returns an image's row.
+def to_text(predictions: Sequence[Prediction], positive: str = "") -> str:
+    """Returns a few rows as a table for the terminal.
 
     Args:
-      path: of the image.
-      probabilities: float [C] from the run's model; None for what could not be read.
-      status: `ok`, `warning: ...` or `error: ...`; replaced where the model gave no
-        number.
-      run: whose threshold decides.
+      predictions: the rows.
+      positive: class whose probability is shown; that of the prediction if empty.
     """
-    threshold = run.info.threshold.value if run.info.threshold else None
-    if probabilities is not None and not np.isfinite(probabilities).all():
-        probabilities = None
-        status = error_status("not_finite", "the model gave no number")
-    name = None
-    values: list[float | None] = [None] * len(run.class_names)
-    if probabilities is not None:
-        values = [float(value) for value in probabilities]
-        decided = classification.decide(
-            np.array([values]), run.positive_index, threshold
-        )
-        name = run.class_names[decided[0]]
-    cells = [path, name, *values, threshold, status]
-    return dict(zip(columns(run), cells, strict=True))
+    heading = f"p of {positive}" if positive else "probability"
+    rows = [("film", "prediction", heading, "status")]
+    for one in predictions:
+        path = one.path if len(one.path) <= _SHOWN else f"...{one.path[3 - _SHOWN :]}"
+        name, value = one.prediction or "-", "-"
+        if one.probabilities:
+            value = f"{one.probabilities[positive or name]:.3f}"
+        rows.append((ascii(path)[1:-1], name, value, one.status))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = (
+        f"{path:{widths[0]}}  {name:{widths[1]}}  {value:>{widths[2]}}  {status}"
+        for path, name, value, status in rows
+    )
+    return "\n".join(lines)

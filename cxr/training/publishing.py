@@ -6,13 +6,24 @@ import pathlib
 import keras
 import numpy as np
 
-from cxr import class_names, cli, files, model_file, records, runs
+from cxr import (
+    class_names,
+    cli,
+    files,
+    input_guard,
+    model_card,
+    model_file,
+    records,
+    runs,
+)
 from cxr.config import TrainConfig
-from cxr.input import pipeline
+from cxr.input import film_measures, pipeline
 from cxr.metrics import calibration, predictions, thresholds
-from cxr.model_info import ModelInfo, Threshold
+from cxr.model_info import GuardInfo, ModelInfo, Threshold
 from cxr.prediction.predictor import Predictor, load_predictor
 from cxr.training import builders, models, resuming
+
+_MOST_GUARDED = 20_000  # films of a split, evenly spaced
 
 
 def positive_class(config: TrainConfig, manifest: records.Manifest) -> str:
@@ -49,6 +60,7 @@ def publish(
     model = models.build(spec, dtype="float32")
     model.set_weights(best)
     probabilities = _predict(config, manifest, model, validation)
+    guard, guard_info = _guard(record_set)
     positive = positive_class(config, manifest)
     threshold, temperature = _choose(
         config, manifest, positive, probabilities, validation.labels
@@ -70,10 +82,11 @@ def publish(
         num_parameters=model.count_params(),
         flags=runs.flag_lines(config),
         trained_after_test=runs.count_test_reads(workdir),
+        input_guard=guard_info,
     )
     with files.publishing(workdir / runs.NEXT_MODEL) as temporary:
         model.save(temporary)
-        model_file.embed(temporary, info)
+        model_file.embed(temporary, info, guard)
     _publish_info(workdir, info, _tabulate(record_set, validation, probabilities))
 
 
@@ -144,12 +157,26 @@ def _publish_info(
         predictions.describe_source(sha256, info.data.fingerprint, "validation"),
     )
     runs.publish_model_info(workdir, dataclasses.replace(info, model_sha256=sha256))
+    model_card.publish(runs.open_run(workdir))
 
 
 def weights_sha256(weights: list[np.ndarray]) -> str:
     """Returns the SHA-256 over the bytes of all weights in order."""
     parts = (np.ascontiguousarray(array).tobytes() for array in weights)
     return files.sha256_bytes(b"".join(parts))
+
+
+def _guard(
+    record_set: records.RecordSet,
+) -> tuple[input_guard.InputGuard | None, GuardInfo | None]:
+    """Fits the input guard on training films; counts its false alarms on validation."""
+    films = film_measures.measure(record_set, "train", at_most=_MOST_GUARDED)
+    guard = input_guard.fit(films.cells, films.numbers)
+    if guard is None:
+        return None, None
+    unseen = film_measures.measure(record_set, "validation", at_most=_MOST_GUARDED)
+    alarms = [bool(why) for why in guard.judge(unseen.cells, unseen.numbers)]
+    return guard, GuardInfo(sum(alarms) / len(alarms), len(alarms))
 
 
 def _predict(

@@ -1,0 +1,1 @@
+"""Writes a finished model in formats that others load, checked before published."""
