@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from cxr import cli, documents, environment, files, records, runs
+from cxr.reporting import formatting
 
 _METRICS = ("roc_auc", "accuracy", "recall", "specificity")
 _LABELS = ("ROC AUC", "accuracy", "sensitivity", "specificity")
-_RESEARCH = "For research only. Not a medical device; never for the care of a patient."
 _UNKNOWN = "not known"
 
 
@@ -31,7 +31,7 @@ def publish(run: runs.Run) -> pathlib.Path:
     parts = [
         _header(run, evaluations),
         f"# {run.info.model} on {run.info.data.dataset}\n",
-        f"**{_RESEARCH}**\n",
+        f"**{formatting.DISCLAIMER}**\n",
         _section("Intended use", _intended_use(run)),
         _section("Of whom it learnt", _population(run, manifest)),
         _section("How good it is", _results(evaluations)),
@@ -204,13 +204,10 @@ def _origins(run: runs.Run) -> list[str]:
 
 def _manifest(run: runs.Run) -> records.Manifest | None:
     try:
-        record_set = records.load(run.data_path)
-        if run.config.fold >= 0:
-            record_set = records.fold(record_set, run.config.fold)
+        record_set = run.trained_on()
     except (cli.CommandError, OSError):
         return None
-    same = record_set.manifest.fingerprint == run.info.data.fingerprint
-    return record_set.manifest if same else None
+    return record_set.manifest if record_set else None
 
 
 def _evaluations(run: runs.Run) -> Iterator[dict[str, Any]]:

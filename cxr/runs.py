@@ -15,7 +15,16 @@ import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from cxr import cli, documents, environment, files, locks, model_file, tables
+from cxr import (
+    cli,
+    documents,
+    environment,
+    files,
+    locks,
+    model_file,
+    records,
+    tables,
+)
 from cxr.config import TrainConfig, result_fields
 from cxr.input_guard import InputGuard
 from cxr.model_info import ModelInfo
@@ -83,6 +92,32 @@ class Run:
         """Whether no training with other flags has begun in the folder since."""
         now = read_config(self.workdir)
         return result_fields(now) == result_fields(self.config)
+
+    @property
+    def threshold(self) -> float | None:
+        """Positive from this probability on; None of more than two classes."""
+        return self.info.threshold.value if self.info.threshold else None
+
+    def of_fold(self, record_set: records.RecordSet) -> records.RecordSet:
+        """Returns the fold of a set that the run tests on; another set as it is."""
+        if self.config.fold < 0 or not record_set.manifest.num_folds:
+            return record_set
+        fold = records.fold(record_set, self.config.fold)
+        return fold if self._has_trained_on(fold) else record_set
+
+    def trained_on(self) -> records.RecordSet | None:
+        """Returns the set that trained the run, None where it has gone or changed.
+
+        Raises:
+          DataError: its manifest is damaged.
+        """
+        if not (self.data_path / records.MANIFEST).is_file():
+            return None
+        own = self.of_fold(records.load(self.data_path))
+        return own if self._has_trained_on(own) else None
+
+    def _has_trained_on(self, record_set: records.RecordSet) -> bool:
+        return record_set.manifest.fingerprint == self.info.data.fingerprint
 
     def read_guard(self) -> InputGuard | None:
         """Returns what tells films unlike those of training; None without one.

@@ -14,7 +14,6 @@ from cxr import cli, environment, files, model_card, records, runs
 from cxr.evaluation import (
     baseline_predictions,
     film_plots,
-    opening,
     report,
     report_figures,
     split_predictions,
@@ -173,13 +172,9 @@ def _trained_on(
     Then there is no reference: neither the films that the threshold was chosen on, nor
     those that a baseline would have to learn from.
     """
-    fingerprint = run.info.data.fingerprint
-    if record_set.manifest.fingerprint == fingerprint:
+    if record_set.manifest.fingerprint == run.info.data.fingerprint:
         return record_set
-    if not (run.data_path / records.MANIFEST).is_file():
-        return None
-    own = opening.of_fold(run, records.load(run.data_path))
-    return own if own.manifest.fingerprint == fingerprint else None
+    return run.trained_on()
 
 
 def _validation(

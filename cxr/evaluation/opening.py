@@ -180,13 +180,4 @@ def find_data(
         found = records.load(same)
     else:
         found = records.find(root, dataset or own.parent.name)
-    return of_fold(run, found)
-
-
-def of_fold(run: runs.Run, record_set: records.RecordSet) -> records.RecordSet:
-    """Returns the fold of a set that a run tests on; the set, where that is another."""
-    if run.config.fold < 0 or not record_set.manifest.num_folds:
-        return record_set
-    fold = records.fold(record_set, run.config.fold)
-    own = fold.manifest.fingerprint == run.info.data.fingerprint
-    return fold if own else record_set
+    return run.of_fold(found)

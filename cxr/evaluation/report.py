@@ -7,7 +7,6 @@ from typing import Any
 from cxr.evaluation import report_sections
 from cxr.reporting import formatting, html
 
-DISCLAIMER = "For research only. Not a medical device; never for the care of a patient."
 # A difference to validation that a reader must hear about before anything else.
 _SHIFT_ALARM = 0.05
 _UNLIKE_ALARM = 0.05  # share of films unlike training's that a reader must hear about
@@ -49,7 +48,7 @@ def render(
     parts = [
         _first_screen(summary, provenance, list(written)),
         *written.values(),
-        f"<footer>{html.escape(DISCLAIMER)}</footer>",
+        f"<footer>{html.escape(formatting.DISCLAIMER)}</footer>",
     ]
     return html.page(f"{_what(summary)}, {summary['split']} split", parts)
 
@@ -262,6 +261,6 @@ def render_comparison(
         ),
         html.picture(picture, alt="differences with intervals"),
         html.table(("metric", first, second, "difference", "95 % interval"), rows),
-        f"<footer>{html.escape(DISCLAIMER)}</footer>",
+        f"<footer>{html.escape(formatting.DISCLAIMER)}</footer>",
     ]
     return html.page(title, body)

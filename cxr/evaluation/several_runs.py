@@ -9,7 +9,7 @@ from cxr import cli, files, records, runs
 from cxr.evaluation import evaluator, plots, report, report_figures, split_predictions
 from cxr.evaluation.evaluator import EvaluatedRun
 from cxr.evaluation.opening import EvaluateConfig
-from cxr.metrics import comparison, predictions, thresholds, trivial_baseline
+from cxr.metrics import comparison, predictions, trivial_baseline
 from cxr.metrics.evaluation import Evaluation
 from cxr.metrics.predictions import Predictions
 from cxr.metrics.summary import summarise
@@ -167,13 +167,7 @@ def _ensemble_threshold(
         return own
     if validation is None:
         return {"value": 0.5, "rule": "half", "chosen_on": None}
-    positive = validation.class_names.index(evaluation.positive_class)
-    value = thresholds.choose_threshold(
-        validation.labels == positive,
-        validation.probabilities[:, positive],
-        own["rule"],
-    )
-    return {**own, "value": value}
+    return evaluation.threshold_on(validation)
 
 
 def _spread(values: list[float | None]) -> dict[str, float | None]:

@@ -53,8 +53,7 @@ def obtain(
     predictor = predictor or load_predictor(run)
     table = predict(record_set, split, predictor, config, classes)
     info = run.info
-    threshold = info.threshold.value if info.threshold else None
-    rows = said(table, info.positive_class, threshold, info.model_sha256)
+    rows = said(table, info.positive_class, run.threshold, info.model_sha256)
     predictions.publish(folder, table, source, rows)
     return table
 

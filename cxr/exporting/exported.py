@@ -7,15 +7,10 @@ import keras
 import numpy as np
 
 from cxr import runs
-from cxr.metrics import classification
 from cxr.prediction.predictor import Predictor, load_predictor
 
 # Float32 [N, S, S, 1] in 0..255 to probabilities [N, C].
 Forward = Callable[[np.ndarray], np.ndarray]
-
-
-class FormatError(Exception):
-    """A format cannot be written or run here; says what is missing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,30 +28,19 @@ class Exported:
     predictor: Predictor
     run: runs.Run
 
-    @property
-    def threshold(self) -> float | None:
-        """Of the positive class; None where the most probable class decides."""
-        return self.run.info.threshold.value if self.run.info.threshold else None
-
     def meaning(self) -> dict[str, str]:
         """Returns what a program must know to use the model, as text."""
-        info = self.run.info
+        info, threshold = self.run.info, self.run.threshold
         return {
             "classes": ",".join(info.class_names),
             "positive_class": info.positive_class,
-            "threshold": "" if self.threshold is None else repr(self.threshold),
+            "threshold": "" if threshold is None else repr(threshold),
             "image_size": str(info.image_size),
             "stored_image_size": str(info.stored_image_size),
             "input": "float32 [B, S, S, 1], grey levels 0..255, not normalised",
             "model_sha256": info.model_sha256,
             "intended_use": "research only; not a medical device",
         }
-
-    def decide(self, probabilities: np.ndarray) -> np.ndarray:
-        """Returns the class decided for, int [n]."""
-        return classification.decide(
-            probabilities, self.run.positive_index, self.threshold
-        )
 
 
 def load(run: runs.Run) -> Exported:

@@ -17,6 +17,7 @@ from cxr import cli, files, images, records, runs
 from cxr.exporting import exported as models
 from cxr.exporting.exported import Exported, Forward
 from cxr.input.reader import Reader
+from cxr.reporting import formatting
 from cxr.synthesis import phantoms
 
 _CHECKED = 64  # films
@@ -95,10 +96,7 @@ def _films(run: runs.Run) -> tuple[np.ndarray, str]:
     """Returns films to check with, float32 [N, S, S, 1], and which they are."""
     size = run.info.image_size
     try:
-        record_set = records.load(run.data_path)
-        if run.config.fold >= 0:
-            record_set = records.fold(record_set, run.config.fold)
-        if record_set.manifest.fingerprint == run.info.data.fingerprint:
+        if record_set := run.trained_on():
             found = _read(record_set, "validation", _CHECKED, size)
             return found, f"{len(found)} films of the run's validation split"
     except cli.CommandError:
@@ -115,12 +113,12 @@ def _films(run: runs.Run) -> tuple[np.ndarray, str]:
 
 def _representative(run: runs.Run) -> np.ndarray:
     """Returns training films that set the ranges of 8 bits."""
-    try:
-        record_set = records.load(run.data_path)
-    except cli.CommandError as error:
+    record_set = run.trained_on()
+    if record_set is None:
         raise cli.DataError(
-            f"--int8: needs the run's training films: {error}"
-        ) from error
+            f"--int8: needs the run's training films, but {run.data_path} has gone or "
+            "changed since"
+        )
     return _read(record_set, "train", _REPRESENTATIVE, run.info.image_size)
 
 
@@ -181,7 +179,7 @@ def _describe(
         "cxr": cxr.__version__,
         **meaning,
         "classes": list(source.run.class_names),
-        "threshold": source.threshold,
+        "threshold": source.run.threshold,
         "largest_difference": result.difference,
         "checked_on": result.films,
         "latency_ms": result.latency_ms,
@@ -197,7 +195,7 @@ def _describe(
     )
     (folder / "README.md").write_text(
         f"# {source.run.info.model}, exported as {name}{' (int8)' if int8 else ''}\n\n"
-        "For research only. Not a medical device; never for the care of a patient.\n\n"
+        f"{formatting.DISCLAIMER}\n\n"
         f"| what | value |\n| --- | --- |\n{rows}\n\n"
         f"Checked on {result.films}: the largest difference of a probability to the "
         f"run's own model is {result.difference:.1g}.\n\n"

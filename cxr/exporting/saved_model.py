@@ -32,8 +32,8 @@ def write(exported: Exported, folder: pathlib.Path) -> None:
         probabilities = exported.network(images, training=False)
         positive = exported.run.positive_index
         decided = tf.argmax(probabilities, axis=-1) == positive
-        if exported.threshold is not None:
-            decided = probabilities[:, positive] >= exported.threshold
+        if exported.run.threshold is not None:
+            decided = probabilities[:, positive] >= exported.run.threshold
         return {
             "probabilities": probabilities,
             "classes": tf.constant(info.class_names),

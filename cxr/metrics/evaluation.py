@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cxr.metrics import classification, intervals
+from cxr.metrics import classification, intervals, thresholds
 from cxr.metrics.classification import Scored
 from cxr.metrics.intervals import Resamples
 from cxr.metrics.predictions import Predictions
@@ -83,6 +83,20 @@ class Evaluation:
         name = max(counts, key=lambda name: counts[name])
         accuracy = counts[name] / len(self.predictions.labels)
         return {"class": name, "accuracy": accuracy}
+
+    def threshold_on(self, validation: Predictions) -> dict[str, Any]:
+        """Returns the threshold that the same rule chooses on another model's scores.
+
+        Args:
+          validation: that model's predictions, of both classes.
+        """
+        positive = validation.class_names.index(self.positive_class)
+        value = thresholds.choose_threshold(
+            validation.labels == positive,
+            validation.probabilities[:, positive],
+            self.threshold["rule"],
+        )
+        return {**self.threshold, "value": value}
 
     def of(self, predictions: Predictions) -> "Evaluation":
         """Returns the same question asked of other predictions."""

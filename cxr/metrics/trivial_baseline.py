@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from cxr.metrics import classification, comparison, intervals, thresholds
+from cxr.metrics import classification, comparison, intervals
 from cxr.metrics.evaluation import Evaluation, measure
 from cxr.metrics.predictions import Predictions
 
@@ -143,13 +143,7 @@ def _threshold(model: Evaluation, validation: Predictions) -> dict[str, Any]:
     own = dict(model.threshold)
     if own["value"] is None or own["chosen_on"] is None:
         return own
-    positive = validation.class_names.index(model.positive_class)
-    value = thresholds.choose_threshold(
-        validation.labels == positive,
-        validation.probabilities[:, positive],
-        own["rule"],
-    )
-    return {**own, "value": value}
+    return model.threshold_on(validation)
 
 
 def _strata(model: Evaluation, baseline: Evaluation) -> dict[str, Any]:

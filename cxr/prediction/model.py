@@ -60,7 +60,7 @@ class Model:
     @property
     def threshold(self) -> float | None:
         """Positive from this probability on; None of more than two classes."""
-        return self.run.info.threshold.value if self.run.info.threshold else None
+        return self.run.threshold
 
     def predict(
         self, items: Item | Iterable[Item], *, batch_size: int = _BATCH

@@ -74,7 +74,7 @@ def decide(
       run: whose threshold decides.
       patient_id: of the film.
     """
-    threshold = run.info.threshold.value if run.info.threshold else None
+    threshold = run.threshold
     if probabilities is not None and not np.isfinite(probabilities).all():
         probabilities = None
         status = error_status("not_finite", "the model gave no number")

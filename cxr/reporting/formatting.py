@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 DASH = "\N{EN DASH}"  # stands for what is undefined
+DISCLAIMER = "For research only. Not a medical device; never for the care of a patient."
 
 
 def number(value: float | None, digits: int = 3) -> str:
