@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cxr import cli
@@ -27,15 +28,34 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
     Raises:
       UsageError: no such run folder, or images smaller than the model's input.
-      DataError: an unfinished or damaged run, or data that do not fit it.
+      DataError: an unfinished or damaged run, or data that do not fit it; a finding
+        that `--fail_on` forbids, after all is written.
     """
     opened = [opening.open_run(path, config) for path in config.workdirs()]
     from cxr.evaluation import evaluator, several_runs
 
     evaluated = [evaluator.evaluate_run(*pair, config) for pair in opened]
-    if len(evaluated) == 1:
-        return evaluated[0].summary
-    return several_runs.evaluate_ensemble(evaluated, config).summary
+    summaries = [run.summary for run in evaluated]
+    if len(evaluated) > 1:
+        summaries.append(several_runs.evaluate_ensemble(evaluated, config).summary)
+    _fail(summaries, config.fail_on)
+    return summaries[-1]
+
+
+def _fail(summaries: Sequence[Mapping[str, Any]], fail_on: str) -> None:
+    """Raises DataError where `--fail_on` forbids what was found."""
+    severities = {"none": (), "warning": ("warning", "error"), "error": ("error",)}
+    codes = [
+        warning["code"]
+        for summary in summaries
+        for warning in summary["warnings"]
+        if warning["severity"] in severities[fail_on]
+    ]
+    if codes:
+        raise cli.DataError(
+            f"--fail_on={fail_on}: {', '.join(dict.fromkeys(codes))}; metrics.json "
+            "says more under warnings"
+        )
 
 
 def compare(config: EvaluateConfig) -> dict[str, Any]:

@@ -216,9 +216,9 @@ def _evaluations(run: runs.Run) -> Iterator[dict[str, Any]]:
         try:
             found = documents.read(folder / "metrics.json").content
             origins = found["provenance"]
-            if "stale" in found or origins["model sha256"] != run.info.model_sha256:
+            if "stale" in found or origins["model_sha256"] != run.info.model_sha256:
                 continue
-            own = origins["data fingerprint"] == run.info.data.fingerprint
+            own = origins["data_fingerprint"] == run.info.data.fingerprint
             name = origins["data"].split(",")[0]
         except (OSError, ValueError, KeyError, TypeError):
             continue  # no evaluation, or one that is damaged

@@ -7,6 +7,7 @@ in a fraction of a second. How a record is framed and filled is `cxr.tfrecord`.
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import io
 import json
@@ -30,7 +31,9 @@ EXAMPLES = "examples.csv"
 FOLDS = "folds.csv"  # of sets converted with --folds
 MAX_FOLDS = 100
 FOLD_COLUMNS = ("filename", "fold")
+REPORT_JSON = "report.json"  # what the conversion found; not in the manifest
 OFFSETS = "offsets.npy"  # int64 [examples]: where each record begins in its shard
+SPLIT_POLICIES = ("official", "grouped", "blocks", "counter", "test_only")
 EXAMPLE_COLUMNS = (
     "filename",
     "split",
@@ -236,6 +239,19 @@ class RecordSet:
 
     path: pathlib.Path
     manifest: Manifest
+
+    @property
+    def split_policy(self) -> str:
+        """How the splits were cut: what `auto` chose, where the set's report says it.
+
+        For people only: the report is no part of what the manifest vouches for.
+        """
+        policy = str(self.manifest.flags.get("split_policy", "unknown"))
+        if policy == "auto":
+            with contextlib.suppress(ValueError, RecursionError, OSError, BadImage):
+                report = documents.read(self.path / REPORT_JSON)
+                policy = report.text("split_policy", choices=SPLIT_POLICIES)
+        return policy
 
     def shard_paths(self, split: str) -> list[pathlib.Path]:
         """Returns the split's shard files in order."""

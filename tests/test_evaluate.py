@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from cxr import cli, evaluate, records, runs, tfrecord
+from cxr import cli, evaluate, records, runs, tables, tfrecord
 from cxr.evaluation import opening
 from cxr.metrics import predictions, thresholds
 from tests import fabricated
@@ -370,3 +370,54 @@ def test_an_ensemble_is_put_beside_the_baseline_too(home):
     found = summary["trivial_baseline"]
     assert found["metrics"]["roc_auc"]["value"] == 1.0
     assert found["differences"]["roc_auc"]["ci95"]
+
+
+def test_findings_are_written_printed_and_can_fail(run, capsys):
+    summary = evaluate.evaluate(config(run))
+    capsys.readouterr()
+    written = json.loads((run / "evaluation-test" / "metrics.json").read_text())
+    assert written["warnings"] == summary["warnings"]
+    loud = [w for w in summary["warnings"] if w["severity"] != "info"]
+    assert "few_patients" in {w["code"] for w in loud}  # 41 of them
+    with pytest.raises(cli.DataError, match=r"fail_on=warning: .*few_patients"):
+        evaluate.evaluate(config(run, fail_on="warning"))
+    shown = capsys.readouterr().err
+    for warning in loud:
+        assert f"warning: {warning['text']}" in shown
+    if not any(w["severity"] == "error" for w in loud):
+        evaluate.evaluate(config(run, fail_on="error"))
+
+
+def test_every_mistake_is_listed_with_its_number(run):
+    evaluate.evaluate(config(run))
+    folder = run / "evaluation-test"
+    table = tables.parse_records((folder / "predictions.csv").read_text())
+    wrong = {
+        number
+        for number, row in enumerate(table, start=1)
+        if row["prediction"] != row["label"]
+    }
+    listed = tables.parse_records((folder / "mistakes.csv").read_text())
+    assert {int(row["number"]) for row in listed} == wrong
+    for row in listed:
+        assert row["path"] == table[int(row["number"]) - 1]["filename"]
+
+
+def test_a_source_folder_that_is_not_there_is_refused(run):
+    with pytest.raises(cli.UsageError, match="--source_dir=/nowhere: no such folder"):
+        config(run, source_dir="/nowhere").validate()
+
+
+def test_keys_of_the_numbers_are_identifiers(run):
+    summary = evaluate.evaluate(config(run))
+    assert summary["split_policy"] in (*records.SPLIT_POLICIES, "unknown")
+    # Named by class, or by the contract (accuracy_at_0.5).
+    groups = ("class_counts", "per_class", "bins", "metrics", "definitions")
+
+    def check(content, where):
+        for key, value in content.items() if isinstance(content, dict) else ():
+            inside = where in groups or where == "subgroups"
+            assert inside or key.isidentifier(), (where, key)
+            check(value, key)
+
+    check({k: v for k, v in summary.items() if k != "subgroups"}, "")

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from cxr.evaluation import film_plots
+from cxr.evaluation import attention
 from cxr.metrics.evaluation import Evaluation
 from cxr.prediction import gradcam
 from cxr.synthesis import drawing
@@ -210,7 +210,7 @@ def test_the_picture_explains_what_the_summary_counts(tmp_path, monkeypatch):
     evaluation = Evaluation(table, "test", "PNEUMONIA", frozen, draws=20)
     stored = np.random.default_rng(1).integers(0, 256, (256, 24, 24), np.uint8)
     stored[:, 0, 0] = np.arange(256)  # a pixel that tells the film
-    found = film_plots.draw_grad_cam(
+    found, drawn = attention.draw(
         tmp_path / "attention.png",
         SimpleNamespace(model=flat, image_size=24),
         evaluation,
@@ -224,7 +224,8 @@ def test_the_picture_explains_what_the_summary_counts(tmp_path, monkeypatch):
     for axes, twin, index, one in zip(plain, heated, films, heat, strict=True):
         truth, p = table.labels[index], table.probabilities[index, 1]
         names = table.class_names[truth], table.class_names[int(p >= 0.4)]
-        assert axes.get_xlabel() == f"truth {names[0]}\nsaid {names[1]}, p {p:.3f}"
+        said = f"#{index + 1}, truth {names[0]}\nsaid {names[1]}, p {p:.3f}"
+        assert axes.get_xlabel() == said
         np.testing.assert_array_equal(twin.images[0].get_array(), stored[index])
         np.testing.assert_allclose(
             twin.images[1].get_array(), one / np.abs(one).max(), atol=1e-4
@@ -232,6 +233,7 @@ def test_the_picture_explains_what_the_summary_counts(tmp_path, monkeypatch):
     captions = [axes.get_xlabel() for axes in plain]
     assert numbered(figures["attention"]) == sorted(captions)
     assert found["films"] == len(films) == 12
+    assert drawn.indices.tolist() == films
     shares = gradcam.border_shares(heat)
     assert found["films_known"] > 0
     for name, part in found["parts"].items():

@@ -65,13 +65,16 @@ def test_an_evaluation_gets_its_pictures(drawn):
 
 def test_the_roc_curve(drawn):
     evaluation, _, summary, figures = drawn
-    whole, corner = figures["roc"].axes
-    expected = ["1 - specificity"] * 2
+    panels = figures["roc"].axes
+    whole = panels[0]
+    banded = "95 % of patient resamples"
+    expected = ["1 - specificity"] * len(panels)
+    expected += [banded] if evaluation.binary else []
     for name, (truth, score) in judged(evaluation).items():
         label = f"{name} (AUC {sk.roc_auc_score(truth, score):.3f})"
         expected.append(label)
         false, true, _ = sk.roc_curve(truth, score, drop_intermediate=False)
-        for axes in (whole, corner):
+        for axes in panels:
             np.testing.assert_allclose(line(axes, label), np.stack([false, true], 1))
     assert numbered(figures["roc"]) == sorted(expected)
     points = {point["name"]: point["metrics"] for point in summary["operating_points"]}
@@ -90,9 +93,7 @@ def test_the_precision_recall_curve(drawn):
     (axes,) = figures["precision_recall"].axes
     expected, shares = [], []
     for name, (truth, score) in judged(evaluation).items():
-        label = (
-            f"{name} (average precision {sk.average_precision_score(truth, score):.3f})"
-        )
+        label = f"{name} (AP {sk.average_precision_score(truth, score):.3f})"
         expected.append(label)
         shares.append(truth.mean())
         recall, precision = line(axes, label).T
@@ -271,7 +272,8 @@ def test_the_differences_of_two_runs(tmp_path, monkeypatch):
         (
             SimpleNamespace(workdir=tmp_path / name, info=info),
             SimpleNamespace(
-                manifest=SimpleNamespace(name="tiny", version="1.0.0", flags={})
+                manifest=SimpleNamespace(name="tiny", version="1.0.0", flags={}),
+                split_policy="grouped",
             ),
         )
         for name in tables
@@ -317,7 +319,8 @@ def test_samples_and_mistakes(tmp_path, monkeypatch):
             p, truth = table.probabilities[index, 1], table.labels[index]
             said = int(p >= FROZEN["value"])
             names = table.class_names[truth], table.class_names[said]
-            assert caption == f"truth {names[0]}\nsaid {names[1]}, p {p:.3f}"
+            number = f"#{index + 1}, "
+            assert caption == f"{number}truth {names[0]}\nsaid {names[1]}, p {p:.3f}"
             expected.append(caption)
             colour = plotting.GREEN if truth == said else plotting.RED
             assert frame.get_edgecolor() == matplotlib.colors.to_rgba(colour)
@@ -462,7 +465,8 @@ def test_no_name_is_interpreted_or_lost(kind, tmp_path, monkeypatch):
         summary = summarise(evaluation, rows=rows, validation=validation)
         summary["subgroups"] = {NAMES[kind][0]: summary["subgroups"]["source mode"]}
         pictures = report_figures.draw(tmp_path, summary, evaluation, validation)
-        pictures |= film_plots.draw_films(tmp_path, evaluation, numbered_films)
+        films = film_plots.draw_films(tmp_path, evaluation, numbered_films)
+        pictures |= {name: drawn.path for name, drawn in films.items()}
         report_figures.draw_runs(
             tmp_path / "runs.png",
             {

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
+from cxr.evaluation import attention as explained
 from cxr.evaluation import film_plots, plots
 from cxr.metrics import classification
 from cxr.metrics.evaluation import Evaluation
@@ -105,7 +106,7 @@ def test_heat_of_one_sign_does_not_colour_the_other(tmp_path):
     )
     film_plots.grid({"for": [film._replace(heat=None), film]}, path)
     pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
-    middle = pixels[:, 300:480]  # the film with its heat, left of its frame
+    middle = pixels[:220, 300:480]  # the film with its heat, left of its frame
     reddish = (middle[..., 0] - middle[..., 2]) > 60
     bluish = (middle[..., 2] - middle[..., 0]) > 60
     bluish &= middle[..., 2] > middle[..., 1]  # not the green frame
@@ -137,20 +138,23 @@ AREAS = {"left": 0.08, "right": 0.08, "top": 0.08, "bottom": 0.08, "corners": 0.
 def attention(films=10, **times):
     """What is said of films whose border parts hold so many times their share."""
     shares = {n: np.full(films, a * times.get(n, 1.0)) for n, a in AREAS.items()}
-    return film_plots.describe_attention("ILL", shares, AREAS)
+    return explained.describe("ILL", shares, AREAS)
 
 
 def test_attention_is_told_in_numbers_part_by_part():
     found = attention(left=0.5, right=1.34, top=0.25, bottom=0.5, corners=0.0)
-    assert found["parts"]["right"] == {"share": pytest.approx(0.1072), "area": 0.08}
+    right = pytest.approx(0.1072)
+    same = {"share": right, "ci95": [right, right], "area": 0.08}
+    assert found["parts"]["right"] == same
     assert found["border_share"] == pytest.approx(0.08 * 2.59)
     assert found["border_share"] < found["border_area"] == pytest.approx(0.36)
     # The border as a whole is spared, yet its right edge is not.
     assert found["alarm"]
     assert found["line"] == (
-        "On 10 films 20.7% of what speaks for ILL lies on the outer tenth at each "
-        "edge, 36.0% of the area. Each part holds so many times its share of the "
-        "area: left 0.50, right 1.34, top 0.25, bottom 0.50, corners 0.00. The right "
+        "On 10 films 20.7% (95 % over films: 20.7% to 20.7%) of what speaks for ILL "
+        "lies on the outer tenth at each edge, 36.0% of the area. Each part holds so "
+        "many times its share of the area: left 0.50, right 1.34, top 0.25, "
+        "bottom 0.50, corners 0.00. The right "
         "edge holds 1.34 times its share: the model may read markers or print, a "
         "shortcut."
     )
@@ -159,7 +163,9 @@ def test_attention_is_told_in_numbers_part_by_part():
 def test_attention_that_spares_the_border_acquits_nobody():
     found = attention(left=0.9, right=1.2, top=0.2, bottom=0.2, corners=0.1)
     assert not found["alarm"]
-    assert found["line"].endswith("bottom 0.20, corners 0.10.")
+    assert found["line"].endswith(
+        "bottom 0.20, corners 0.10. That is no proof that it looks at lungs."
+    )
     assert not attention()["alarm"]  # no preference is none
 
 
@@ -178,11 +184,11 @@ def test_attention_names_the_part_that_holds_most(times, said):
 
 def test_attention_counts_only_films_on_which_something_speaks():
     shares = {n: np.array([a, np.nan]) for n, a in AREAS.items()}
-    found = film_plots.describe_attention("ILL", shares, AREAS)
+    found = explained.describe("ILL", shares, AREAS)
     assert (found["films"], found["films_known"]) == (2, 1)
     assert found["line"].startswith("On 1 of 2 films 36.0% of what speaks for ILL")
     nothing = {n: np.full(2, np.nan) for n in AREAS}
-    found = film_plots.describe_attention("ILL", nothing, AREAS)
+    found = explained.describe("ILL", nothing, AREAS)
     assert found["line"] == "On none of 2 films does anything speak for ILL."
     assert found["border_share"] is None and not found["alarm"]
     json.dumps(found, allow_nan=False)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import sklearn.metrics as sk
 from hypothesis import strategies as st
-from scipy import special
+from scipy import special, stats
 
 from cxr.metrics import (
     calibration,
@@ -452,11 +452,10 @@ def test_ruling_in_never_cuts_below_screening(films):
         again = thresholds.choose_threshold(positive, score, point["rule"])
         assert point["threshold"] == again  # the rule that is named chose it
     changed = screening["rule"] != operating_points.NAMED_RULES["screening"]
-    assert (screening["remark"] is not None) == changed
     if changed:  # then both targets are kept at both
         assert found.min() >= 0.98 and spared.min() >= 0.95
-        assert screening["remark"] == "keeps sensitivity:0.98, too"
-        assert rule_in["remark"] == "keeps specificity:0.95, too"
+    assert screening["target"] == {"metric": "recall", "value": 0.98}
+    assert rule_in["target"] == {"metric": "specificity", "value": 0.95}
 
 
 def test_where_one_threshold_does_for_both_the_points_change_places():
@@ -465,13 +464,11 @@ def test_where_one_threshold_does_for_both_the_points_change_places():
     points = {p["name"]: p for p in operating_points.choose(ill, score)}
     assert points["screening"]["rule"] == "specificity:0.95"
     assert points["rule-in"]["rule"] == "sensitivity:0.98"
-    assert points["rule-in"]["remark"] == "keeps specificity:0.95, too"
     low, high = points["screening"]["threshold"], points["rule-in"]["threshold"]
     assert low < points["balanced"]["threshold"] < high
     assert points["one half"]["chosen_on"] is None
     poor = {p["name"]: p for p in operating_points.choose(ill, score[::-1].copy())}
     assert poor["screening"]["rule"] == "sensitivity:0.98"
-    assert poor["screening"]["remark"] is None
 
 
 def test_the_models_own_point_says_what_chose_it():
@@ -620,3 +617,71 @@ def test_predictions_survive_the_csv_bit_for_bit(tmp_path):
     with open(tmp_path / predictions.TABLE, "a") as file:
         file.write("x,y,NORMAL,0.5,0.5\n")
     assert predictions.recall(tmp_path, source) is None
+
+
+def test_an_exact_interval_is_scipys():
+    for hits, count in ((0, 9), (3, 9), (9, 9)):
+        found = intervals.exact(hits / count, count)
+        wanted = stats.binomtest(hits, count).proportion_ci(method="exact")
+        np.testing.assert_allclose(found, wanted, rtol=1e-12)
+
+
+def test_no_bin_of_the_calibration_looks_certain():
+    table = fabricated.clustered(1, patients=80, separation=9.0)
+    found = summarise(_asked(table))["calibration"]
+    rows = [row for bins in found["bins"].values() for row in bins]
+    assert {row["observed"] for row in rows} >= {0.0, 1.0}
+    for row in rows + found["in_words"]:
+        low, high = row["ci95"]
+        assert low <= row["observed"] <= high and high - low > 0.001
+
+
+def test_calibration_in_words_counts_the_films_of_each_range():
+    table = fabricated.clustered(1, separation=1.0)
+    found = summarise(_asked(table))["calibration"]["in_words"]
+    score = table.probabilities[:, 1]
+    assert [row["low"] for row in found] == [0.0, 0.1, 0.5, 0.9]
+    for row in found:
+        inside = (score >= row["low"]) & (
+            (score < row["high"]) | (row["high"] == 1) & (score == 1)
+        )
+        assert row["n"] == inside.sum()
+        assert row["observed"] == np.mean(table.labels[inside] == 1)
+        assert row["predicted"] == pytest.approx(score[inside].mean())
+    assert sum(row["n"] for row in found) == len(score)
+
+
+def test_a_draws_roc_curve_is_that_of_its_films_repeated():
+    random = np.random.default_rng(0)
+    positive = random.random(40) < 0.5
+    score = np.round(random.random(40) + 0.3 * positive, 1)  # with ties
+    weights = random.integers(0, 3, (5, 40))
+    grid = np.linspace(0, 1, 11)
+    found = classification.roc_draws(positive, score, weights, grid)
+    for row, draw in zip(found, weights, strict=True):
+        again = np.repeat(np.arange(40), draw)
+        curve = classification.ranking_curves(positive[again], score[again])
+        wanted = np.interp(grid, curve["false_positive_rate"], curve["recall"])
+        np.testing.assert_allclose(row, wanted, rtol=1e-12)
+    assert np.isnan(
+        classification.roc_draws(positive, score, positive[None], grid)[0, 0]
+    )
+
+
+def test_a_missed_target_is_told_and_validation_stands_beside():
+    validation = fabricated.clustered(9, patients=80, separation=1.5)
+    table = fabricated.clustered(1, patients=80, separation=0.2)
+    found = summarise(_asked(table), validation=validation)["operating_points"]
+    points = {point["name"]: point for point in found}
+    screening = points["screening"]
+    assert screening["missed"] and screening["metrics"]["recall"]["value"] < 0.98
+    assert screening["validation"]["recall"]["value"] >= 0.98
+    assert screening["validation"]["recall"]["ci95"]
+    own = _asked(validation)
+    at = dataclasses.replace(own.scored, threshold=screening["threshold"])
+    assert (
+        screening["validation"]["recall"]["value"] == classification.point(at)["recall"]
+    )
+    assert not points["the model's own"]["missed"]  # it promises nothing
+    same = summarise(_asked(validation), validation=validation)["operating_points"]
+    assert not any(point["missed"] for point in same)

@@ -263,13 +263,12 @@ def test_a_comparison_counts_patients_only_where_they_are_known(known, tmp_path)
 def test_operating_points_say_what_chose_each():
     good = fabricated.clustered(9, separation=9.0)
     text = words(asked(fabricated.clustered(1), validation=good))
-    assert "keeps sensitivity:0.98, too" in text
-    assert "each takes the other's rule" in text
-    assert "half fixed" in text
+    # One threshold keeps both targets there, so each takes the other's rule.
+    assert "screening: sensitivity ≥ 98% test; rule specificity:0.95, chosen" in text
+    assert "one half test; rule half, fixed" in text
     poor = fabricated.clustered(9, separation=0.5)
     text = words(asked(fabricated.clustered(1), validation=poor))
-    assert "keeps sensitivity:0.98" not in text
-    assert "each takes the other's rule" not in text
+    assert "screening: sensitivity ≥ 98% test; rule sensitivity:0.98, chosen" in text
 
 
 def test_the_prevalence_among_these_films_is_named(binary):
@@ -326,10 +325,21 @@ def test_the_attention_line_stands_below_its_picture(tmp_path):
     picture = tmp_path / "attention.png"
     picture.write_bytes(b"png")
     summary = asked(fabricated.clustered(1))
-    summary["attention"] = {"class": "ILL", "alarm": True, "line": "right 1.34 times"}
+    summary["attention"] = {
+        "class": "ILL",
+        "alarm": True,
+        "line": "right 1.34 times",
+        "parts": {"left": {"share": 0.1, "ci95": [0.05, 0.15], "area": 0.08}},
+        "outside_body": {"films": 0, "share": None, "ci95": None, "area": None},
+        "sanity": {"films": 8, "rank_correlation": 0.71, "alarm": True},
+    }
     page = report.render(summary, {"attention": picture}, {})
     assert '<li class="warn">right 1.34 times</li>' in page
-    assert "Grad-CAM for ILL: orange speaks for it, blue against." in page
+    assert "Grad-CAM for ILL: orange speaks for it, blue against" in page
+    assert "5.0 % to 15.0 %" in page
+    assert (
+        "a rank correlation of 0.71 to these, over 8 films: they show the film" in page
+    )
     assert "right 1.34" not in report.render(summary, {}, {})
 
 

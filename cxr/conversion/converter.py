@@ -35,7 +35,6 @@ from cxr.conversion import (
 from cxr.reasons import Rejected
 
 REPORT = "report.html"
-REPORT_JSON = "report.json"  # the same numbers; neither is in the manifest, for time
 # Where images lie, where the set goes and how many work shapes no byte of it.
 # What a table says counts by its content, with the sources.
 _SHAPELESS = frozenset(
@@ -408,7 +407,7 @@ def _write_report(
 ) -> list[str]:
     """Writes the report; returns what should be seen without opening it."""
     content = set_report.numbers(outcome, seconds)
-    spool.store(folder / REPORT_JSON, set_report.to_json(content))
+    spool.store(folder / records.REPORT_JSON, set_report.to_json(content))
     spool.store(folder / REPORT, set_report.to_html(content, outcome))
     return list(set_report.shortcut_warnings(content))
 

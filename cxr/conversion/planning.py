@@ -40,7 +40,7 @@ class PlanConfig:
         "brightness and sharpness get wrong, a rehearsal of a shift, no estimate; "
         "'test_only': everything is test; 'auto': official where the source has a test "
         "folder, test_only where it has nothing else, else grouped",
-        choices=("auto", "official", "grouped", "blocks", "counter", "test_only"),
+        choices=("auto", *records.SPLIT_POLICIES),
     )
     counter_strength: float = cli.option(
         1.0,

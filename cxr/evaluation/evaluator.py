@@ -2,25 +2,30 @@
 
 import collections
 import dataclasses
+import functools
 import pathlib
-import platform
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-import cxr
-from cxr import cli, environment, files, model_card, records, runs
+from cxr import cli, files, input_guard, model_card, records, runs, tables
 from cxr.evaluation import (
+    attention,
     baseline_predictions,
     film_plots,
+    film_table,
+    origins,
     report,
     report_figures,
     split_predictions,
 )
+from cxr.evaluation.film_plots import Drawn
 from cxr.evaluation.opening import EvaluateConfig
 from cxr.input import film_measures
 from cxr.input.film_measures import Measures
+from cxr.metrics import findings
 from cxr.metrics.evaluation import Evaluation
 from cxr.metrics.predictions import Predictions
 from cxr.metrics.summary import summarise
@@ -30,6 +35,10 @@ from cxr.training import curves
 
 METRICS = "metrics.json"
 REPORT = "report.html"
+_BY_CHANCE = (
+    "Not shown: the interval of the ROC AUC reaches one half, so the model may rank "
+    "these films by chance, and where it looked would mean nothing."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +51,17 @@ class EvaluatedRun:
     validation: Predictions | None
     baseline: Baseline | None
     summary: dict[str, Any]
+    unlike: Sequence[str] = ()
+
+    @functools.cached_property
+    def shapes(self) -> np.ndarray:
+        """Height by width of each film as it was, float64 [n]."""
+        return film_plots.proportions(self.record_set.examples(self.evaluation.split))
+
+    @property
+    def statuses(self) -> list[str]:
+        """Of each film, as cxr.predict's; empty where the run has no guard."""
+        return [input_guard.status((), why) for why in self.unlike]
 
     def read_images(self, indices: np.ndarray) -> np.ndarray:
         """Images of the evaluated split at the stored size, uint8 [n, S, S]."""
@@ -64,6 +84,8 @@ def evaluate_run(
         run, record_set, config.split
     )
     predictor = load_predictor(run)
+    films = film_measures.measure(record_set, config.split)
+    unlike = _judge(run, films)
     begin = time.perf_counter()
     table = split_predictions.obtain(
         run,
@@ -72,10 +94,10 @@ def evaluate_run(
         config,
         predictor=predictor,
         folder=folder,
+        statuses=[input_guard.status((), why) for why in unlike or ()],
         reuse=False,
     )
     predicted_s = time.perf_counter() - begin
-    films = film_measures.measure(record_set, config.split)
     trained = _trained_on(run, record_set)
     validation = baseline = None
     if trained:
@@ -91,18 +113,18 @@ def evaluate_run(
         validation=validation,
         baseline=baseline,
     )
-    summary["input_guard"] = _judge(run, films)
-    evaluated = EvaluatedRun(run, record_set, evaluation, validation, baseline, summary)
-    pictures = draw(evaluated, folder) if config.report else {}
+    summary["input_guard"] = _summarise_guard(run, unlike)
+    evaluated = EvaluatedRun(
+        run, record_set, evaluation, validation, baseline, summary, unlike or []
+    )
+    drawn = draw(evaluated, folder) if config.report else {}
     if config.report and config.explain:
-        pictures |= _explain(evaluated, folder, predictor, config.explain)
-    reads = runs.count_test_reads(run.workdir) if config.split == "test" else 0
-    origins = describe_origins(run, record_set) | remarks(run, record_set, reads)
-    publish(folder, summary, origins, pictures)
+        drawn |= _explain(evaluated, folder, predictor, config.explain)
+    described = origins.describe(run, record_set)
+    described |= origins.remarks(run, record_set, config.split)
+    publish(folder, evaluated, described, drawn, config.source_dir)
     model_card.publish(run)
     say(summary, folder)
-    for name in {"trained_after_test", "under_way"} & origins.keys():
-        cli.warn(origins[name])
     cli.say(
         f"{len(table.labels)} images predicted in {predicted_s:.1f} s, measured and "
         f"drawn in {time.perf_counter() - begin:.1f} s"
@@ -110,30 +132,39 @@ def evaluate_run(
     return evaluated
 
 
-def draw(evaluated: EvaluatedRun, folder: pathlib.Path) -> dict[str, pathlib.Path]:
-    """Draws an evaluation's pictures, all but Grad-CAM; name -> PNG."""
+def draw(evaluated: EvaluatedRun, folder: pathlib.Path) -> dict[str, Drawn]:
+    """Draws an evaluation's pictures, all but Grad-CAM, by name."""
     pictures = report_figures.draw(
         folder, evaluated.summary, evaluated.evaluation, evaluated.validation
-    )
-    pictures |= film_plots.draw_films(
-        folder, evaluated.evaluation, evaluated.read_images
     )
     workdir = evaluated.run.workdir
     if (workdir / runs.HISTORY).is_file() and evaluated.run.is_latest:
         pictures["curves"] = folder / "curves.png"
         curves.training_curves(runs.read_history(workdir), pictures["curves"])
-    return pictures
+    drawn = {name: Drawn(path) for name, path in pictures.items()}
+    return drawn | film_plots.draw_films(
+        folder, evaluated.evaluation, evaluated.read_images, evaluated.shapes
+    )
 
 
 def _explain(
     evaluated: EvaluatedRun, folder: pathlib.Path, predictor: Predictor, count: int
-) -> dict[str, pathlib.Path]:
-    path = folder / "attention.png"
-    attention = film_plots.draw_grad_cam(
-        path, predictor, evaluated.evaluation, read=evaluated.read_images, count=count
+) -> dict[str, Drawn]:
+    """Draws Grad-CAM, but of a model that ranks films by chance, where it misleads."""
+    bounds = evaluated.summary["metrics"]["roc_auc"]["ci95"]
+    if bounds and bounds[0] <= 0.5:
+        evaluated.summary["attention"] = {"not_shown": _BY_CHANCE}
+        return {}
+    found, drawn = attention.draw(
+        folder / "attention.png",
+        predictor,
+        evaluated.evaluation,
+        read=evaluated.read_images,
+        count=count,
+        shapes=evaluated.shapes,
     )
-    evaluated.summary["attention"] = attention
-    return {"attention": path} if attention else {}
+    evaluated.summary["attention"] = found
+    return {"attention": drawn} if drawn else {}
 
 
 def ask(run: runs.Run, table: Predictions, config: EvaluateConfig) -> Evaluation:
@@ -150,16 +181,23 @@ def ask(run: runs.Run, table: Predictions, config: EvaluateConfig) -> Evaluation
     )
 
 
-def _judge(run: runs.Run, films: Measures) -> dict[str, Any] | None:
-    """How many of the films the run's input guard calls unlike those of training."""
+def _judge(run: runs.Run, films: Measures) -> list[str] | None:
+    """What the run's input guard says of each film; None where it has none."""
     guard = run.read_guard()
-    if guard is None:
+    return guard.judge(films.cells, films.numbers) if guard else None
+
+
+def _summarise_guard(
+    run: runs.Run, unlike: Sequence[str] | None
+) -> dict[str, Any] | None:
+    """How many of the films are unlike those of training, and why."""
+    if unlike is None:
         return None
-    reasons = collections.Counter(filter(None, guard.judge(films.cells, films.numbers)))
+    reasons = collections.Counter(filter(None, unlike))
     return {
         "unlike": sum(reasons.values()),
-        "of": len(films.labels),
-        "reasons": dict(reasons.most_common()),
+        "of": len(unlike),
+        "reasons": [{"reason": why, "n": n} for why, n in reasons.most_common()],
         "false_alarms": run.info.input_guard and run.info.input_guard.false_alarms,
     }
 
@@ -197,18 +235,49 @@ def _validation(
 
 def publish(
     folder: pathlib.Path,
-    summary: dict[str, Any],
-    origins: dict[str, str],
-    pictures: dict[str, pathlib.Path],
+    evaluated: EvaluatedRun,
+    described: dict[str, str],
+    drawn: dict[str, Drawn],
+    source_dir: str = "",
 ) -> None:
-    """Writes metrics.json, and the page where there are pictures for it."""
+    """Writes metrics.json, mistakes.csv, and the page where there are pictures for it.
+
+    Args:
+      folder: the evaluation's.
+      evaluated: what is published.
+      described: of `origins`.
+      drawn: name -> picture; empty for no page.
+      source_dir: as `film_table.rows`'.
+    """
     # When it was evaluated is no property of the result: the same run and films give
     # the same file.
     changing = ("evaluated", "test_reads", "under_way")
-    summary["provenance"] = {n: t for n, t in origins.items() if n not in changing}
+    lasting = {n: t for n, t in described.items() if n not in changing}
+    summary = evaluated.summary
+    summary["split_policy"] = evaluated.record_set.split_policy
+    summary["provenance"] = lasting
+    summary["warnings"] = [
+        dataclasses.asdict(found) for found in findings.find(summary, lasting)
+    ]
     runs.write_json(folder / METRICS, summary)
-    if pictures:
-        files.publish(folder / REPORT, report.render(summary, pictures, origins))
+    to_rows = functools.partial(
+        film_table.rows,
+        evaluated.evaluation,
+        statuses=evaluated.statuses,
+        source_dir=source_dir,
+    )
+    wrong = to_rows(film_table.wrong(evaluated.evaluation))
+    tables.publish(folder / film_table.MISTAKES, film_table.COLUMNS, wrong)
+    if not drawn:
+        return
+    films = {
+        name: to_rows(one.indices)
+        for name, one in drawn.items()
+        if one.indices is not None
+    }
+    pictures = {name: one.path for name, one in drawn.items()}
+    page = report.render(summary, pictures, described, films)
+    files.publish(folder / REPORT, page)
 
 
 def say(summary: dict[str, Any], folder: pathlib.Path) -> None:
@@ -231,6 +300,9 @@ def say(summary: dict[str, Any], folder: pathlib.Path) -> None:
     cli.say(f"  always {majority['class']}: accuracy {majority['accuracy']:.4f}")
     if found := summary.get("trivial_baseline"):
         cli.say(f"  trivial baseline: {_beside(found)}")
+    for finding in summary["warnings"]:
+        if finding["severity"] != "info":
+            cli.warn(finding["text"])
     page = folder / REPORT
     cli.say(f"report: {page}" if page.is_file() else f"numbers: {folder / METRICS}")
 
@@ -249,69 +321,3 @@ def _beside(found: dict[str, Any]) -> str:
                 f" (model {gap['value']:+.4f}, 95 %: {low:+.4f} to {high:+.4f})"
             )
     return ", ".join(parts) or "undefined"
-
-
-# --- where data, model and numbers come from, in words
-
-
-def describe_data(record_set: records.RecordSet) -> str:
-    """One line on a data set: name, version, how it was split."""
-    manifest = record_set.manifest
-    policy = manifest.flags.get("split_policy", "unknown")
-    return f"{manifest.name} {manifest.version}, split policy {policy}"
-
-
-def describe_origins(run: runs.Run, record_set: records.RecordSet) -> dict[str, str]:
-    """Where data, model and numbers come from, as label -> text."""
-    info, trained = run.info, environment.read(run.workdir)
-    packages = trained.packages.items() if trained else ()
-    return {
-        "data": describe_data(record_set),
-        "data folder": str(record_set.path),
-        "data fingerprint": record_set.manifest.fingerprint,
-        "run folder": str(run.workdir),
-        "model": f"{info.model}, {info.num_parameters:,} parameters, films of "
-        f"{info.image_size} px (stored at {info.stored_image_size} px), "
-        f"epoch {info.best_epoch} was best on validation",
-        "model sha256": info.model_sha256,
-        "trained with": ", ".join(f"{name} {version}" for name, version in packages)
-        + f"; {', '.join(trained.devices if trained else ())}",
-        "commit": (trained and trained.git_commit) or "not a git checkout",
-        "evaluated": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
-        + f" with cxr {cxr.__version__}, Python {platform.python_version()}",
-        "flags": cli.to_flags(run.config),
-    }
-
-
-def remarks(run: runs.Run, record_set: records.RecordSet, reads: int) -> dict[str, str]:
-    """What the first screen adds to the numbers."""
-    noted = {}
-    if reads:
-        times = "once" if reads == 1 else f"{reads} times"
-        noted["test_reads"] = (
-            f"The test split has been read {times} by this run (test_reads.csv)."
-        )
-    if run.info.trained_after_test:
-        noted["trained_after_test"] = (
-            f"The test split had been read {run.info.trained_after_test} times before "
-            "training went on: it is no unseen test of this model."
-        )
-    if not run.is_latest:
-        noted["under_way"] = (
-            "A training with other flags has begun in the run folder since; these "
-            "numbers are of the finished model before it."
-        )
-    if record_set.manifest.fingerprint != run.info.data.fingerprint:
-        manifest, own = record_set.manifest, run.data_path
-        noted["other_data"] = (
-            f"External validation: these films are of {manifest.name} "
-            f"{manifest.version}, another data set than the model was trained on "
-            f"({own.parent.name} {own.name}); whether patients of its training are "
-            "among them was not checked."
-        )
-    if record_set.manifest.name == "phantom":
-        noted["synthetic"] = (
-            "The films are synthetic phantoms: the numbers show that the software "
-            "works, nothing about patients."
-        )
-    return noted

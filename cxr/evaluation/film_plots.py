@@ -1,31 +1,24 @@
-"""Draws samples, mistakes and Grad-CAM overlays of a split's images."""
+"""Draws films of a split, in their true proportions, with their numbers."""
 
-import itertools
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cxr import cli, images
+from cxr.evaluation import film_table
 from cxr.metrics.evaluation import Evaluation
 from cxr.metrics.predictions import Predictions
 from cxr.prediction import overlay
 from cxr.reporting import formatting, plotting
 
-if TYPE_CHECKING:
-    from cxr.prediction.predictor import Predictor
-
 _COLUMNS = 6
 _SAMPLES = 12
 _MISTAKES = 6  # of each kind
-_EXPLAINED = 6  # films of each kind
-_MARGIN = 0.1
-_CLEARLY_MORE = 1.25  # times its area: a part of the border that is warned of
-
+_BAR = 0.7  # inches of the colour bar
 # Indices of a split -> uint8 [n, S, S].
 ReadImages = Callable[[np.ndarray], np.ndarray]
 
@@ -38,34 +31,66 @@ class Pictured(NamedTuple):
       caption: one or two short lines below it.
       right: whether the model was right; its frame tells.
       heat: float [S, S], positive where it speaks for the class, or None.
+      proportion: height by width of the film, which is stored squashed to a square.
     """
 
     pixels: np.ndarray
     caption: str
     right: bool
     heat: np.ndarray | None = None
+    proportion: float = 1.0
+
+
+class Drawn(NamedTuple):
+    """A picture: its PNG, and of films their indices in the order shown."""
+
+    path: pathlib.Path
+    indices: np.ndarray | None = None
+
+
+def proportions(rows: Sequence[Mapping[str, str]]) -> np.ndarray:
+    """Height by width of each film, float64 [n].
+
+    Args:
+      rows: of examples.csv, in index order.
+    """
+    sizes = np.array(
+        [(int(row["source_height"]), int(row["source_width"])) for row in rows], float
+    ).reshape(-1, 2)
+    return sizes[:, 0] / sizes[:, 1]
 
 
 def draw_films(
-    folder: pathlib.Path, evaluation: Evaluation, read: ReadImages
-) -> dict[str, pathlib.Path]:
-    """Draws the sample predictions and the hardest mistakes."""
-    drawn = sample(evaluation.predictions, seed=evaluation.seed)
+    folder: pathlib.Path,
+    evaluation: Evaluation,
+    read: ReadImages,
+    shapes: np.ndarray | None = None,
+) -> dict[str, Drawn]:
+    """Draws the sample predictions and the hardest mistakes.
+
+    Args:
+      folder: where the PNGs go.
+      evaluation: the predictions.
+      read: indices to images.
+      shapes: of `proportions`; squares if None.
+    """
+    samples = sample(evaluation.predictions, seed=evaluation.seed)
     pictures = {
-        "samples": {"Sample predictions": drawn},
+        "samples": {"Sample predictions": samples},
         "mistakes": hardest(evaluation),
     }
-    paths = {}
+    drawn = {}
     for name, sections in pictures.items():
         if any(map(len, sections.values())):
-            paths[name] = folder / f"{name}.png"
             groups = {
-                title: make_pictured(evaluation, found, read(found))
+                title: make_pictured(evaluation, found, read(found), shapes=shapes)
                 for title, found in sections.items()
                 if len(found)
             }
-            grid(groups, paths[name])
-    return paths
+            shown = np.concatenate(list(sections.values()))
+            drawn[name] = Drawn(folder / f"{name}.png", shown)
+            grid(groups, drawn[name].path)
+    return drawn
 
 
 def sample(table: Predictions, *, seed: int, count: int = _SAMPLES) -> np.ndarray:
@@ -82,17 +107,13 @@ def sample(table: Predictions, *, seed: int, count: int = _SAMPLES) -> np.ndarra
 def hardest(evaluation: Evaluation) -> dict[str, np.ndarray]:
     """Heading -> indices of the wrong films, those the model was surest of first."""
     scored = evaluation.scored
-    wrong = scored.predicted != scored.labels
-    true = scored.probabilities[np.arange(len(scored.labels)), scored.labels]
-    surest = np.argsort(true, kind="stable")
+    wrong = film_table.wrong(evaluation)
     if scored.positive is None:
-        found = surest[wrong[surest]][: 2 * _MISTAKES]
-        return {"Mistakes it was surest of": found}
-    name = _positive_name(evaluation)
-    ill = scored.labels == scored.positive
+        return {"Mistakes it was surest of": wrong[: 2 * _MISTAKES]}
+    ill = scored.labels[wrong] == scored.positive
     return {
-        f"Missed {name} (false negatives)": surest[(wrong & ill)[surest]][:_MISTAKES],
-        "False alarms (false positives)": surest[(wrong & ~ill)[surest]][:_MISTAKES],
+        f"Missed {positive_name(evaluation)} (false negatives)": wrong[ill][:_MISTAKES],
+        "False alarms (false positives)": wrong[~ill][:_MISTAKES],
     }
 
 
@@ -101,14 +122,17 @@ def make_pictured(
     indices: np.ndarray,
     pixels: np.ndarray,
     heat: np.ndarray | None = None,
+    *,
+    shapes: np.ndarray | None = None,
 ) -> list[Pictured]:
-    """Images with captions: truth, prediction and its probability.
+    """Images with captions: number, truth, prediction and its probability.
 
     Args:
       evaluation: what is said of them.
       indices: of the examples, int [n].
       pixels: uint8 [n, S, S].
       heat: float [n, S, S] of Grad-CAM, or None.
+      shapes: of all films of the split, of `proportions`; squares if None.
     """
     scored = evaluation.scored
     names = plotting.short_names(evaluation.class_names, length=12)
@@ -121,16 +145,18 @@ def make_pictured(
         pictured.append(
             Pictured(
                 pixels[place],
-                caption=f"truth {names[truth]}\nsaid {names[said]}, p "
+                caption=f"#{index + 1}, truth {names[truth]}\nsaid {names[said]}, p "
                 f"{formatting.probability(scored.probabilities[index, shown])}",
                 right=bool(truth == said),
                 heat=None if heat is None else heat[place],
+                proportion=1.0 if shapes is None else float(shapes[index]),
             )
         )
     return pictured
 
 
-def _positive_name(evaluation: Evaluation) -> str:
+def positive_name(evaluation: Evaluation) -> str:
+    """The positive class, as pictures have room for it."""
     names = plotting.short_names(evaluation.class_names)
     return names[evaluation.class_names.index(evaluation.positive_class)]
 
@@ -147,10 +173,12 @@ def grid(sections: Mapping[str, Sequence[Pictured]], path: str | os.PathLike) ->
         for heading, pictured in sections.items()
         for start in range(0, len(pictured), _COLUMNS)
     ]
-    heights = [2.1 + (0.35 if heading else 0.0) for heading, _ in blocks]
+    heights = [_height(row) + (0.35 if heading else 0.0) for heading, row in blocks]
+    explained = any(f.heat is not None for _, row in blocks for f in row)
+    heights += [_BAR] if explained else []
     figure = Figure(figsize=(10, sum(heights)), layout="constrained")
-    parts = figure.subfigures(len(blocks), 1, height_ratios=heights, squeeze=False)
-    for part, (heading, row) in zip(parts[:, 0], blocks, strict=True):
+    parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)
+    for part, (heading, row) in zip(parts[:, 0], blocks, strict=False):
         if heading:
             part.suptitle(heading, x=0.01, ha="left", fontsize=13, fontweight="bold")
         cells = part.subplots(1, _COLUMNS)
@@ -158,17 +186,31 @@ def grid(sections: Mapping[str, Sequence[Pictured]], path: str | os.PathLike) ->
             axes.set_axis_off()
         for axes, film in zip(cells, row, strict=False):
             _show(axes, film)
+    if explained:
+        overlay.colour_bar(parts[-1, 0])
     plotting.save(figure, path)
+
+
+def _height(row: Sequence[Pictured]) -> float:
+    """Inches of a row: its tallest film and the caption."""
+    return 0.6 + 1.5 * min(max(film.proportion for film in row), 2.0)
 
 
 def _show(axes: Axes, film: Pictured) -> None:
     axes.set_axis_on()
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.imshow(film.pixels, cmap="gray", vmin=0, vmax=255)
+    axes.imshow(film.pixels, cmap="gray", vmin=0, vmax=255, aspect=film.proportion)
     if film.heat is not None:
         share, opaque = overlay.opacity(film.heat)
-        axes.imshow(share, cmap=overlay.SIGNED, vmin=-1, vmax=1, alpha=opaque)
+        axes.imshow(
+            share,
+            cmap=overlay.SIGNED,
+            vmin=-1,
+            vmax=1,
+            alpha=opaque,
+            aspect=film.proportion,
+        )
         axes.set_xlabel("for (orange), against (blue)", fontsize=8.5)
     else:
         axes.set_xlabel(film.caption, fontsize=8.5)
@@ -178,140 +220,3 @@ def _show(axes: Axes, film: Pictured) -> None:
             linewidth=2.5,
             linestyle="-" if film.right else "--",
         )
-
-
-# --- Grad-CAM
-
-
-def draw_grad_cam(
-    path: pathlib.Path,
-    predictor: "Predictor",
-    evaluation: Evaluation,
-    *,
-    read: ReadImages,
-    count: int,
-) -> dict[str, Any] | None:
-    """Explains right positives, drawn at random, and the hardest mistakes.
-
-    Args:
-      path: the PNG to publish.
-      predictor: the model behind the predictions.
-      evaluation: whose positive class is explained.
-      read: indices to images.
-      count: images to explain at most; one costs about two forward passes.
-
-    Returns:
-      What metrics.json says of it, or None where there is nothing to explain: no
-      image, or a network without a convolutional map.
-    """
-    from cxr.prediction import gradcam  # TensorFlow: only where there is a model
-
-    sections = _choose_explained(evaluation, count)
-    chosen = np.concatenate(list(sections.values()))
-    if not len(chosen):
-        return None
-    try:
-        explainer = gradcam.GradCam(predictor.model)
-    except ValueError as error:
-        cli.note(f"no Grad-CAM: {error}")
-        return None
-    pixels = images.area_resize(read(chosen), predictor.image_size)
-    positive = evaluation.class_names.index(evaluation.positive_class)
-    heat = explainer.heat(pixels[..., None], positive)
-    shares = gradcam.border_shares(heat, margin=_MARGIN)
-    areas = gradcam.border_areas(heat.shape[1:], margin=_MARGIN)
-    pictured = make_pictured(evaluation, chosen, pixels, heat)
-    groups, rest = {}, iter(pictured)
-    for title, indices in sections.items():
-        some = list(itertools.islice(rest, len(indices)))[:_EXPLAINED]
-        # Each plain, then with its heat.
-        groups[title] = [
-            one for film in some for one in (film._replace(heat=None), film)
-        ]
-    grid(groups, path)
-    return describe_attention(evaluation.positive_class, shares, areas)
-
-
-def _choose_explained(evaluation: Evaluation, count: int) -> dict[str, np.ndarray]:
-    """Heading -> indices: a quarter each mistakes of both kinds, the rest right."""
-    scored = evaluation.scored
-    mistakes = {
-        title: indices[: count // 4] for title, indices in hardest(evaluation).items()
-    }
-    left = count - sum(len(indices) for indices in mistakes.values())
-    positive = evaluation.class_names.index(evaluation.positive_class)
-    right = (scored.predicted == positive) & (scored.labels == positive)
-    order = np.random.default_rng(evaluation.seed).permutation(len(right))
-    return {
-        f"{_positive_name(evaluation)}, rightly found (at random)": order[right[order]][
-            :left
-        ],
-        **mistakes,
-    }
-
-
-def describe_attention(
-    class_name: str, shares: Mapping[str, np.ndarray], areas: Mapping[str, float]
-) -> dict[str, Any]:
-    """Puts into numbers and words how much of the attention lies on the border.
-
-    Args:
-      class_name: for which the films speak.
-      shares: of `gradcam.border_shares`, float [N] each.
-      areas: of `gradcam.border_areas`, of the same parts.
-
-    Returns:
-      The `attention` of metrics.json; shares are means over the films on which
-      anything speaks for the class, None where there is no such film.
-    """
-    first = next(iter(shares.values()))
-    known = np.isfinite(first)
-    found: dict[str, Any] = {
-        "class": class_name,
-        "films": len(first),
-        "films_known": int(known.sum()),
-        "border_area": sum(areas.values()),
-    }
-    if not known.any():
-        return found | {
-            "border_share": None,
-            "parts": {n: {"share": None, "area": area} for n, area in areas.items()},
-            "alarm": False,
-            "line": f"On none of {len(first)} films does anything speak for "
-            f"{class_name}.",
-        }
-    means = {name: float(share[known].mean()) for name, share in shares.items()}
-    found["border_share"] = sum(means.values())
-    # Rounded as they are shown, so that words and numbers cannot disagree.
-    times = {n: round(mean / max(areas[n], 1e-12), 2) for n, mean in means.items()}
-    whole = round(found["border_share"] / found["border_area"], 2)
-    alarm = whole > 1 or max(times.values()) >= _CLEARLY_MORE
-    return found | {
-        "parts": {n: {"share": mean, "area": areas[n]} for n, mean in means.items()},
-        "alarm": alarm,
-        "line": _attention_line(found, times)
-        + (_attention_alarm(times) if alarm else ""),
-    }
-
-
-def _attention_line(found: Mapping[str, Any], times: Mapping[str, float]) -> str:
-    count = found["films_known"]
-    of = "" if count == found["films"] else f" of {found['films']}"
-    films = "film" if found["films"] == 1 else "films"
-    listed = ", ".join(f"{name} {value:.2f}" for name, value in times.items())
-    return (
-        f"On {count}{of} {films} {found['border_share']:.1%} of what speaks for "
-        f"{found['class']} lies on the outer tenth at each edge, "
-        f"{found['border_area']:.1%} of the area. Each part holds so many times its "
-        f"share of the area: {listed}."
-    )
-
-
-def _attention_alarm(times: Mapping[str, float]) -> str:
-    worst = max(times, key=lambda name: times[name])
-    corners = worst == "corners"
-    part = "corners hold" if corners else f"{worst} edge holds"
-    return (
-        f" The {part} {times[worst]:.2f} times {'their' if corners else 'its'} share: "
-        "the model may read markers or print, a shortcut."
-    )

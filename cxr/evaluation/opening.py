@@ -47,11 +47,21 @@ class EvaluateConfig:
     explain: int = cli.option(
         24, "images explained by Grad-CAM; 0 = none", lower=0, upper=10_000
     )
+    source_dir: str = cli.option(
+        "", "folder that the set was made from: tables of films link into it"
+    )
+    fail_on: str = cli.option(
+        "none",
+        "exit with 65 where a finding is as severe as that, after all is written",
+        choices=("none", "warning", "error"),
+    )
     report: bool = cli.option(True, "also draw the pictures and write report.html")
 
     def validate(self) -> None:
         """Refuses what does not go together."""
         class_names.parse_map("class_map", self.class_map)
+        if self.source_dir and not os.path.isdir(self.source_dir):
+            raise cli.UsageError(f"--source_dir={self.source_dir}: no such folder")
         if bool(self.workdir) == bool(self.compare):
             raise cli.UsageError(
                 "expected either --workdir=RUN (one or several) or "

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import special
 
@@ -17,6 +18,7 @@ from cxr.reporting import plotting
 
 _LINES = ("-", "--", "-.", ":")
 _MARKERS = "os^Dv<P"
+_CORNER = 0.3  # of the ROC's sides, enlarged
 _LOGIT_EDGE = 9.0  # probabilities beyond 1e-4 of 0 or 1 share the outer bars
 
 
@@ -25,49 +27,77 @@ def roc(
     path: str | os.PathLike,
     *,
     points: Mapping[str, tuple[float, float]] | None = None,
+    bands: Mapping[str, Mapping[str, np.ndarray]] | None = None,
 ) -> None:
-    """Draws ROC curves, whole and enlarged at the corner that matters.
+    """Draws ROC curves, and enlarged the corner that matters where a point lies in it.
 
     Args:
       curves: legend text -> `metrics.ranking_curves(...)`.
       path: the PNG to publish.
       points: legend text -> (specificity, sensitivity) of operating points.
+      bands: legend text -> `false_positive_rate`, `low` and `high` of an interval.
     """
-    figure = Figure(figsize=(10, 5.2), layout="constrained")
-    whole, corner = figure.subplots(1, 2)
-    for axes in (whole, corner):
-        for (label, curve), color, line in _styles(curves):
-            axes.plot(
-                curve["false_positive_rate"],
-                curve["recall"],
-                color=color,
-                linestyle=line,
-                label=label,
-                **plotting.STYLE,
-            )
-        for (label, point), marker in zip(
-            (points or {}).items(), itertools.cycle(_MARKERS)
-        ):
-            axes.plot(
-                1 - point[0],
-                point[1],
-                marker,
-                color=plotting.INK,
-                markersize=8,
-                markerfacecolor="white",
-                markeredgewidth=1.8,
-                label=label,
-                linestyle="none",
-                clip_on=axes is corner,
-                zorder=5,
-            )
-        axes.plot([0, 1], [0, 1], color=plotting.GREY, linewidth=1, linestyle=":")
+    enlarged = any(
+        1 - specificity <= _CORNER and sensitivity >= 1 - _CORNER
+        for specificity, sensitivity in (points or {}).values()
+    )
+    figure = Figure(figsize=(10 if enlarged else 6, 5.4), layout="constrained")
+    panels = figure.subplots(1, 1 + enlarged, squeeze=False)[0]
+    whole, corner = panels[0], panels[1] if enlarged else None
+    for axes in panels:
+        _roc_panel(axes, curves, points or {}, bands or {}, clipped=axes is corner)
     whole.set(xlim=(-0.01, 1), ylim=(0, 1.01), aspect="equal")
-    corner.set(xlim=(-0.003, 0.3), ylim=(0.7, 1.003), aspect="equal")
     plotting.dress(whole, "ROC curve", "1 - specificity", "sensitivity")
-    plotting.dress(corner, "the upper left corner", "1 - specificity", "sensitivity")
+    if corner:
+        corner.set(xlim=(-0.003, _CORNER), ylim=(1 - _CORNER, 1.003), aspect="equal")
+        title = "the upper left corner"
+        plotting.dress(corner, title, "1 - specificity", "sensitivity")
     whole.legend(frameon=False, fontsize=10, loc="lower right")
     plotting.save(figure, path)
+
+
+def _roc_panel(
+    axes: Axes,
+    curves: Mapping[str, Mapping[str, np.ndarray]],
+    points: Mapping[str, tuple[float, float]],
+    bands: Mapping[str, Mapping[str, np.ndarray]],
+    *,
+    clipped: bool,
+) -> None:
+    for (label, curve), color, line in _styles(curves):
+        if band := bands.get(label):
+            axes.fill_between(
+                band["false_positive_rate"],
+                band["low"],
+                band["high"],
+                color=color,
+                alpha=0.15,
+                linewidth=0,
+                label="95 % of patient resamples",
+            )
+        axes.plot(
+            curve["false_positive_rate"],
+            curve["recall"],
+            color=color,
+            linestyle=line,
+            label=label,
+            **plotting.STYLE,
+        )
+    for (label, point), marker in zip(points.items(), itertools.cycle(_MARKERS)):
+        axes.plot(
+            1 - point[0],
+            point[1],
+            marker,
+            color=plotting.INK,
+            markersize=8,
+            markerfacecolor="white",
+            markeredgewidth=1.8,
+            label=label,
+            linestyle="none",
+            clip_on=clipped,
+            zorder=5,
+        )
+    axes.plot([0, 1], [0, 1], color=plotting.GREY, linewidth=1, linestyle=":")
 
 
 def precision_recall(

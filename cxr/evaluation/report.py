@@ -1,22 +1,19 @@
 """Writes report.html, the answer first."""
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cxr.evaluation import report_sections
+from cxr.metrics import findings
 from cxr.reporting import formatting, html
-
-# A difference to validation that a reader must hear about before anything else.
-_SHIFT_ALARM = 0.05
-_UNLIKE_ALARM = 0.05  # share of films unlike training's that a reader must hear about
-_TRAINED_ON = "The model was trained on these very films: far too optimistic."
 
 
 def render(
     summary: Mapping[str, Any],
     pictures: Mapping[str, pathlib.Path],
     provenance: Mapping[str, str],
+    films: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
 ) -> str:
     """The report as one HTML document.
 
@@ -25,10 +22,13 @@ def render(
       pictures: name -> PNG; what is missing is left out.
       provenance: label -> text, shown in the table of origins; `data` and
         the remarks are also used elsewhere on the page.
+      films: picture -> `film_table.rows` of its films.
 
     Returns:
       HTML that needs no other file.
     """
+    films = films or {}
+    folder = str(next(iter(pictures.values())).parent) if pictures else "."
     body = {
         "discrimination": report_sections.discrimination(summary, pictures),
         "threshold": report_sections.threshold(summary, pictures),
@@ -36,8 +36,10 @@ def render(
         "baseline": report_sections.baseline(summary),
         "shift": report_sections.shift(summary, pictures),
         "subgroups": report_sections.subgroups(summary, pictures),
-        "films": report_sections.films(pictures),
-        "attention": report_sections.attention(summary, pictures),
+        "films": report_sections.films(pictures, films, folder=folder),
+        "attention": report_sections.attention(
+            summary, pictures, films.get("attention", ()), folder=folder
+        ),
         "runs": report_sections.runs(summary, pictures),
         "training": report_sections.training(pictures),
         "numbers": report_sections.numbers(summary),
@@ -136,98 +138,10 @@ def _findings(
     summary: Mapping[str, Any], provenance: Mapping[str, str]
 ) -> list[tuple[str, str]]:
     """What a careful reader should know beside the four numbers."""
-    majority, accuracy = summary["majority"], summary["metrics"]["accuracy"]
-    line = (
-        f"Always answering {majority['class']} would be right in "
-        f"{formatting.percent(majority['accuracy'])} of these films"
-    )
-    found = [("plain", f"{line}.")]
-    if accuracy["value"] <= majority["accuracy"]:
-        found = [("warn", f"{line}: the model's accuracy is no better than that.")]
-    if unlike := summary.get("input_guard"):
-        found.append(_guard_finding(unlike))
-    if beside := _baseline_finding(summary.get("trivial_baseline")):
-        found.append(beside)
-    if summary["split"] == "train" and not provenance.get("other_data"):
-        found.append(("warn", _TRAINED_ON))
-    if summary["shift"]:
-        found += _shift_findings(summary)
-    temperature = summary["calibration"]["temperature"]
-    if temperature:
-        kind = "warn" if temperature["transfers"] is False else "plain"
-        found.append((kind, temperature["verdict"]))
-    if provenance.get("test_reads"):
-        found.append(("plain", provenance["test_reads"]))
-    found += [
-        ("warn", provenance[name])
-        for name in ("trained_after_test", "under_way", "other_data", "synthetic")
-        if provenance.get(name)
+    return [
+        ("plain" if found.severity == "info" else "warn", found.text)
+        for found in findings.find(summary, provenance)
     ]
-    return found
-
-
-def _guard_finding(unlike: Mapping[str, Any]) -> tuple[str, str]:
-    """How many films are unlike those of training, and how many would be by chance."""
-    share = unlike["unlike"] / unlike["of"]
-    line = (
-        f"{unlike['unlike']:,} of {unlike['of']:,} films ({formatting.percent(share)}) "
-        "look unlike the training films"
-    )
-    if unlike["reasons"]:
-        line += (
-            f" ({', '.join(f'{n:,} {why}' for why, n in unlike['reasons'].items())})"
-        )
-    expected = unlike["false_alarms"]
-    if expected is not None:
-        line += f"; of validation's films {formatting.percent(expected)} do"
-    return ("warn" if share > _UNLIKE_ALARM else "plain"), f"{line}."
-
-
-def _baseline_finding(baseline: Mapping[str, Any] | None) -> tuple[str, str] | None:
-    """What brightness and sharpness alone reach, and whether the model adds to it."""
-    if not baseline or baseline["metrics"]["roc_auc"]["value"] is None:
-        return None
-    area = formatting.number(baseline["metrics"]["roc_auc"]["value"])
-    line = f"Nine numbers of brightness and sharpness alone reach a ROC AUC of {area}"
-    if not baseline["differences"]:
-        return (
-            "warn",
-            f"{line}: these films were chosen because the numbers fail on them "
-            "(--split_policy=counter). A rehearsal of a shift, no estimate.",
-        )
-    gap = baseline["differences"]["roc_auc"]
-    if not gap["ci95"]:
-        return "plain", f"{line}."
-    low, high = (f"{bound:+.3f}" for bound in gap["ci95"])
-    line += f"; the model's is {gap['value']:+.3f} off it (95 %: {low} to {high})"
-    if gap["ci95"][0] <= 0:
-        return "warn", f"{line}: it shows nothing that these do not."
-    return "plain", f"{line}."
-
-
-def _shift_findings(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Warns of what is far from validation, and farther than chance here."""
-    found = []
-    why = "these films differ from validation's, or validation had luck"
-    threshold = summary["threshold"]
-    if threshold["chosen_on"] == "validation" and threshold["rule"] != "half":
-        why = (
-            "these films differ from those the threshold was chosen on, or it fitted "
-            "those by chance"
-        )
-    for name, label in (("specificity", "Specificity"), ("recall", "Sensitivity")):
-        here, there = summary["metrics"][name], summary["shift"]["validation"][name]
-        if there is None or not here["ci95"]:
-            continue
-        low, high = here["ci95"]
-        if low <= there <= high or abs(here["value"] - there) < _SHIFT_ALARM:
-            continue
-        line = (
-            f"{label} is {formatting.percent(here['value'])} here and "
-            f"{formatting.percent(there)} on validation at the same threshold: {why}."
-        )
-        found.append(("warn", line))
-    return found
 
 
 def render_comparison(

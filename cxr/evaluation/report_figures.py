@@ -12,6 +12,8 @@ from cxr.metrics.evaluation import Evaluation
 from cxr.metrics.predictions import Predictions
 from cxr.reporting import formatting, plotting
 
+_BAND_DRAWS = 500  # of the resamples: enough for a band, in a quarter of a second
+
 Pictures = dict[str, pathlib.Path]
 
 
@@ -70,8 +72,12 @@ def _draw_ranking(
     pictures = {n: folder / f"{n}.png" for n in ("roc", "precision_recall")}
     legends = _legends(summary, names, "AUC", "roc_auc")
     labelled = {legends[name]: curve for name, curve in curves.items()}
-    plots.roc(labelled, pictures["roc"], points=points)
-    legends = _legends(summary, names, "average precision", "pr_auc")
+    bands = {}
+    if evaluation.binary:
+        band = _roc_band(evaluation)
+        bands = {legends[evaluation.positive_class]: band} if band else {}
+    plots.roc(labelled, pictures["roc"], points=points, bands=bands)
+    legends = _legends(summary, names, "AP", "pr_auc")
     labelled = {legends[name]: curve for name, curve in curves.items()}
     base_rates = {legends[name]: share for name, share in shares.items()}
     plots.precision_recall(
@@ -81,6 +87,22 @@ def _draw_ranking(
         pictures["predictive_values"] = folder / "predictive_values.png"
         plots.predictive_values(points, pictures["predictive_values"])
     return pictures
+
+
+def _roc_band(evaluation: Evaluation) -> dict[str, np.ndarray] | None:
+    """Where the curves of 95 % of the patient resamples lie, at each rate."""
+    scored, grid = evaluation.scored, np.linspace(0, 1, 201)
+    draws = classification.roc_draws(
+        scored.labels == scored.positive,
+        scored.score,
+        evaluation.resamples.weights()[:_BAND_DRAWS],
+        grid,
+    )
+    draws = draws[np.isfinite(draws).all(axis=1)]
+    if len(draws) < 2 or evaluation.resamples.smallest_stratum() < 2:
+        return None
+    low, high = np.quantile(draws, (0.025, 0.975), axis=0)
+    return {"false_positive_rate": grid, "low": low, "high": high}
 
 
 def _draw_histograms(

@@ -1,12 +1,26 @@
 """The sections of report.html; each is empty where there is nothing to say."""
 
+import os
 import pathlib
+import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cxr.reporting import formatting, html
 
 _ITSELF = "the group itself"
+_LABELS = {"recall": "sensitivity", "specificity": "specificity"}
+_AT_POINT = ("recall", "specificity", "precision", "npv", "accuracy")
+_POINT_HEADER = (
+    "point",
+    "films",
+    "threshold",
+    "sensitivity",
+    "specificity",
+    "precision",
+    "NPV",
+    "accuracy",
+)
 
 Summary = Mapping[str, Any]
 Pictures = Mapping[str, pathlib.Path]
@@ -70,23 +84,12 @@ def threshold(summary: Summary, pictures: Pictures) -> str:
     points = summary["operating_points"]
     if not points:
         return ""
-    columns = ("recall", "specificity", "precision", "npv", "accuracy")
     ill = summary["class_counts"][summary["positive_class"]] / summary["n"]
-    header = ("point", "rule", "", "threshold", "sensitivity", "specificity")
-    rows = [
-        (
-            point["name"],
-            "\n".join(filter(None, (point["rule"], point["remark"]))),
-            _chosen_on(point),
-            formatting.probability(point["threshold"]),
-            *_with_intervals(point["metrics"], columns),
-        )
-        for point in points
-    ]
+    rows = [row for point in points for row in _rows_of_point(point, summary["split"])]
     prevalences = [f"{e['prevalence']:.0%}" for e in points[0]["predictive_values"]]
     by_prevalence = [
         (
-            point["name"],
+            _name_of(point),
             kind.upper(),
             *(formatting.with_interval(e[kind], 2) for e in point["predictive_values"]),
         )
@@ -94,10 +97,12 @@ def threshold(summary: Summary, pictures: Pictures) -> str:
         for kind in ("ppv", "npv")
     ]
     parts = [
-        html.paragraph(_where_chosen(points)),
-        html.table(
-            (*header, "precision", "NPV", "accuracy"), rows, text_columns=(0, 1, 2)
+        html.paragraph(
+            "The thresholds are fixed or chosen on validation, as the table says of "
+            "each; here they are only read off. A warning sign marks a target that is "
+            "missed here."
         ),
+        html.table(_POINT_HEADER, rows, text_columns=(0, 1)),
         _picture(
             pictures,
             "predictive_values",
@@ -113,17 +118,27 @@ def threshold(summary: Summary, pictures: Pictures) -> str:
     return html.section("Where to cut", parts, anchor="threshold")
 
 
-def _where_chosen(points: Sequence[Mapping[str, Any]]) -> str:
-    text = (
-        "The thresholds are fixed or chosen on validation, as the table says of each; "
-        "here they are only read off."
-    )
-    if any(point["remark"] for point in points):
-        text += (
-            " One threshold reaches the targets of screening and of ruling in at once, "
-            "so each takes the other's rule, which keeps its own target all the more."
-        )
-    return text
+def _name_of(point: Mapping[str, Any]) -> str:
+    """`screening: sensitivity ≥ 98 %`: what it is for, and what it promises."""
+    target = point["target"]
+    if not target:
+        return point["name"]
+    return f"{point['name']}: {_LABELS[target['metric']]} ≥ {target['value']:.0%}"
+
+
+def _rows_of_point(point: Mapping[str, Any], split: str) -> list[tuple[object, ...]]:
+    """What a threshold reaches here, and beneath it on validation."""
+    here: list[object] = list(_with_intervals(point["metrics"], _AT_POINT))
+    there = _with_intervals(point["validation"], _AT_POINT)
+    if point["missed"]:
+        at = _AT_POINT.index(point["target"]["metric"])
+        here[at] = html.Alarm(str(here[at]))
+    cut = formatting.probability(point["threshold"])
+    how = f"{split}; rule {point['rule']}, {_chosen_on(point)}"
+    rows: list[tuple[object, ...]] = [(_name_of(point), how, cut, *here)]
+    if split != "validation":
+        rows.append(("", "validation", "", *there))
+    return rows
 
 
 def calibration(summary: Summary, pictures: Pictures) -> str:
@@ -142,6 +157,7 @@ def calibration(summary: Summary, pictures: Pictures) -> str:
     ]
     temperature = measured["temperature"]
     parts = [
+        _in_words(summary),
         html.paragraph(
             f"ECE {formatting.number(ece['value'])} (95 %: "
             f"{formatting.interval(ece['ci95'])}); perfectly calibrated probabilities "
@@ -153,14 +169,32 @@ def calibration(summary: Summary, pictures: Pictures) -> str:
             pictures,
             "calibration",
             "reliability diagram",
-            "Equal-mass bins; bars, where there are any, are 95 % intervals over "
-            "patients. On the dotted line the probabilities mean what they say.",
+            "Equal-mass bins; bars are 95 % intervals over patients. On the dotted "
+            "line the probabilities mean what they say.",
             narrow=True,
         ),
     ]
     return html.section(
         "Whether its probabilities can be believed", parts, anchor="calibration"
     )
+
+
+def _in_words(summary: Summary) -> str:
+    """What scores meant among these films, in sentences."""
+    rows = summary["calibration"].get("in_words")
+    if not rows:
+        return ""
+    lines = []
+    for row in rows:
+        low, high = (100 * bound for bound in row["ci95"])
+        films = "film" if row["n"] == 1 else "films"
+        lines.append(
+            f"Of {row['n']:,} {films} scored {row['low']:g} to {row['high']:g}, "
+            f"{formatting.percent(row['observed'])} were {summary['positive_class']} "
+            f"(95 %: {low:.1f} to {high:.1f} %); their mean score is "
+            f"{formatting.percent(row['predicted'])}."
+        )
+    return html.notes([("plain", line) for line in lines])
 
 
 def baseline(summary: Summary) -> str:
@@ -281,45 +315,137 @@ def subgroups(summary: Summary, pictures: Pictures) -> str:
     return html.section("For whom it works", parts, anchor="subgroups")
 
 
-def films(pictures: Pictures) -> str:
-    """Sample predictions and the hardest mistakes."""
-    parts = [
-        _picture(
-            pictures,
+def films(
+    pictures: Pictures,
+    rows: Mapping[str, Sequence[Mapping[str, Any]]],
+    *,
+    folder: str = ".",
+) -> str:
+    """Sample predictions and the hardest mistakes, with tables that lead to the films.
+
+    Args:
+      pictures: name -> PNG.
+      rows: picture -> `film_table.rows` of its films.
+      folder: where the page lies; links to films start there.
+    """
+    parts = []
+    for name, alt, caption in (
+        (
             "samples",
             "sample predictions",
-            "Drawn at random with a fixed seed, not picked. Solid green frame: right; "
-            "dashed orange frame: wrong. With two classes p is the positive class' "
-            "probability.",
+            "Drawn at random with a fixed seed, not picked, in the proportions that "
+            "the films had (the model sees them squashed to a square). Solid green "
+            "frame: right; dashed orange frame: wrong. With two classes p is the "
+            "positive class' probability.",
         ),
-        _picture(
-            pictures,
+        (
             "mistakes",
             "hardest mistakes",
-            "The mistakes it was surest of; some may be label errors.",
+            "The mistakes it was surest of; some may be label errors. mistakes.csv "
+            "has all.",
         ),
-    ]
+    ):
+        parts.append(_picture(pictures, name, alt, caption))
+        parts.append(film_rows(rows.get(name, ()), folder=folder))
     if not any(parts):
         return ""
     return html.section("The films themselves", parts, anchor="films")
 
 
-def attention(summary: Summary, pictures: Pictures) -> str:
-    """Grad-CAM overlays and the border alarm."""
-    found = summary.get("attention")
-    if not found or "attention" not in pictures:
+def film_rows(rows: Sequence[Mapping[str, Any]], *, folder: str) -> str:
+    """The films of a picture as a table to open; empty without rows."""
+    if not rows:
         return ""
+    header = ("film", "file", "patient", "truth", "said", "p", "margin", "status")
+    cells = []
+    for row in rows:
+        margin = row["margin"]
+        name: object = row["path"]
+        if row["source"]:
+            target = urllib.parse.quote(os.path.relpath(row["source"], folder))
+            name = html.Link(row["path"], target)
+        cells.append(
+            (
+                f"#{row['number']}",
+                name,
+                row["patient_id"],
+                row["label"],
+                row["prediction"],
+                formatting.probability(row["probability"]),
+                formatting.DASH if margin is None else f"{margin:+.3f}",
+                row["status"],
+            )
+        )
+    content = html.table(header, cells, text_columns=(0, 1, 2, 3, 4, 7))
+    return html.details("These films: file, patient, margin to the threshold", content)
+
+
+def attention(
+    summary: Summary,
+    pictures: Pictures,
+    rows: Sequence[Mapping[str, Any]] = (),
+    *,
+    folder: str = ".",
+) -> str:
+    """Grad-CAM overlays with their limits."""
+    found, title = summary.get("attention"), "Where it looked"
+    if not found:
+        return ""
+    if why := found.get("not_shown"):
+        return html.section(title, [html.paragraph(why)], anchor="attention")
+    if "attention" not in pictures:
+        return ""
+    lines = [("warn" if found["alarm"] else "plain", found["line"])]
+    lines += _limits_of_attention(found)
     parts = [
         _picture(
             pictures,
             "attention",
             "Grad-CAM overlays",
-            f"Grad-CAM for {found['class']}: orange speaks for it, blue against. A "
-            "coarse hint at where the model looked, not proof of why.",
+            f"Grad-CAM for {found['class']}: orange speaks for it, blue against, each "
+            "film on its own scale. A coarse hint at where the model looked, not proof "
+            "of why.",
         ),
-        html.notes([("warn" if found["alarm"] else "plain", found["line"])]),
+        html.notes(lines),
+        _edges(found),
+        film_rows(rows, folder=folder),
     ]
-    return html.section("Where it looked", parts, anchor="attention")
+    return html.section(title, parts, anchor="attention")
+
+
+def _edges(found: Mapping[str, Any]) -> str:
+    """The share of each edge and outside the body, with intervals over films."""
+    parts = dict(found["parts"])
+    outside = found.get("outside_body")
+    if outside and outside["films"]:
+        parts[f"black outside the body ({outside['films']} films have some)"] = outside
+    cells = [
+        (
+            name,
+            formatting.percent(entry["share"]),
+            " to ".join(map(formatting.percent, entry["ci95"]))
+            if entry["ci95"]
+            else formatting.DASH,
+            formatting.percent(entry["area"]),
+        )
+        for name, entry in parts.items()
+    ]
+    header = ("part of the film", "of what speaks for it", "95 % over films", "area")
+    return html.table(header, cells)
+
+
+def _limits_of_attention(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the sanity check says of the maps."""
+    sanity = found.get("sanity")
+    if not sanity or sanity["rank_correlation"] is None:
+        return []
+    line = (
+        "Maps of the same network with shuffled weights have a rank correlation of "
+        f"{sanity['rank_correlation']:.2f} to these, over {sanity['films']} films"
+    )
+    if sanity["alarm"]:
+        return [("warn", f"{line}: they show the film more than what was learnt.")]
+    return [("plain", f"{line}: they depend on what was learnt.")]
 
 
 def runs(summary: Summary, pictures: Pictures) -> str:

@@ -6,7 +6,15 @@ import statistics
 from typing import Any
 
 from cxr import cli, files, records, runs
-from cxr.evaluation import evaluator, plots, report, report_figures, split_predictions
+from cxr.evaluation import (
+    evaluator,
+    film_plots,
+    origins,
+    plots,
+    report,
+    report_figures,
+    split_predictions,
+)
 from cxr.evaluation.evaluator import EvaluatedRun
 from cxr.evaluation.opening import EvaluateConfig
 from cxr.metrics import comparison, predictions, trivial_baseline
@@ -70,13 +78,13 @@ def evaluate_ensemble(
         baseline=baseline,
         summary=summary,
     )
-    pictures = {}
+    drawn: dict[str, film_plots.Drawn] = {}
     if config.report:
-        pictures = evaluator.draw(ensemble, folder)
-        pictures["runs"] = folder / "runs.png"
-        report_figures.draw_runs(pictures["runs"], summary, ("roc_auc", "accuracy"))
-    origins = _origins(members, pooled=pooled is not None)
-    evaluator.publish(folder, summary, origins, pictures)
+        drawn = evaluator.draw(ensemble, folder)
+        drawn["runs"] = film_plots.Drawn(folder / "runs.png")
+        report_figures.draw_runs(drawn["runs"].path, summary, ("roc_auc", "accuracy"))
+    described = _origins(members, pooled=pooled is not None)
+    evaluator.publish(folder, ensemble, described, drawn, config.source_dir)
     evaluator.say(summary, folder)
     return ensemble
 
@@ -92,15 +100,15 @@ def _publish_table(
 def _origins(members: list[EvaluatedRun], *, pooled: bool) -> dict[str, str]:
     """Where data, models and numbers come from, as label -> text."""
     first = members[0]
-    origins = evaluator.describe_origins(first.run, first.record_set)
-    origins |= evaluator.remarks(first.run, first.record_set, reads=0)
-    origins["runs"] = ", ".join(str(run.run.workdir) for run in members)
+    described = origins.describe(first.run, first.record_set)
+    described |= origins.remarks(first.run, first.record_set, split="")
+    described["runs"] = ", ".join(str(run.run.workdir) for run in members)
     if pooled:
-        origins["pooled"] = (
+        described["pooled"] = (
             "Predictions of all folds together, each film by the run that did not see "
             "it."
         )
-    return origins
+    return described
 
 
 def _pooled_folds(members: list[EvaluatedRun], split: str) -> records.FoldSet | None:
@@ -151,7 +159,7 @@ def compare_runs(
         reference=0.0,
     )
     runs.write_json(folder / COMPARISON, result)
-    data = evaluator.describe_data(second[1])
+    data = origins.describe_data(second[1])
     files.publish(
         folder / evaluator.REPORT, report.render_comparison(result, picture, data)
     )

@@ -1,8 +1,10 @@
 """Predicts a split of a data set: every example exactly once, or an error."""
 
 import datetime
+import itertools
 import pathlib
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ def obtain(
     *,
     predictor: Predictor | None = None,
     folder: pathlib.Path | None = None,
+    statuses: Sequence[str] = (),
     reuse: bool = True,
 ) -> predictions.Predictions:
     """Returns a run's predictions on a split, published in its evaluation folder.
@@ -36,6 +39,7 @@ def obtain(
       config: batch size and cache.
       predictor: the run's, where it is loaded already.
       folder: where they go; None is `evaluation_folder`.
+      statuses: of each film, as cxr.predict's; empty for none known.
       reuse: take those of an earlier reading where model and data are the same.
     """
     folder = folder or evaluation_folder(run, record_set, split)
@@ -53,7 +57,7 @@ def obtain(
     predictor = predictor or load_predictor(run)
     table = predict(record_set, split, predictor, config, classes)
     info = run.info
-    rows = said(table, info.positive_class, run.threshold, info.model_sha256)
+    rows = said(table, info.positive_class, run.threshold, info.model_sha256, statuses)
     predictions.publish(folder, table, source, rows)
     return table
 
@@ -63,6 +67,7 @@ def said(
     positive_class: str,
     threshold: float | None,
     model_sha256: str = "",
+    statuses: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Returns of each film what cxr.predict's row has beside the probabilities.
 
@@ -71,6 +76,7 @@ def said(
       positive_class: that the threshold speaks of.
       threshold: None where the most probable class decides.
       model_sha256: of the model; empty for several.
+      statuses: of each film; empty for none known.
     """
     names = table.class_names
     positive = names.index(positive_class) if len(names) == 2 else None
@@ -82,9 +88,11 @@ def said(
             "threshold": threshold,
             "above_threshold": None if threshold is None else bool(index == positive),
             "model_sha256": model_sha256,
-            "status": "ok",
+            "status": status,
         }
-        for path, index in zip(table.filenames, decided, strict=True)
+        for path, index, status in zip(
+            table.filenames, decided, statuses or itertools.repeat("ok"), strict=False
+        )
     ]
 
 

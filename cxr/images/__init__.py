@@ -14,6 +14,7 @@ from cxr.images.formats import Decoded as Decoded
 from cxr.images.formats import decode as decode
 from cxr.images.formats import encode as encode
 from cxr.images.formats import read as read
+from cxr.images.formats import thumbnail as thumbnail
 from cxr.images.formats import to_grey as to_grey
 from cxr.images.formats import unchecked_note as unchecked_note
 from cxr.images.resize import area_resize as area_resize

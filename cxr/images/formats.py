@@ -170,6 +170,26 @@ def unchecked_note(counts: Mapping[str, int]) -> str:
     )
 
 
+def thumbnail(data: bytes) -> np.ndarray:
+    """Returns a small picture in colour of what `read` takes, uint8 [H, W, 3].
+
+    Of a JPEG the means of 8 x 8 pixels (of its samples, in its own colours), of which
+    libjpeg-turbo makes no more: 160 us of a film of 224 pixels, 600 by Pillow.
+
+    Args:
+      data: the file's bytes; not DICOM.
+    """
+    if _accepted_format(data) == "JPEG":
+        with contextlib.suppress(ValueError):  # CMYK, say: Pillow converts it
+            return simplejpeg.decode_jpeg(
+                data, "RGB", min_height=1, min_width=1, min_factor=8
+            )
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        image.draft("RGB", (64, 64))
+        small = image.convert("RGB").resize((64, 64), Image.Resampling.BOX)
+    return np.asarray(small)
+
+
 def to_grey(data: bytes, size: int) -> np.ndarray:
     """Returns `read(data, size).grey`: uint8 [size, size]."""
     return read(data, size).grey

@@ -10,6 +10,7 @@ from cxr.metrics.classification import Scored
 from cxr.metrics.evaluation import Evaluation
 
 _LOG_BOUND = float(np.log(20.0))
+_RANGES = (0.0, 0.1, 0.5, 0.9, 1.0)  # of scores, for words
 
 
 def measure(here: Evaluation, reference: Evaluation | None) -> dict[str, Any]:
@@ -19,11 +20,11 @@ def measure(here: Evaluation, reference: Evaluation | None) -> dict[str, Any]:
       here: the split that is evaluated.
       reference: validation, on which the temperature is fitted; None for none.
     """
-    scored, resamples = here.scored, here.resamples
+    scored = here.scored
     columns = {c: scored.probabilities[:, c] for c in scored.classes}
     return {
         "bins": {
-            c: reliability(scored.labels == c, score, resamples)
+            c: reliability(scored.labels == c, score, here.resamples)
             for c, score in columns.items()
         },
         "ece_if_perfect": float(np.mean([noise_floor(s) for s in columns.values()])),
@@ -31,8 +32,31 @@ def measure(here: Evaluation, reference: Evaluation | None) -> dict[str, Any]:
         "observed": [
             float(np.mean(scored.labels == c)) for c in range(scored.num_classes)
         ],
+        "in_words": in_words(here) if here.binary else None,
         "temperature": temperature_report(here, reference) if reference else None,
     }
+
+
+def in_words(here: Evaluation) -> list[dict[str, Any]]:
+    """Of the films scored within a range, how many were of the positive class.
+
+    Returns:
+      A row a range with films: `low`, `high` (the range, its end in it only at 1), `n`,
+      `predicted`, `observed`, `ci95`.
+    """
+    scored = here.scored
+    at = np.digitize(scored.score, _RANGES[1:-1])
+    return [
+        {
+            "low": _RANGES[index],
+            "high": _RANGES[index + 1],
+            **_observed(
+                scored.labels == scored.positive, scored.score, here.resamples, inside
+            ),
+        }
+        for index in range(len(_RANGES) - 1)
+        if (inside := at == index).any()
+    ]
 
 
 def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
@@ -83,24 +107,37 @@ def reliability(
     Returns:
       A row a filled bin: `n`, `predicted`, `observed`, `ci95`.
     """
-    rows = []
     bins = classification.equal_mass_bins(score)
-    for index in np.unique(bins):
-        inside = bins == index
-        within = resamples.within(inside)
-        weights = within.weights().astype(np.float64)
-        draws = classification.ratio(weights @ positive[inside], weights.sum(axis=1))
-        share = float(positive[inside].mean())
-        observed = intervals.with_interval("observed", share, draws, within)
-        rows.append(
-            {
-                "n": int(inside.sum()),
-                "predicted": float(score[inside].mean()),
-                "observed": share,
-                "ci95": observed["ci95"],
-            }
-        )
-    return rows
+    return [
+        _observed(positive, score, resamples, bins == index)
+        for index in np.unique(bins)
+    ]
+
+
+def _observed(
+    positive: np.ndarray,
+    score: np.ndarray,
+    resamples: intervals.Resamples,
+    inside: np.ndarray,
+) -> dict[str, Any]:
+    """`n`, `predicted`, `observed` and `ci95` of the films `inside`, bool [n].
+
+    Where the bootstrap cannot tell (all films of one kind, say), the interval is the
+    exact one of as many patients (Clopper and Pearson 1934): none looks certain.
+    """
+    within = resamples.within(inside)
+    weights = within.weights().astype(np.float64)
+    draws = classification.ratio(weights @ positive[inside], weights.sum(axis=1))
+    share = float(positive[inside].mean())
+    bounds = intervals.with_interval("observed", share, draws, within)["ci95"]
+    if bounds is None or bounds[0] == bounds[1]:
+        bounds = intervals.exact(share, len(within.strata))
+    return {
+        "n": int(inside.sum()),
+        "predicted": float(score[inside].mean()),
+        "observed": share,
+        "ci95": bounds,
+    }
 
 
 def noise_floor(score: np.ndarray, *, seed: int = 0, draws: int = 200) -> float:

@@ -416,3 +416,27 @@ def ranking_curves(positive: np.ndarray, score: np.ndarray) -> dict[str, np.ndar
         "recall": np.append(0.0, tp / max(1, np.sum(positive))),
         "precision": np.append(1.0, tp / (tp + fp)),
     }
+
+
+def roc_draws(
+    positive: np.ndarray, score: np.ndarray, weights: np.ndarray, grid: np.ndarray
+) -> np.ndarray:
+    """Sensitivity of each draw at each false positive rate, float64 [D, G].
+
+    Args:
+      positive: bool [n].
+      score: float [n].
+      weights: [D, n], how often each draw holds each film; a draw without one of the
+        classes gives NaN.
+      grid: float [G], false positive rates, rising from 0 to 1.
+    """
+    order, ends = _ranking(score)
+    found = np.full((len(weights), len(grid)), np.nan)
+    ill = positive[order]
+    for row, draw in zip(found, weights, strict=True):
+        ordered = draw[order].astype(np.float64)
+        tp, fp = np.cumsum(ordered * ill)[ends], np.cumsum(ordered * ~ill)[ends]
+        if tp[-1] and fp[-1]:
+            rates = np.append(0.0, fp / fp[-1]), np.append(0.0, tp / tp[-1])
+            row[:] = np.interp(grid, *rates)
+    return found

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import expit, logit, stdtrit
+from scipy.special import betaincinv, expit, logit, stdtrit
 
 DRAWS = 1000
 _FEW = 10
@@ -100,6 +100,18 @@ def intervals(
         name: with_interval(name, float(value[0]), draws[name], resamples)
         for name, value in values.items()
     }
+
+
+def exact(share: float, count: int) -> list[float]:
+    """The exact 95 % interval of a share of `count` independent draws.
+
+    Clopper and Pearson 1934; of a share that is no multiple of 1 / count, with the
+    beta distribution's parameters between.
+    """
+    hits = share * count
+    low = float(betaincinv(hits, count - hits + 1, 0.025)) if hits else 0.0
+    high = float(betaincinv(hits + 1, count - hits, 0.975)) if hits < count else 1.0
+    return [low, high]
 
 
 def with_interval(

@@ -20,6 +20,7 @@ NAMED_RULES = {
 }
 PREVALENCES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
 _LOW, _HIGH = "screening", "rule-in"
+_TARGETS = {"sensitivity": "recall", "specificity": "specificity"}
 _METRICS = ("recall", "specificity", "precision", "npv", "accuracy")
 
 
@@ -27,8 +28,9 @@ def measure(here: Evaluation, reference: Evaluation) -> list[dict[str, Any]]:
     """Returns the model's own threshold and the named ones, measured here.
 
     Each has `name`, `rule` (which chose the threshold), `threshold`, `chosen_on`
-    (None for a fixed one), `remark` (None, or what else the rule keeps there),
-    `metrics` and `predictive_values`.
+    (None for a fixed one), `target` (None, or the `metric` and the `value` that its
+    name promises), `missed` (whether it is not reached here), `metrics`, `validation`
+    (the same there) and `predictive_values`.
 
     Args:
       here: the split that is evaluated.
@@ -40,20 +42,30 @@ def measure(here: Evaluation, reference: Evaluation) -> list[dict[str, Any]]:
         "rule": here.threshold["rule"],
         "threshold": here.scored.threshold,
         "chosen_on": _chosen_on(here.threshold["rule"], here.threshold["chosen_on"]),
-        "remark": None,
+        "target": None,
     }
     truth = scored.labels == scored.positive
     named = choose(truth, scored.score) if truth.any() and not truth.all() else []
-    return [
-        {
-            **point,
-            **_measure_point(
-                dataclasses.replace(here.scored, threshold=point["threshold"]),
-                here.resamples,
-            ),
-        }
-        for point in (own, *named)
-    ]
+    return [_measured(point, here, reference) for point in (own, *named)]
+
+
+def _measured(
+    point: dict[str, Any], here: Evaluation, reference: Evaluation
+) -> dict[str, Any]:
+    """Adds what the threshold reaches, here and on validation."""
+    cut = dataclasses.replace(here.scored, threshold=point["threshold"])
+    measured = _measure_point(cut, here.resamples)
+    before = dataclasses.replace(reference.scored, threshold=point["threshold"])
+    target, missed = point["target"], False
+    if target:
+        reached = measured["metrics"][target["metric"]]["value"]
+        missed = reached is not None and reached < target["value"]
+    return {
+        **point,
+        "missed": missed,
+        **measured,
+        "validation": _metrics(before, reference.resamples),
+    }
 
 
 def choose(positive: np.ndarray, score: np.ndarray) -> list[dict[str, Any]]:
@@ -73,21 +85,27 @@ def choose(positive: np.ndarray, score: np.ndarray) -> list[dict[str, Any]]:
         name: thresholds.choose_threshold(positive, score, rule)
         for name, rule in rules.items()
     }
-    remarks: dict[str, str] = {}
     if chosen[_HIGH] < chosen[_LOW]:
         chosen[_LOW], chosen[_HIGH] = chosen[_HIGH], chosen[_LOW]
         rules[_LOW], rules[_HIGH] = rules[_HIGH], rules[_LOW]
-        remarks = {name: f"keeps {NAMED_RULES[name]}, too" for name in (_LOW, _HIGH)}
     return [
         {
             "name": name,
             "rule": rules[name],
             "threshold": threshold,
             "chosen_on": _chosen_on(rules[name], "validation"),
-            "remark": remarks.get(name),
+            "target": _target(NAMED_RULES[name]),
         }
         for name, threshold in chosen.items()
     ]
+
+
+def _target(rule: str) -> dict[str, Any] | None:
+    """What a rule such as `sensitivity:0.98` promises; None of the others."""
+    name, colon, value = rule.partition(":")
+    if not colon:
+        return None
+    return {"metric": _TARGETS[name], "value": float(value)}
 
 
 def _chosen_on(rule: str, split: str | None) -> str | None:
@@ -112,6 +130,12 @@ def predictive_values(
     fn, fp = ill - tp, (1 - ill) - tn
     with np.errstate(invalid="ignore", divide="ignore"):
         return tp / (tp + fp), tn / (tn + fn)
+
+
+def _metrics(scored: Scored, resamples: Resamples) -> dict[str, Any]:
+    value = _rates(scored, np.ones((1, len(scored.labels))))
+    draws = _rates(scored, resamples.weights().astype(np.float64))
+    return intervals.intervals(value, draws, resamples)
 
 
 def _measure_point(scored: Scored, resamples: Resamples) -> dict[str, Any]:

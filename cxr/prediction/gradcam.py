@@ -118,6 +118,19 @@ class GradCam:
         return tf.einsum("bhwc,bc->bhw", tf.cast(maps, tf.float32), weights)
 
 
+def with_shuffled_weights(model: keras.Model, *, seed: int) -> keras.Model:
+    """Returns the network with the values of each weight in a random order."""
+    generator = np.random.default_rng(seed)
+    found = keras.models.clone_model(model)
+    found.set_weights(
+        [
+            generator.permutation(weight.ravel()).reshape(weight.shape)
+            for weight in model.get_weights()
+        ]
+    )
+    return found
+
+
 def border_shares(heat: np.ndarray, *, margin: float = 0.1) -> dict[str, np.ndarray]:
     """Shares of an image's positive attention on the parts of its border.
 

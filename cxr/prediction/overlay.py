@@ -5,7 +5,7 @@ import os
 import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 
 from cxr.prediction.rows import Prediction
 from cxr.reporting import formatting, plotting
@@ -14,6 +14,7 @@ from cxr.reporting import formatting, plotting
 SIGNED = LinearSegmentedColormap.from_list(
     "signed", [plotting.BLUE, "#9ecae8", "#ffffff", "#f3b08a", plotting.RED]
 )
+_SCALE = ScalarMappable(Normalize(-1, 1), SIGNED)
 OPACITY = 0.65  # of the strongest evidence; the film shows through
 _RESEARCH = "Research only. Grad-CAM is a coarse hint, not proof."
 
@@ -35,6 +36,17 @@ def blend(film: np.ndarray, heat: np.ndarray) -> np.ndarray:
     colour = SIGNED((share + 1) / 2)[..., :3] * 255
     mixed = film[..., None] * (1 - opaque[..., None]) + colour * opaque[..., None]
     return np.round(mixed).astype(np.uint8)
+
+
+def colour_bar(figure: FigureBase) -> None:
+    """Fills a flat figure with the scale of all films' heat, each of its own."""
+    axes = figure.subplots()
+    bar = figure.colorbar(_SCALE, cax=axes, orientation="horizontal", ticks=[-1, 0, 1])
+    axes.set_box_aspect(0.03)
+    bar.ax.set_xticklabels(
+        ["speaks against, strongest on the film", "neither", "speaks for, strongest"],
+        fontsize=8.5,
+    )
 
 
 def draw(
@@ -60,8 +72,7 @@ def draw(
         axes.imshow(film, cmap="gray", vmin=0, vmax=255)
     share, opaque = opacity(heat)
     explained.imshow(share, cmap=SIGNED, vmin=-1, vmax=1, alpha=opaque)
-    scale = ScalarMappable(Normalize(-1, 1), SIGNED)
-    bar = figure.colorbar(scale, ax=explained, shrink=0.8, ticks=[-1, 0, 1])
+    bar = figure.colorbar(_SCALE, ax=explained, shrink=0.8, ticks=[-1, 0, 1])
     name = plotting.shorten(class_name, 16)
     bar.ax.set_yticklabels([f"against {name}", "neither", f"for {name}"], fontsize=9)
     figure.suptitle(

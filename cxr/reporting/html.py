@@ -10,6 +10,7 @@ import html
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 _STYLE = (pathlib.Path(__file__).parent / "style.css").read_text(encoding="utf-8")
 
@@ -61,6 +62,27 @@ def notes(lines: Sequence[tuple[str, str]]) -> str:
     return f'<ul class="notes">{"".join(items)}</ul>' if items else ""
 
 
+class Link(NamedTuple):
+    """A cell of a table that leads somewhere."""
+
+    text: str
+    target: str
+
+
+class Alarm(NamedTuple):
+    """A cell of a table in the warning colour; a sign says it without colour."""
+
+    text: str
+
+
+def _cell(content: object) -> str:
+    if isinstance(content, Link):
+        return f'<a href="{escape(content.target)}">{escape(content.text)}</a>'
+    if isinstance(content, Alarm):
+        return f'<span class="alarm">\N{WARNING SIGN} {escape(content.text)}</span>'
+    return escape(content)
+
+
 def table(
     header: Sequence[str],
     rows: Sequence[Sequence[object]],
@@ -68,7 +90,10 @@ def table(
     caption: str = "",
     text_columns: Sequence[int] = (0,),
 ) -> str:
-    """A table; the columns that are not among `text_columns` hold numbers."""
+    """A table; the columns that are not among `text_columns` hold numbers.
+
+    A cell is text, a `Link` or an `Alarm`.
+    """
     kinds = ["text" if i in text_columns else "number" for i in range(len(header))]
     head = "".join(
         f'<th scope="col" class="{k}">{escape(h)}</th>'
@@ -77,7 +102,7 @@ def table(
     body = "".join(
         "<tr>"
         + "".join(
-            f'<td class="{k}">{escape(c)}</td>' for c, k in zip(row, kinds, strict=True)
+            f'<td class="{k}">{_cell(c)}</td>' for c, k in zip(row, kinds, strict=True)
         )
         + "</tr>"
         for row in rows
