@@ -109,6 +109,13 @@ class TrainConfig:
     label_smoothing: float = cli.option(
         0.0, "share of the target spread over all classes", lower=0, upper=0.5
     )
+    debias: float = cli.option(
+        0.0,
+        "share of what brightness and sharpness alone tell of the class that is added "
+        "to the logits in training, so that the network learns the rest; 0 = none",
+        lower=0,
+        upper=1,
+    )
     class_weights: str = cli.option(
         "none",
         "'balanced' weights each class by n / (classes x its count)",

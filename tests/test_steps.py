@@ -1,3 +1,5 @@
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -247,6 +249,35 @@ def test_class_weights_multiply_the_losses():
     plain = steps.Objective("softmax", 2).losses(logits, labels)
     weighted = steps.Objective("softmax", 2, class_weights=(0.5, 3.0))
     np.testing.assert_allclose(weighted.losses(logits, labels), plain * [0.5, 3.0])
+
+
+@pytest.mark.parametrize("head", ["softmax", "sigmoid"])
+def test_evidence_counts_in_the_loss_and_not_in_the_answer(head):
+    random = np.random.default_rng(0)
+    known = random.normal(size=(9, 2)).astype("f4")
+    labels, indices = tf.constant([0, 1, 1]), tf.constant([7, 0, 3], tf.int64)
+    logits = random.normal(size=(3, 1 if head == "sigmoid" else 2)).astype("f4")
+    plain = steps.Objective(head, 2, label_smoothing=0.1)
+    added = known[[7, 0, 3]]
+    if head == "sigmoid":
+        added = added[:, 1:] - added[:, :1]
+    given = dataclasses.replace(plain, evidence=known)
+    found = given.losses(tf.constant(logits), labels, indices)
+    np.testing.assert_allclose(found, plain.losses(logits + added, labels), rtol=1e-6)
+    np.testing.assert_array_equal(given.predictions(logits), plain.predictions(logits))
+
+
+def test_what_the_evidence_tells_is_not_learnt_again():
+    labels = next(iter(batches(count=1)))[1].numpy()
+    known = np.where(labels[:, None] == [0, 1], 0.0, -9.0).astype("f4")
+    weights = []
+    for evidence in (None, known):
+        net, step = make_step(objective={"evidence": evidence})
+        before = net.get_weights()
+        for _ in range(5):
+            run(step, batches(count=1))
+        weights.append(largest_difference(before, net.get_weights()))
+    assert weights[1] < weights[0] / 10
 
 
 @pytest.mark.parametrize("mirrored", [False, True])

@@ -52,8 +52,18 @@ def model_spec(config: TrainConfig, manifest: records.Manifest) -> models.ModelS
     )
 
 
-def objective(config: TrainConfig, manifest: records.Manifest) -> steps.Objective:
-    """Returns the loss that a configuration asks for, with its class weights."""
+def objective(
+    config: TrainConfig,
+    manifest: records.Manifest,
+    evidence: np.ndarray | None = None,
+) -> steps.Objective:
+    """Returns the loss that a configuration asks for, with its class weights.
+
+    Args:
+      config: the run's flags.
+      manifest: of the data set.
+      evidence: of `debiasing.evidence`, or None.
+    """
     weights = None
     if config.class_weights == "balanced":
         counts = manifest.splits["train"].class_counts
@@ -67,6 +77,7 @@ def objective(config: TrainConfig, manifest: records.Manifest) -> steps.Objectiv
         len(manifest.class_names),
         label_smoothing=config.label_smoothing,
         class_weights=weights,
+        evidence=evidence,
     )
 
 

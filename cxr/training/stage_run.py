@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from cxr import optimizers, records
@@ -27,6 +28,7 @@ class StageRun:
       augment: what changes images on the device, see `augmenters.build`.
       position: where the run is; the stage began at its `first_step`.
       steps_per_epoch: full batches of the training split.
+      evidence: of `debiasing.evidence`, or None.
 
     Attributes:
       stage: as given.
@@ -45,6 +47,7 @@ class StageRun:
         augment: augmenters.Augment,
         position: Position,
         steps_per_epoch: int,
+        evidence: np.ndarray | None = None,
     ):
         self.stage = stage
         self.on_features = stage.name == "head" and config.feature_cache
@@ -59,7 +62,7 @@ class StageRun:
         self.step = steps.TrainingStep(
             network,
             optimizer,
-            builders.objective(config, manifest),
+            builders.objective(config, manifest, evidence),
             augment=None if self.on_features else augment,
             rates=builders.rates(config, stage, steps_per_epoch),
             first_step=position.first_step,

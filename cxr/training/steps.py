@@ -34,20 +34,32 @@ class Objective:
       num_classes: C.
       label_smoothing: share of the target spread evenly over the classes.
       class_weights: float [C], each example's loss is multiplied by its class's.
+      evidence: float32 [N, C], what is known of each example of the split beside the
+        image, as log-probabilities: added to the logits, so that the network learns
+        what it does not tell. Predictions are made without it.
     """
 
     head: str
     num_classes: int
     label_smoothing: float = 0.0
     class_weights: tuple[float, ...] | None = None
+    evidence: np.ndarray | None = dataclasses.field(default=None, compare=False)
 
-    def losses(self, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    def losses(
+        self, logits: tf.Tensor, labels: tf.Tensor, indices: tf.Tensor | None = None
+    ) -> tf.Tensor:
         """Returns the loss of each example, float32 [B].
 
         Args:
           logits: float32 [B, C], or [B, 1] for a sigmoid head.
           labels: int32 [B] in 0..C-1.
+          indices: int64 [B], of the examples in their split; for `evidence` only.
         """
+        if self.evidence is not None:
+            known = tf.gather(tf.constant(self.evidence, tf.float32), indices)
+            if self.head == "sigmoid":
+                known = known[:, 1:] - known[:, :1]
+            logits += known
         smooth = self.label_smoothing
         if self.head == "sigmoid":
             targets = tf.cast(labels, tf.float32) * (1 - smooth) + smooth / 2
@@ -215,7 +227,7 @@ class TrainingStep:
         global_batch = tf.cast(tf.shape(labels)[0] * self._replicas, tf.float32)
         with tf.GradientTape() as tape:
             logits = self._network([inputs, key], training=True)
-            losses = self._objective.losses(logits, labels)
+            losses = self._objective.losses(logits, labels, key[:, 1])
             # The optimizer sums over replicas, so each gives its share.
             loss = tf.reduce_sum(losses) / global_batch
             if self._network.losses:

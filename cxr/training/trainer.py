@@ -13,6 +13,7 @@ from cxr.input.shard_check import ShardCheck
 from cxr.training import (
     builders,
     checkpoints,
+    debiasing,
     devices,
     feature_cache,
     models,
@@ -116,6 +117,7 @@ class Trainer:
             builders.open_split(config, record_set, split, progress=config.progress)
             for split in ("train", "validation")
         )
+        self._evidence = debiasing.evidence(record_set, config.debias)
         self._steps_per_epoch = self._train.n // config.batch_size
         self._stages = builders.stages(config)
         self._spec = builders.model_spec(config, record_set.manifest)
@@ -236,6 +238,7 @@ class Trainer:
             augment=self._augment,
             position=position,
             steps_per_epoch=self._steps_per_epoch,
+            evidence=self._evidence,
         )
         if checkpoint is not None:
             self._restore(run.step, checkpoint)
