@@ -112,7 +112,9 @@ def threshold(summary: Summary, pictures: Pictures) -> str:
         ),
         html.details(
             "PPV and NPV by prevalence, with intervals",
-            html.table(("point", "", *prevalences), by_prevalence, text_columns=(0, 1)),
+            html.table(
+                ("point", "value", *prevalences), by_prevalence, text_columns=(0, 1)
+            ),
         ),
     ]
     return html.section("Where to cut", parts, anchor="threshold")
@@ -219,7 +221,7 @@ def baseline(summary: Summary) -> str:
             f"sharpness, fitted on {found['fitted_on']:,} training films. It sees no "
             "lung; what it reaches, a network may reach in the same way."
         ),
-        html.table(("", "model", "trivial baseline", "difference"), rows),
+        html.table(("metric", "model", "trivial baseline", "difference"), rows),
     ]
     if strata := found["strata"]:
         parts += _strata(strata)
@@ -270,7 +272,7 @@ def shift(summary: Summary, pictures: Pictures) -> str:
             "A class whose hill moved between the panels looks different to the model "
             "on these films. The outer bars hold all that lies beyond.",
         ),
-        html.table(("", "validation", summary["split"]), rows),
+        html.table(("metric", "validation", summary["split"]), rows),
         html.paragraph(
             "Kolmogorov-Smirnov distance of the scores to validation's: positives "
             f"{formatting.number(distance['positive'])}, negatives "

@@ -44,7 +44,7 @@ def colour_bar(figure: FigureBase) -> None:
     bar = figure.colorbar(_SCALE, cax=axes, orientation="horizontal", ticks=[-1, 0, 1])
     axes.set_box_aspect(0.03)
     bar.ax.set_xticklabels(
-        ["speaks against, strongest on the film", "neither", "speaks for, strongest"],
+        ["against, strongest", "neither", "for, strongest"],
         fontsize=8.5,
     )
 
