@@ -13,7 +13,9 @@ import cxr
 from cxr import cli, environment, files, model_card, records, runs
 from cxr.evaluation import (
     baseline_predictions,
+    checklist,
     film_plots,
+    participants,
     report,
     report_figures,
     split_predictions,
@@ -26,6 +28,7 @@ from cxr.metrics.predictions import Predictions
 from cxr.metrics.summary import summarise
 from cxr.metrics.trivial_baseline import Baseline
 from cxr.prediction.predictor import Predictor, load_predictor
+from cxr.reporting import html
 from cxr.training import curves
 
 METRICS = "metrics.json"
@@ -63,6 +66,7 @@ def evaluate_run(
     folder = config.own_folder() or split_predictions.evaluation_folder(
         run, record_set, config.split
     )
+    told = participants.describe(record_set)  # refused before anything is predicted
     predictor = load_predictor(run)
     begin = time.perf_counter()
     table = split_predictions.obtain(
@@ -87,11 +91,12 @@ def evaluate_run(
     evaluation = ask(run, table, config)
     summary = summarise(
         evaluation,
-        rows=record_set.examples(config.split),
+        rows=record_set.described(config.split),
         validation=validation,
         baseline=baseline,
     )
     summary["input_guard"] = _judge(run, films)
+    summary["participants"] = told
     evaluated = EvaluatedRun(run, record_set, evaluation, validation, baseline, summary)
     pictures = draw(evaluated, folder) if config.report else {}
     if config.report and config.explain:
@@ -208,7 +213,10 @@ def publish(
     summary["provenance"] = {n: t for n, t in origins.items() if n not in changing}
     runs.write_json(folder / METRICS, summary)
     if pictures:
-        files.publish(folder / REPORT, report.render(summary, pictures, origins))
+        page = report.render(summary, pictures, origins)
+        files.publish(folder / REPORT, page)
+        items = checklist.render(summary, origins, html.anchors(page))
+        files.publish(folder / checklist.PAGE, items)
 
 
 def say(summary: dict[str, Any], folder: pathlib.Path) -> None:

@@ -4,7 +4,12 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from cxr.evaluation import report_sections
+from cxr.evaluation import (
+    checklist,
+    participants,
+    report_sections,
+    report_subgroups,
+)
 from cxr.reporting import formatting, html
 
 # A difference to validation that a reader must hear about before anything else.
@@ -35,7 +40,8 @@ def render(
         "calibration": report_sections.calibration(summary, pictures),
         "baseline": report_sections.baseline(summary),
         "shift": report_sections.shift(summary, pictures),
-        "subgroups": report_sections.subgroups(summary, pictures),
+        "participants": participants.section(summary),
+        "subgroups": report_subgroups.section(summary, pictures),
         "films": report_sections.films(pictures),
         "attention": report_sections.attention(summary, pictures),
         "runs": report_sections.runs(summary, pictures),
@@ -48,7 +54,6 @@ def render(
     parts = [
         _first_screen(summary, provenance, list(written)),
         *written.values(),
-        f"<footer>{html.escape(formatting.DISCLAIMER)}</footer>",
     ]
     return html.page(f"{_what(summary)}, {summary['split']} split", parts)
 
@@ -68,6 +73,7 @@ def _first_screen(
         for name, label in report_sections.HEADLINE
     ]
     links = "".join(f'<a href="#{anchor}">{anchor}</a>' for anchor in anchors)
+    links += f'<a href="{checklist.PAGE}">checklist of reporting standards</a>'
     return "".join(
         [
             "<header>",
@@ -261,6 +267,5 @@ def render_comparison(
         ),
         html.picture(picture, alt="differences with intervals"),
         html.table(("metric", first, second, "difference", "95 % interval"), rows),
-        f"<footer>{html.escape(formatting.DISCLAIMER)}</footer>",
     ]
     return html.page(title, body)
