@@ -55,7 +55,8 @@ class SetCard:
 
     def content(self) -> dict[str, Any]:
         """Returns what it says, ready for JSON; None where it is not known."""
-        return {key: getattr(self, key) or None for key in KEYS}
+        told = {key: getattr(self, key) or None for key in KEYS}
+        return told | {"known_biases": list(self.known_biases) or None}
 
 
 KEYS = tuple(field.name for field in dataclasses.fields(SetCard))

@@ -25,6 +25,8 @@ class Flow:
       splits: split -> {"films", "patients"}.
       apart: films of the set in none of these splits: of a fold, the test split that
         the source had; of some folds, the other folds.
+      table_rows: rows of a table of labels that name no film, or one again.
+      exclude: patterns of files that were left aside uncounted.
     """
 
     kept_out: Mapping[str, int] | None
@@ -35,6 +37,8 @@ class Flow:
     copied: int
     splits: Mapping[str, Mapping[str, int]]
     apart: int
+    table_rows: int = 0
+    exclude: tuple[str, ...] = ()
 
     @property
     def read(self) -> int | None:
@@ -45,7 +49,8 @@ class Flow:
 
     def content(self) -> dict[str, Any]:
         """Returns the numbers, ready for JSON."""
-        return {"read": self.read, **dataclasses.asdict(self)}
+        numbers = dataclasses.asdict(self)
+        return {"read": self.read, **numbers, "exclude": list(self.exclude)}
 
 
 def count(
@@ -62,6 +67,7 @@ def count(
       rejected: (path, reason) of each row of quarantine.csv; None where it is gone.
       total: examples of the whole set, as its manifest says.
     """
+    listed = None if rejected is None else list(rejected)
     patients: set[str] = set()
     copies: list[str] = []
     unknown = 0
@@ -71,7 +77,7 @@ def count(
         if row["duplicate_of"]:
             copies.append(row["duplicate_of"])
     return Flow(
-        kept_out=None if rejected is None else _reasons(rejected),
+        kept_out=None if listed is None else _reasons(listed),
         films=total,
         patients=len(patients),
         without_patient=unknown,
@@ -82,6 +88,8 @@ def count(
             for name, split in manifest.splits.items()
         },
         apart=total - sum(s.num_examples for s in manifest.splits.values()),
+        table_rows=sum(reason in _NOT_FILMS for _, reason in listed or ()),
+        exclude=_patterns(manifest.flags.get("exclude")),
     )
 
 
@@ -99,6 +107,11 @@ def of_set(record_set: records.RecordSet) -> Flow:
             rejected = None
     total = sum(split.num_examples for split in whole.manifest.splits.values())
     return count(record_set.manifest, whole.examples(), rejected, total)
+
+
+def _patterns(flag: Any) -> tuple[str, ...]:
+    """Returns the patterns of `--exclude` as a manifest holds them, if it does."""
+    return tuple(map(str, flag)) if isinstance(flag, list) else ()
 
 
 def _reasons(rejected: Iterable[tuple[str, str]]) -> dict[str, int]:

@@ -17,7 +17,7 @@ from cxr.metrics.summary import summarise
 from cxr.reporting import flow, formatting
 from cxr.reporting import html as pages
 from tests import fabricated
-from tests.sample_images import config_for, contents, convert, make_source, read_csv
+from tests.sample_images import contents, convert, make_source, read_csv
 from tests.test_report import FLOW, parse
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -216,6 +216,13 @@ def test_rows_of_a_table_are_no_files(source):
     assert reasons == {"no_file", "duplicate_row"}
     found = set_flow.of_set(record_set)
     assert (found.read, found.films, found.kept_out) == (24, 24, {})
+    assert found.table_rows == 2
+
+
+def test_what_was_excluded_is_named(source):
+    found = set_flow.of_set(convert(source, exclude=("*virus_1*",)))
+    assert found.exclude == ("*virus_1*",)
+    assert found.films == found.read == 21
 
 
 def test_of_a_fold_it_says_what_is_no_part_of_it(source):
@@ -266,6 +273,8 @@ def test_the_diagram_and_its_words_hold_the_numbers():
     assert "test: 50 films of 40 patients" in shown
     assert "50 films evaluated of 40 patients, split test" in shown
     assert "Of 20 films the patient is not known" in shown
+    assert "4 rows of the table of labels named no film, or one again." in shown
+    assert "Not counted: files like *_<old>*." in shown
     assert "<b>" not in figure
 
 
@@ -339,8 +348,9 @@ def test_without_a_card_nobody_is_made_up():
 
 
 @pytest.mark.slow  # evaluates a run
-def test_an_evaluation_tells_whose_films_and_groups_it_judged(tmp_path):
+def test_an_evaluation_tells_whose_films_and_groups_it_judged(tmp_path, monkeypatch):
     from cxr import evaluate
+    from cxr.evaluation import evaluator
 
     record_set = fabricated.write_records(
         tmp_path / "data", {"train": 6, "validation": 30, "test": 60}
@@ -379,8 +389,9 @@ def test_an_evaluation_tells_whose_films_and_groups_it_judged(tmp_path):
     places = {link.partition("#")[2] for link in items.links} - {""}
     assert places <= parser.ids
     assert "60 films evaluated" in page
-    # A card that was edited since is refused before anything is predicted.
+    # What was edited since is refused before anything is predicted.
     (path / "attributes.csv").write_text("filename,age_band\n")
+    monkeypatch.setattr(evaluator, "load_predictor", lambda _: pytest.fail("late"))
     with pytest.raises(cli.DataError, match=r"attributes\.csv: missing, or changed"):
         evaluate.evaluate(config)
 
@@ -391,5 +402,40 @@ def test_no_page_is_without_the_disclaimer():
     assert "<footer>" in page
 
 
-def test_config_for_takes_a_card(source, card):
-    assert config_for(source, set_card=str(card)).listed_flags.get("set_card") is None
+def test_a_table_tells_the_device(source):
+    table = source.parent / "labels.csv"
+    lines = ["path,label,age,sex,view,machine"]
+    for path in sorted(source.rglob("*.png")):
+        name = path.relative_to(source).as_posix()
+        lines.append(f"{name},{path.parent.name},47,f,AP, Acme DR ")
+    table.write_text("\n".join(lines) + "\n")
+    plain = convert(source, labels_csv=str(table))
+    told = convert(
+        source,
+        labels_csv=str(table),
+        csv_device_column="machine",
+        output_dir=str(source.parent / "told"),
+    )
+    expected = {"age_band": "40-49", "sex": "F", "view": "AP", "device": ""}
+    assert expected.items() <= plain.described("test")[0].items()
+    expected["device"] = "Acme DR"
+    assert all(expected.items() <= row.items() for row in told.described())
+    columns = ["filename", "age_band", "sex", "view", "device"]
+    assert list(read_csv(told.path / "attributes.csv")[0])[:5] == columns
+
+
+@pytest.mark.slow  # imports TensorFlow
+def test_the_checklist_of_an_earlier_model_is_marked_stale(tmp_path):
+    from cxr.training import stale
+
+    run = fabricated.write_run(
+        tmp_path / "run",
+        fabricated.write_records(tmp_path / "data", {"train": 2, "validation": 4}),
+    )
+    folder = run.workdir / "evaluation-test"
+    folder.mkdir()
+    (folder / "predictions.json").write_text('{"model_sha256": "before"}')
+    (folder / "metrics.json").write_text("{}")
+    (folder / "checklist.html").write_text(pages.page("t", []))
+    assert stale.mark(run) == [folder]
+    assert "Stale: these numbers" in (folder / "checklist.html").read_text()

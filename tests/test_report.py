@@ -31,6 +31,8 @@ FLOW = {
         "test": {"films": 50, "patients": 40},
     },
     "apart": 30,
+    "table_rows": 4,
+    "exclude": ["*_<old>*"],
 }
 
 

@@ -66,7 +66,8 @@ def evaluate_run(
     folder = config.own_folder() or split_predictions.evaluation_folder(
         run, record_set, config.split
     )
-    told = participants.describe(record_set)  # refused before anything is predicted
+    # What was edited in the set is refused before anything is predicted.
+    told, rows = participants.describe(record_set), record_set.described(config.split)
     predictor = load_predictor(run)
     begin = time.perf_counter()
     table = split_predictions.obtain(
@@ -89,12 +90,7 @@ def evaluate_run(
         )
     begin = time.perf_counter()
     evaluation = ask(run, table, config)
-    summary = summarise(
-        evaluation,
-        rows=record_set.described(config.split),
-        validation=validation,
-        baseline=baseline,
-    )
+    summary = summarise(evaluation, rows=rows, validation=validation, baseline=baseline)
     summary["input_guard"] = _judge(run, films)
     summary["participants"] = told
     evaluated = EvaluatedRun(run, record_set, evaluation, validation, baseline, summary)

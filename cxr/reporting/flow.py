@@ -28,17 +28,27 @@ def figure(flow: Mapping[str, Any], judged: Mapping[str, Any] | None = None) -> 
         of = f"of {_count(judged['patients'], 'patient')}, split {judged['split']}"
         steps.append(_box(f"{films} evaluated", of, kind="judged"))
     words = html.escape(in_words(flow, judged))
-    caption = "Counted in manifest.json, examples.csv and quarantine.csv of the set."
-    if flow["without_patient"]:
-        caption += (
-            f" Of {_count(flow['without_patient'], 'film')} the patient is not known; "
-            "each counts as a patient."
-        )
     return (
         f'<figure class="flow"><div role="img" aria-label="{words}">'
         f"{_ARROW.join(steps)}</div>"
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+        f"<figcaption>{html.escape(_caption(flow))}</figcaption></figure>"
     )
+
+
+def _caption(flow: Mapping[str, Any]) -> str:
+    """Where the numbers come from, and what they leave out."""
+    parts = ["Counted in manifest.json, examples.csv and quarantine.csv of the set."]
+    if flow["without_patient"]:
+        parts.append(
+            f"Of {_count(flow['without_patient'], 'film')} the patient is not known; "
+            "each counts as a patient."
+        )
+    if flow["table_rows"]:
+        rows = _count(flow["table_rows"], "row")
+        parts.append(f"{rows} of the table of labels named no film, or one again.")
+    if flow["exclude"]:
+        parts.append(f"Not counted: files like {', '.join(flow['exclude'])}.")
+    return " ".join(parts)
 
 
 def in_words(flow: Mapping[str, Any], judged: Mapping[str, Any] | None = None) -> str:
