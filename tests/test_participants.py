@@ -334,8 +334,19 @@ def test_its_answers_are_the_numbers_of_the_evaluation():
     assert "known biases: Small. Synthetic. (the set's card)" in text
     assert "not answerable by software: period: not known, as the set's card" in text
     (normal, ill), (missed, found) = summary["confusion_matrix"]
-    assert f"NORMAL {normal} NORMAL, {ill} PNEUMONIA" in " ".join(text.split())
-    assert f"PNEUMONIA {missed} NORMAL, {found} PNEUMONIA" in " ".join(text.split())
+    text = " ".join(text.split())
+    assert f"NORMAL films {normal} called NORMAL, {ill} called PNEUMONIA" in text
+    assert f"PNEUMONIA films {missed} called NORMAL, {found} called PNEUMONIA" in text
+
+
+def test_of_another_set_it_promises_no_separate_patients():
+    summary = summary_of(fabricated.clustered(1))
+    promise = "no patient and no byte-identical film stands on two sides"
+    for origins in ({}, {"other_data": "External validation: of another hospital."}):
+        text = html.unescape(checklist.render(summary, origins, {"participants"}))
+        assert (promise in text) == (not origins)
+        assert ("whether they share patients or films was not" in text) == bool(origins)
+        assert ("of another hospital." in text) == bool(origins)
 
 
 def test_without_a_card_nobody_is_made_up():

@@ -210,6 +210,12 @@ def _flow(facts: _Facts) -> Answer:
 
 def _copies(facts: _Facts) -> Answer:
     counts = facts.told["flow"]
+    if facts.origins.get("other_data"):
+        return Answer(
+            "another set than the training's: whether they share patients or films was "
+            "not checked; whoever knows both sets",
+            ours=False,
+        )
     copies = counts["copies"] if counts else 0
     return Answer(
         "no patient and no byte-identical film stands on two sides, as far as names "
@@ -270,11 +276,11 @@ def _confusion(facts: _Facts) -> Answer:
     table = facts.summary["confusion_matrix"]
     names = facts.summary["class_names"]
     rows = [
-        f"of {sum(row):,} {name} "
-        + ", ".join(f"{n:,} {c}" for n, c in zip(row, names, strict=True))
+        f"of {sum(row):,} {name} films "
+        + ", ".join(f"{n:,} called {c}" for n, c in zip(row, names, strict=True))
         for name, row in zip(names, table, strict=True)
     ]
-    return Answer("called " + "; ".join(rows), "discrimination")
+    return Answer("; ".join(rows), "discrimination")
 
 
 def _intervals(facts: _Facts) -> Answer:
