@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from benchmarks import compute_tasks as tasks
 from benchmarks.compute_tasks import Case, Peer
 from cxr import files
-from cxr.reporting import plotting
+from cxr.reporting import formatting, plotting
 
 Row = dict[str, Any]
 
@@ -323,7 +323,8 @@ def _number(value: float) -> str:
 def publish(report: dict[str, Any], folder: pathlib.Path) -> None:
     """Writes compute.json, compute.md and compute.png."""
     files.publish(folder / "compute.json", json.dumps(report, indent=1) + "\n")
-    files.publish(folder / "compute.md", markdown(report))
+    text = f"{markdown(report)}\n{formatting.DISCLAIMER}\n"
+    files.publish(folder / "compute.md", text)
     if any(row["case"] != tasks.PRODUCT for row in report["rows"]):
         _chart(report, folder / "compute.png")
 

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from cxr import files
-from cxr.reporting import plotting
+from cxr.reporting import formatting, plotting
 
 # Loaders that must deliver exactly the pixels of the records, and by how many grey
 # levels on average the others may differ: other decoders, other resizing.
@@ -181,7 +181,8 @@ def _median(summary: dict) -> float:
 def publish(report: dict[str, Any], folder: pathlib.Path) -> None:
     """Writes loaders.json, loaders.md and loaders.png."""
     files.publish(folder / "loaders.json", json.dumps(report, indent=1) + "\n")
-    files.publish(folder / "loaders.md", markdown(report))
+    text = f"{markdown(report)}\n{formatting.DISCLAIMER}\n"
+    files.publish(folder / "loaders.md", text)
     _chart(report, folder / "loaders.png")
 
 

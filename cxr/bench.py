@@ -8,6 +8,7 @@ from typing import Any
 from cxr import cli, config, files, records
 from cxr.benchmark import regression
 from cxr.config import TrainConfig
+from cxr.reporting import formatting
 from cxr.training import preflight
 
 _USAGE = """
@@ -85,7 +86,7 @@ def bench(train_config: TrainConfig, options: BenchConfig) -> dict[str, Any]:
     document["changes"] = [change.to_json() for change in changes]
     text = report.markdown(document, changes)
     files.publish(output / "bench.json", json.dumps(document, indent=1) + "\n")
-    files.publish(output / "bench.md", text)
+    files.publish(output / "bench.md", f"{text}\n{formatting.DISCLAIMER}\n")
     report.plot(document, output / "bench.png")
     cli.say("\n" + text, f"written: {output}/bench.json, bench.md, bench.png")
     return document

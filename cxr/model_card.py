@@ -4,17 +4,20 @@ Mitchell et al., "Model Cards for Model Reporting" (2019), with the header that 
 Face reads. It says only what the run folder and the set say; the rest is "not known".
 """
 
+import contextlib
+import html
 import json
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from cxr import cli, documents, environment, files, records, runs
+from cxr import cli, documents, environment, files, records, runs, set_card
 from cxr.reporting import formatting
 
 _METRICS = ("roc_auc", "accuracy", "recall", "specificity")
 _LABELS = ("ROC AUC", "accuracy", "sensitivity", "specificity")
-_UNKNOWN = "not known"
+_OF_GROUPS = ("roc_auc", "recall", "specificity")
+_UNKNOWN = set_card.UNKNOWN
 
 
 def publish(run: runs.Run) -> pathlib.Path:
@@ -39,6 +42,7 @@ def publish(run: runs.Run) -> pathlib.Path:
         _section("Limits", _limits(run, evaluations)),
         _section("Where it comes from", _origins(run)),
         _section("Recipe", ["```", *(run.info.flags or (_UNKNOWN,)), "```"]),
+        f"---\n\n{formatting.DISCLAIMER}\n",
     ]
     path = run.workdir / runs.CARD
     files.publish(path, "\n".join(parts))
@@ -110,8 +114,29 @@ def _population(run: runs.Run, manifest: records.Manifest | None) -> list[str]:
         "",
         *_table(("split", "films", "patients", "classes"), rows),
         "",
-        f"Age, sex, hospitals, machines, years: {_UNKNOWN} to this card; what the set "
-        "tells of them stands in its attributes.csv.",
+        *_card(run),
+    ]
+
+
+def _card(run: runs.Run) -> list[str]:
+    """What the set's card says, and where ages and devices of films stand."""
+    card = None
+    with contextlib.suppress(cli.CommandError, OSError):
+        record_set = run.trained_on()
+        card = record_set.card() if record_set else None
+    if card is None:
+        return [
+            f"Age, sex, hospitals, machines, years: {_UNKNOWN} to this card; what the "
+            "set tells of them stands in its attributes.csv."
+        ]
+    told = set_card.rows(card.content())
+    rows = [(what, html.escape(text).replace("\n", "<br>")) for what, text in told]
+    return [
+        "What the set's card says:",
+        "",
+        *_table(("of the set", ""), rows),
+        "",
+        "What the set tells film by film stands in its attributes.csv.",
     ]
 
 
@@ -141,13 +166,14 @@ def _results(evaluations: list[dict[str, Any]]) -> list[str]:
     ]
     groups = [
         (one["split"], grouping, name, f"{entry['n']:,}")
-        + tuple(_value(entry["metrics"][metric]) for metric in _METRICS[1:])
+        + tuple(_value(entry["metrics"][metric]) for metric in _OF_GROUPS)
         for one in evaluations
         for grouping, found in one.get("subgroups", {}).items()
         for name, entry in found.items()
     ]
     if groups:
-        columns = ("split", "grouping", "group", "films", *_LABELS[1:])
+        labels = ("ROC AUC", "sensitivity", "specificity")
+        columns = ("split", "grouping", "group", "films", *labels)
         lines += ["", "In subgroups:", "", *_table(columns, groups)]
     return lines
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from cxr import cli, documents, files, folders, tables, tfrecord
+from cxr import cli, documents, files, folders, set_card, tables, tfrecord
 from cxr.reasons import BadImage
 
 SCHEMA = 1
@@ -28,6 +28,8 @@ _MAX_SIDE = 4096  # pixels; the converter stores no more
 SPLITS = ("train", "validation", "test")
 MANIFEST = "manifest.json"
 EXAMPLES = "examples.csv"
+QUARANTINE = "quarantine.csv"
+ATTRIBUTES = "attributes.csv"  # only of sets whose table or headers tell some
 FOLDS = "folds.csv"  # of sets converted with --folds
 MAX_FOLDS = 100
 FOLD_COLUMNS = ("filename", "fold")
@@ -321,6 +323,37 @@ class RecordSet:
         at = header.index("split")
         rows = [row for row in rows if split in (None, row[at])]
         return [dict(zip(header, row, strict=True)) for row in rows]
+
+    def described(self, split: str | None = None) -> list[dict[str, str]]:
+        """Returns the rows of examples.csv with what attributes.csv says of each.
+
+        Args:
+          split: only its rows; None is all.
+        """
+        rows = self.examples(split)
+        if ATTRIBUTES not in self.manifest.files:
+            return rows
+        with documents.reading(self.path / ATTRIBUTES):
+            told = tables.parse_records(self._side_file(ATTRIBUTES).decode())
+            if told and "filename" not in told[0]:
+                raise ValueError("no column 'filename'")
+        by_film = {row["filename"]: row for row in told}
+        return [{**by_film.get(row["filename"], {}), **row} for row in rows]
+
+    def quarantine(self) -> list[dict[str, str]]:
+        """Returns the rows of quarantine.csv: `path`, `reason`, `detail`."""
+        with documents.reading(self.path / QUARANTINE):
+            rows = tables.parse_records(self._side_file(QUARANTINE).decode())
+            if rows and not {"path", "reason"} <= rows[0].keys():
+                raise ValueError("no columns 'path', 'reason'")
+        return rows
+
+    def card(self) -> set_card.SetCard | None:
+        """Returns the card of the set, None where it was converted without one."""
+        if set_card.FILE not in self.manifest.files:
+            return None
+        with documents.reading(self.path / set_card.FILE):
+            return set_card.parse(self._side_file(set_card.FILE).decode())
 
     def _side_file(self, name: str) -> bytes:
         """Reads a file beside the shards; DataError unless it is the manifest's."""

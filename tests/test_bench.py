@@ -22,6 +22,7 @@ from cxr.benchmark import (
 from cxr.config import TrainConfig
 from cxr.input.pipeline import ImageSource
 from cxr.input.reader import Reader
+from cxr.reporting import formatting
 from cxr.training import steps
 
 pytestmark = pytest.mark.slow  # each test measures
@@ -473,6 +474,7 @@ def test_the_command_writes_its_files_and_compares(films, tmp_path, capsys):
     document = json.loads((output / "bench.json").read_text())
     assert document["config"]["model"] == "small_cnn"  # quickstart's
     text = (output / "bench.md").read_text()
+    assert text.rstrip().endswith(formatting.DISCLAIMER)
     assert document["verdict"] in text
     assert "| decode" in text
     assert "written" in capsys.readouterr().out

@@ -11,6 +11,7 @@ from benchmarks import loader_report, loader_speed
 from benchmarks.loader_peers import LOADERS
 from benchmarks.loader_speed import CompareConfig
 from cxr import cli
+from cxr.reporting import formatting
 from tools import compare_loaders
 
 
@@ -70,6 +71,7 @@ def test_ours_and_a_bound_on_real_films_and_a_peer_that_is_missing(films, tmp_pa
     stored = json.loads((tmp_path / "loaders.json").read_text())
     assert stored == report
     table = (tmp_path / "loaders.md").read_text()
+    assert table.rstrip().endswith(formatting.DISCLAIMER)
     assert "cxr resident raw" in table
     assert "ffcv raw: not measured" in table
     assert Image.open(tmp_path / "loaders.png").size[0] > 800

@@ -13,6 +13,7 @@ from benchmarks.compute_peers import PeersConfig
 from benchmarks.compute_tasks import Case, Peer
 from benchmarks.peer_process import PeerProcess
 from cxr import cli
+from cxr.reporting import formatting
 from tests.sample_images import make_source
 
 TRAINING = Case("small_cnn", tasks.TRAINING, 32, 10)
@@ -146,6 +147,7 @@ def test_table_and_picture_tell_what_is_missing(tmp_path):
     compute_report.publish(made, tmp_path)
     assert json.loads((tmp_path / "compute.json").read_text()) == made
     table = (tmp_path / "compute.md").read_text()
+    assert table.rstrip().endswith(formatting.DISCLAIMER)
     assert "- x by torch float32: not measured, no compiler" in table
     assert Image.open(tmp_path / "compute.png").size[0] > 800
 

@@ -92,7 +92,6 @@ def test_the_page_shows_the_numbers_of_the_json(source):
         "splits": "splits",
         "subtypes": "subtypes",
         "source-films-by-class": "source",
-        "what-gives-the-class-away-without-looking": "shortcuts",
     }.items():
         section = re.search(f'<section id="{title}">.*?</section>', page, re.S)[0]
         cells = re.findall("<td[^>]*>(.*?)</td>", section)
@@ -100,6 +99,12 @@ def test_the_page_shows_the_numbers_of_the_json(source):
         assert [html.unescape(cell) for cell in cells] == wanted
         titles = re.findall("<th scope[^>]*>(.*?)</th>", section)
         assert titles == list(content[key][0])
+    anchor = "what-gives-the-class-away-without-looking"
+    section = re.search(f'<section id="{anchor}">.*?</section>', page, re.S)[0]
+    told = re.findall(r'<th scope="row"[^>]*>(.*?)</th><td[^>]*>([\d.]+)', section)
+    last = content["separability"][-1]
+    assert last.pop("class") == "PNEUMONIA"
+    assert told == [(name, f"{value:.3f}") for name, value in last.items()]
     rows = read_csv(record_set.path / "examples.csv")
     for split in content["splits"]:
         inside = [row for row in rows if row["split"] == split["split"]]
@@ -119,6 +124,26 @@ def test_any_folder_name_may_be_a_class(source, name):
     page = (convert(source).path / "report.html").read_text()
     assert html.escape(name) in page
     assert "<b>" not in page
+
+
+def test_separability_counts_either_way_and_warns_from_eight_tenths_on():
+    areas = [{"class": "A", "file bytes": 0.2, "width": 0.7}]
+    areas.append({"class": "B", "file bytes": 0.8, "width": 0.3})
+    found = set_report.separability(areas)
+    assert [row["file bytes"] for row in found] == [0.8, 0.8]
+    assert [row["width"] for row in found] == [0.7, 0.7]
+    content = {"trivial_baseline": None, "separability": found}
+    (warning,) = set_report.shortcut_warnings(content)
+    assert warning.startswith("B is told from the rest by one property alone, file")
+    assert "the size of a film's file (area under the ROC curve 0.800)" in warning
+    page = set_report._giveaways(found)
+    row = re.search("file bytes</th>(.*?)</tr>", page)[1]
+    assert "0.800 <strong>gives the class away</strong>" in row
+    assert 'style="width:60.0%"' in row
+    assert page.count("<strong>gives the class away") == 1
+    found[1]["file bytes"] = 0.799
+    assert "<strong>" not in set_report._giveaways(found)
+    assert not list(set_report.shortcut_warnings(content))
 
 
 def test_a_shortcut_is_measured_as_scikit_learn_does():

@@ -200,18 +200,25 @@ def test_score_histograms(drawn):
 
 def test_subgroups(drawn):
     _, _, summary, figures = drawn
-    groups = {
-        grouping: [
-            (f"{name} ({entry['n']:,})", entry["metrics"]["accuracy"])
-            for name, entry in found.items()
+    labels = {"roc_auc": "ROC AUC", "recall": "sensitivity"}
+    groups, wanted = {}, []
+    for grouping, metric, names in report_figures.compared_groups(summary):
+        found = summary["subgroups"][grouping]
+        groups[f"{grouping}: {labels[metric]}"] = [
+            (f"{name} ({found[name]['n']:,})", found[name]["metrics"][metric])
+            for name in names
         ]
-        for grouping, found in summary["subgroups"].items()
-    }
+        wanted.append(summary["metrics"][metric]["value"])
+    assert len(groups) >= 3
     check_forest(figures["subgroups"], groups)
     dashed = [one for one in figures["subgroups"].axes[0].lines if one.is_dashed()]
-    assert [one.get_xdata()[0] for one in dashed] == [
-        summary["metrics"]["accuracy"]["value"]
-    ]
+    assert [one.get_xdata()[0] for one in dashed] == wanted
+    top = 0  # each beside the rows of its own heading
+    for one, rows in zip(dashed, groups.values(), strict=True):
+        assert top < one.get_ydata()[0] < top + 1
+        top += len(rows)
+        assert top < one.get_ydata()[1] < top + 1
+        top += 1
 
 
 def check_forest(figure, groups):
@@ -463,7 +470,10 @@ def test_no_name_is_interpreted_or_lost(kind, tmp_path, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a glyph is missing, a panel has no room
         summary = summarise(evaluation, rows=rows, validation=validation)
-        summary["subgroups"] = {NAMES[kind][0]: summary["subgroups"]["source mode"]}
+        name, mode = NAMES[kind][0], "subtype"
+        summary["subgroups"] = {name: summary["subgroups"][mode]}
+        compared = summary["subgroup_notes"]["compared_on"]
+        summary["subgroup_notes"]["compared_on"] = {name: compared[mode]}
         pictures = report_figures.draw(tmp_path, summary, evaluation, validation)
         films = film_plots.draw_films(tmp_path, evaluation, numbered_films)
         pictures |= {name: drawn.path for name, drawn in films.items()}

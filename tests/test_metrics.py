@@ -577,14 +577,99 @@ def test_a_subtype_model_is_also_read_as_two_classes():
     assert collapsed["metrics"]["roc_auc"]["value"] == pytest.approx(expected)
 
 
-def test_groups_of_one_class_are_ranked_against_the_other():
+def test_a_group_of_one_class_shows_what_means_the_same_there():
     table = fabricated.clustered(1)
-    groups = {"kind": ["a" if label else "b" for label in table.labels]}
-    found = subgroups.measure(_asked(table), groups)["kind"]
-    assert found["a"]["metrics"]["specificity"]["value"] is None
-    assert found["a"]["roc_auc_against"] == "all films of the other class"
-    whole = classification.point(_scored(table))["roc_auc"]
-    assert found["a"]["metrics"]["roc_auc"]["value"] == pytest.approx(whole)
+    groups = {"kind": ["ab"[i % 2] if c else "c" for i, c in enumerate(table.labels)]}
+    asked = _asked(table)
+    found = subgroups.measure(asked, groups)
+    metrics = {name: entry["metrics"] for name, entry in found["kind"].items()}
+    known = {
+        name: {metric for metric, entry in of.items() if entry["value"] is not None}
+        for name, of in metrics.items()
+    }
+    assert known == {"a": {"recall"}, "b": {"recall"}, "c": {"specificity"}}
+    right = asked.scored.predicted[table.labels == 0] == 0
+    assert metrics["c"]["specificity"]["value"] == pytest.approx(right.mean())
+    assert subgroups.compared_on(found["kind"], asked) == [
+        {"metric": "recall", "groups": ["a", "b"]}
+    ]
+
+
+def test_groups_that_hold_both_classes_are_compared_on_their_area():
+    table = fabricated.clustered(1)
+    groups = {"kind": [patient[-1] for patient in table.patient_ids]}
+    asked = _asked(table)
+    found = subgroups.measure(asked, groups)["kind"]
+    (only,) = subgroups.compared_on(found, asked)
+    assert only == {"metric": "roc_auc", "groups": sorted(found)}
+    inside = np.array([patient.endswith("3") for patient in table.patient_ids])
+    expected = sk.roc_auc_score(table.labels[inside], table.probabilities[inside, 1])
+    assert found["3"]["metrics"]["roc_auc"]["value"] == pytest.approx(expected)
+    assert found["3"]["n"] == inside.sum()
+    assert found["3"]["n_patients"] == 12
+
+
+def test_a_class_of_a_few_patients_in_a_group_is_not_judged():
+    """Mixed by four patients: sensitivity would speak of those alone."""
+    table = fabricated.clustered(1)
+    few = {f"patient-{60 + index}" for index in range(4)}  # with the finding
+    pairs = zip(table.patient_ids, table.labels, strict=True)
+    groups = ["a" if p in few or not label else "b" for p, label in pairs]
+    asked = _asked(table)
+    found = subgroups.measure(asked, {"kind": groups})["kind"]
+    assert found["a"]["classes"] == ["NORMAL"]
+    assert found["a"]["class_counts"]["PNEUMONIA"] >= 4
+    assert found["a"]["metrics"]["recall"]["value"] is None
+    assert found["a"]["metrics"]["accuracy"]["value"] is None
+    assert subgroups.compared_on(found, asked) == []
+
+
+def test_beyond_two_classes_groups_of_the_same_classes_are_compared():
+    table = fabricated.clustered(1, classes=3)
+    frozen = {"value": None, "rule": None, "chosen_on": None}
+    asked = Evaluation(table, "test", "VIRUS", frozen, draws=50)
+    groups = ["abc"[c] + str(i % 2) for i, c in enumerate(table.labels)]
+    found = subgroups.measure(asked, {"kind": groups})["kind"]
+    compared = [one["groups"] for one in subgroups.compared_on(found, asked)]
+    assert sorted(compared) == [["a0", "a1"], ["b0", "b1"], ["c0", "c1"]]
+    inside = np.array([group == "a0" for group in groups])
+    right = table.probabilities[inside].argmax(axis=1) == 0
+    assert found["a0"]["metrics"]["recall"]["value"] == pytest.approx(right.mean())
+
+
+@pytest.mark.parametrize(
+    ("films", "patients", "judged"), [(20, 10, True), (19, 10, False), (20, 9, False)]
+)
+def test_small_groups_are_not_judged(films, patients, judged):
+    labels = np.array([0, 1] * 40)
+    group = np.arange(80) < films
+    patient = np.where(group, np.arange(80) % patients, 100 + np.arange(80))
+    table = predictions.Predictions(
+        tuple(map(str, range(80))),
+        tuple(map(str, patient)),
+        labels,
+        np.stack([1 - 0.4 * labels - 0.3, 0.4 * labels + 0.3], axis=1),
+        ("NORMAL", "PNEUMONIA"),
+    )
+    asked = _asked(table)
+    groups = {"device": ["small" if inside else "large" for inside in group]}
+    found = subgroups.measure(asked, groups)
+    rows = [{"filename": str(i)} for i in range(80)]
+    few = subgroups.notes(asked, rows, groups, found)["too_few"]
+    assert bool(found) == judged
+    counts = {"small": {"n": films, "n_patients": patients}}
+    expected = {} if judged else {"device": {"groups": counts, "others": 0}}
+    assert few == expected
+
+
+def test_thousands_of_groups_cost_no_more_than_forty():
+    table = fabricated.clustered(1)
+    groups = [f"device {index}" for index in range(len(table.labels))]
+    few = subgroups.notes(_asked(table), [{}], {"device": groups}, {})["too_few"]
+    assert len(few["device"]["groups"]) == 40
+    assert few["device"]["others"] == len(groups) - 40
+    hidden = {"n": None, "n_patients": None}  # it would point at single patients
+    assert set(map(str, few["device"]["groups"].values())) == {str(hidden)}
 
 
 def test_films_are_grouped_as_their_names_and_sizes_say():

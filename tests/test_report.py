@@ -18,6 +18,22 @@ from cxr.reporting import formatting, plotting
 from tests import fabricated
 
 _VOID = {"meta", "img", "br", "hr"}
+FLOW = {
+    "read": 207,
+    "kept_out": {"corrupt": 5, "a code of <b>tomorrow": 2},
+    "films": 200,
+    "patients": 150,
+    "without_patient": 20,
+    "copies": 3,
+    "copied": 2,
+    "splits": {
+        "train": {"films": 120, "patients": 90},
+        "test": {"films": 50, "patients": 40},
+    },
+    "apart": 30,
+    "table_rows": 4,
+    "exclude": ["*_<old>*"],
+}
 
 
 class Strict(html_parser.HTMLParser):
@@ -81,7 +97,9 @@ def binary(tmp_path_factory):
 
 def test_it_is_well_formed_and_links_lead_somewhere(binary):
     parser = parse(binary[1])
-    assert {link.removeprefix("#") for link in parser.links} <= parser.ids
+    own = {link.removeprefix("#") for link in parser.links if link.startswith("#")}
+    assert own <= parser.ids
+    assert {link for link in parser.links if link[0] != "#"} == {"checklist.html"}
     assert parser.alts == len(parser.sources) > 4
 
 
@@ -277,14 +295,48 @@ def test_the_prevalence_among_these_films_is_named(binary):
     assert f"the prevalence is {100 * share:.1f} %" in " ".join(parse(binary[1]).text)
 
 
-def test_a_star_is_explained_only_where_there_is_one():
+def test_what_file_names_alone_make_is_said():
     table = fabricated.clustered(1)
     rows = fabricated.example_rows(table)
-    note = "* the group holds one class"
+    note = "is read from the file names, which have"
     assert note not in words(asked(table, rows=rows))
-    for row in rows:
-        row["subtype"] = row["label"]
-    assert note in words(asked(table, rows=rows))
+    for index, row in enumerate(rows):
+        ill = row["label"] == "PNEUMONIA"
+        row["subtype"] = ("bacteria", "virus")[index % 2] if ill else ""
+    assert (
+        "Subtype is read from the file names, which have bacteria, virus for PNEUMONIA "
+        "alone: these groups are made by the names, and are compared within their "
+        "class only."
+    ) in words(asked(table, rows=rows))
+
+
+def test_what_is_not_recorded_is_said():
+    table = fabricated.clustered(1)
+    rows = fabricated.example_rows(table)
+    summary = asked(table, rows=rows)
+    for what in ("age", "sex", "view", "device"):
+        assert f"{what}: not recorded in this set" in words(summary)
+    summary["participants"] = {"flow": FLOW, "card": {"ages": "one to five years"}}
+    said = "age: not recorded in this set film by film; its card says: one to five"
+    assert said in words(summary)
+    for index, row in enumerate(rows):
+        row["sex"] = "FM"[index % 2]
+        row["view"] = "AP" if index else ""
+    text = words(asked(table, rows=rows))
+    assert "sex: recorded of {0} of {0} films ".format(len(rows)) in text
+    alone = "in no two groups that are large enough to be compared"
+    assert f"view: recorded of {len(rows) - 1} of {len(rows)} films, {alone}" in text
+
+
+def test_small_groups_are_listed_and_not_judged():
+    table = fabricated.clustered(1)
+    rows = fabricated.example_rows(table)
+    for index, row in enumerate(rows):
+        row["device"] = "rare" if index < 3 else "some" if index < 10 else "common"
+    text = words(asked(table, rows=rows))
+    assert "device some 7 " in text
+    assert "device rare fewer than 5 fewer than 5 too few" in text
+    assert "device common" not in text  # one group alone is compared with nothing
 
 
 def test_without_a_threshold_no_sentence_speaks_of_one(tmp_path):

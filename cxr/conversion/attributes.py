@@ -45,10 +45,13 @@ class Attributes(NamedTuple):
 NONE = Attributes()
 
 
-def of_table(age: str, sex: str, view: str) -> Attributes:
+def of_table(age: str, sex: str, view: str, device: str = "") -> Attributes:
     """Returns what a table's cells tell."""
     found = Attributes(
-        age_band(age), _SEX.get(sex.strip().casefold(), ""), view.strip()
+        age_band(age),
+        _SEX.get(sex.strip().casefold(), ""),
+        view.strip(),
+        device.strip(),
     )
     return NONE if found == NONE else found
 

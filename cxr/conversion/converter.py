@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import cxr
-from cxr import class_names, cli, files, images, locks, reasons, records
+from cxr import class_names, cli, files, images, locks, reasons, records, set_card
 from cxr.conversion import (
     existing_set,
     metadata,
@@ -36,10 +36,10 @@ from cxr.reasons import Rejected
 
 REPORT = "report.html"
 # Where images lie, where the set goes and how many work shapes no byte of it.
-# What a table says counts by its content, with the sources.
+# What a table or a card says counts by its content.
 _SHAPELESS = frozenset(
     ("input_dir", "output_dir", "workers", "max_bad_fraction", "labels_csv")
-    + ("patient_key_file",)
+    + ("patient_key_file", "set_card")
 )
 # Flags that every manifest lists. Those that came later are listed only where they
 # are not their default, so that a set's manifest does not change with the program.
@@ -84,6 +84,12 @@ class ConversionConfig(sources.SourceConfig, planning.PlanConfig, _SetConfig):
         "",
         "key that PatientID of DICOM files is hashed with (HMAC-SHA256); made where it "
         "is missing (default: OUTPUT_DIR/DATASET/patients.key)",
+    )
+    set_card: str = cli.option(
+        "",
+        "JSON card of the set: whose films these are and what their labels rest on "
+        "(keys: cxr/set_card.py); it stands in the set, its report, evaluations and "
+        "model cards. One comes with cxr: chest_xray",
     )
     max_bad_fraction: float = cli.option(
         0.05, "a larger share of unreadable files is an error", lower=0, upper=1
@@ -159,14 +165,12 @@ def convert(
     output_dir = files.without_links(config.output_dir)
     config = dataclasses.replace(config, output_dir=output_dir)
     _refuse_links(config.folder)
+    card = set_card.read(config.set_card) if config.set_card else None
     tree = find_sources(config)
     _check_apart(config, tree)
     for note in tree.notes:
         log(note)
-    existing = existing_set.find(
-        config.folder, config.shaping_flags, tree, log, defaults=config.default_flags
-    )
-    if existing:
+    if existing := _find_existing(config, tree, card, log):
         return existing
     with _work_folder(config.folder) as work:
         (config.folder / records.MANIFEST).unlink(missing_ok=True)
@@ -188,7 +192,7 @@ def convert(
         identities |= {image.path: image.sha256 or image.reason for image in spooled}
         manifest = _manifest(config, plan, written, identities)
         outcome = metadata.Outcome(
-            converted, plan, rejected, manifest, looks, statistics
+            converted, plan, rejected, manifest, looks, statistics, card
         )
         for warning in _write_report(config.folder, outcome, time.monotonic() - began):
             log(f"WARNING: {warning}")
@@ -198,6 +202,23 @@ def convert(
     _say_doubts(converted, log)
     _summarise(record_set, len(rejected), time.monotonic() - began, log)
     return record_set
+
+
+def _find_existing(
+    config: ConversionConfig,
+    tree: sources.Tree,
+    card: set_card.SetCard | None,
+    log: Callable[[str], None],
+) -> records.RecordSet | None:
+    """Returns the set that the flags ask for, where it is there; as `existing_set`."""
+    return existing_set.find(
+        config.folder,
+        config.shaping_flags,
+        tree,
+        log,
+        defaults=config.default_flags,
+        card_sha256=files.sha256_bytes(card.to_json().encode()) if card else "",
+    )
 
 
 def _unreadable(spooled: list[spool.Converted]) -> list[Rejected]:

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cxr import cli, records, tables
+from cxr import cli, records, set_card, tables
 from cxr.conversion import metadata, sources, spool
 
 WORK_FOLDER = ".converting"
@@ -18,6 +18,7 @@ def find(
     log: Callable[[str], None],
     *,
     defaults: Mapping[str, Any],
+    card_sha256: str = "",
 ) -> records.RecordSet | None:
     """Returns the set in `folder` when it is just what the flags ask for.
 
@@ -28,6 +29,7 @@ def find(
       log: receives what was found.
       defaults: of flags; a flag that the manifest does not list, because it came
         later, has its default there.
+      card_sha256: of the card as a set holds it; empty without `--set_card`.
 
     Raises:
       UsageError: another set, or foreign files, lie there; nothing is mixed in.
@@ -45,6 +47,9 @@ def find(
     ]
     if differing:
         raise _refusal(folder, f"made with other flags: {', '.join(differing)}")
+    listed_card = record_set.manifest.files.get(set_card.FILE, {})
+    if card_sha256 != listed_card.get("sha256", ""):
+        raise _refusal(folder, "made with another --set_card, or with none")
     identities = identify(tree)
     if sources_digest(identities)["sha256"] != record_set.manifest.sources.get(
         "sha256"

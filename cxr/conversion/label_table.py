@@ -41,6 +41,7 @@ _HEADERS = {
     "age": ("patientage", "age"),
     "sex": ("patientsex", "patientgender", "sex", "gender"),
     "view": ("viewposition", "view", "appa", "projection", "frontallateral"),
+    "device": (),  # named, never guessed: no set has a usual header
 }
 _POSITIVE, _NEGATIVE, _UNCERTAIN = "positive", "negative", "uncertain"
 _SIGNS = {
@@ -77,6 +78,9 @@ class TableConfig:
     )
     csv_sex_column: str = cli.option("", "column of the sex, likewise; guessed")
     csv_view_column: str = cli.option("", "column of the view, likewise; guessed")
+    csv_device_column: str = cli.option(
+        "", "column of the machine, kept as it stands in attributes.csv"
+    )
     label: str = cli.option(
         "",
         "of several labels a film this one against the rest, as NAME and NOT_NAME (or "
@@ -270,7 +274,7 @@ class LabelTable:
 
     def _attributes(self, row: list[str]) -> Attributes:
         found = attributes.of_table(
-            *(self._cell(row, role) for role in ("age", "sex", "view"))
+            *(self._cell(row, role) for role in ("age", "sex", "view", "device"))
         )
         return self._shared.setdefault(found, found)
 

@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from cxr import files, records, tables, tfrecord
+from cxr import files, records, set_card, tables, tfrecord
 from cxr.conversion import attributes, planning, splitting, spool
 from cxr.reasons import Rejected
 
-QUARANTINE = "quarantine.csv"
-ATTRIBUTES = "attributes.csv"  # only of sets whose table or headers tell some
+QUARANTINE = records.QUARANTINE
 _TABLES = (records.EXAMPLES, records.OFFSETS, QUARANTINE)
 
 
@@ -31,6 +30,7 @@ class Outcome:
       manifest: complete but for its `files`.
       looks: cells of `converted`, uint8 [N, 16, 16].
       statistics: numbers of `converted`, float32 [N, 9], of `images.statistics`.
+      card: of the set; None without `--set_card`.
     """
 
     converted: Sequence[spool.Converted]
@@ -39,6 +39,7 @@ class Outcome:
     manifest: records.Manifest
     looks: np.ndarray
     statistics: np.ndarray
+    card: set_card.SetCard | None = None
 
     @property
     def examples(self) -> Iterator[tuple[str, splitting.Example]]:
@@ -67,11 +68,14 @@ def publish(folder: pathlib.Path, outcome: Outcome) -> records.Manifest:
     )
     publish_quarantine(folder / QUARANTINE, outcome.rejected)
     tables_there = list(_TABLES)
-    for name in (ATTRIBUTES, records.FOLDS):  # of an unfinished conversion
+    optional = (records.ATTRIBUTES, records.FOLDS, set_card.FILE)
+    for name in optional:  # of an unfinished conversion
         (folder / name).unlink(missing_ok=True)
     if any(image.attributes != attributes.NONE for image in outcome.converted):
-        tables_there.append(ATTRIBUTES)
-        _publish_csv(folder / ATTRIBUTES, attributes.COLUMNS, _attribute_rows(outcome))
+        tables_there.append(records.ATTRIBUTES)
+        _publish_csv(
+            folder / records.ATTRIBUTES, attributes.COLUMNS, _attribute_rows(outcome)
+        )
     if folds := outcome.plan.folds:
         tables_there.append(records.FOLDS)
         rows = (
@@ -85,6 +89,8 @@ def publish(folder: pathlib.Path, outcome: Outcome) -> records.Manifest:
         # TFDS's label names
         "image-class-label.labels.txt": "".join(f"{n}\n" for n in manifest.class_names),
     }
+    if outcome.card:
+        texts[set_card.FILE] = outcome.card.to_json()
     for name, text in texts.items():
         spool.store(folder / name, text)
     listed = {n: _describe_file(folder / n) for n in (*tables_there, *texts)}

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from cxr import images, reasons, records
-from cxr.conversion import planning, spool, trivial_scores
+from cxr import images, reasons, records, set_flow
+from cxr.conversion import metadata, planning, spool, trivial_scores
 from cxr.conversion.metadata import Outcome
 from cxr.conversion.splitting import Example
 from cxr.metrics import classification
-from cxr.reporting import html
+from cxr.reporting import card, flow, html
 
 _SHEET_IMAGES = 24  # a class
 _SHEET_COLUMNS = 8
@@ -24,6 +24,7 @@ _LOOK_ALIKE = (
     "of 240 bits, perhaps mirrored or turned: look at them."
 )
 SHORTCUT_AUC = 0.8  # a property that ranks so well, either way, gives the class away
+_CALLED = {"file bytes": "file bytes, the size of a film's file"}
 _INVERTED = -0.2  # correlation with the usual film
 _TURNED = 0.1  # by which another way up correlates better
 
@@ -45,7 +46,8 @@ def numbers(outcome: Outcome, seconds: float) -> dict[str, Any]:
         "splits": [_split(split) for split in manifest.splits.values()],
         "subtypes": _subtypes(examples),
         "source": [_class(label, mine) for label, mine in _by_class(outcome).items()],
-        "shortcuts": _shortcuts(outcome, manifest.class_names),
+        "shortcuts": (shortcuts := _shortcuts(outcome, manifest.class_names)),
+        "separability": separability(shortcuts),
         "trivial_baseline": _trivial_baseline(outcome),
         "files_without_patient": sum(e.patient_id == e.image.path for _, e in examples),
         "patients_on_two_sides": _on_two_sides(examples),
@@ -53,6 +55,8 @@ def numbers(outcome: Outcome, seconds: float) -> dict[str, Any]:
         "near_duplicates_across_splits": _near(outcome.plan),
         "burned_in": [i.path for i in outcome.converted if i.burned_in],
         "quarantine": dict(collections.Counter(r.reason for r in outcome.rejected)),
+        "flow": _flow(outcome).content(),
+        "card": outcome.card.content() if outcome.card else None,
         "bytes_in": sum(image.source_bytes for image in outcome.converted),
         "bytes_out": sum(split.num_bytes for split in manifest.splits.values()),
         "seconds": round(seconds, 2),
@@ -84,17 +88,18 @@ def to_html(content: dict[str, Any], outcome: Outcome) -> str:
             kind="lead",
         ),
         html.notes([("warn", text) for text in _warnings(content)]),
+        html.section(
+            "From files to splits", [flow.figure(content["flow"])], anchor="flow"
+        ),
+        html.section(
+            "Population and reference standard",
+            [card.table(content["card"])],
+            anchor="card",
+        ),
         _section("Splits", content["splits"]),
         _section("Subtypes", content["subtypes"]),
         _section("Source films by class", content["source"]),
-        _section(
-            "What gives the class away without looking",
-            content["shortcuts"],
-            "Area under the ROC curve of a property of the file or of its brightness "
-            "alone, class against the rest; 0.5 tells nothing. Films are squashed to a "
-            "square, so that a network never sees their size or aspect. Inverted and "
-            "turned: against the usual film of this set.",
-        ),
+        _giveaways(content["separability"]),
         html.paragraph(_trivial_line(content["trivial_baseline"])),
         _section(
             "Look alike across splits",
@@ -120,6 +125,41 @@ def to_html(content: dict[str, Any], outcome: Outcome) -> str:
         ),
     ]
     return html.page(title, body)
+
+
+def _giveaways(separable: list[dict[str, Any]]) -> str:
+    """Returns how well single properties tell the classes apart, a bar each."""
+    # Of two classes, one told from the other is the other told from the one.
+    shown = separable[-1:] if len(separable) == 2 else separable
+    names = [name for name in separable[0] if name != "class"]
+    header = ("property alone", *(f"{row['class']} against the rest" for row in shown))
+    parts = [
+        html.paragraph(
+            "How well a property of the file, or of its brightness alone, tells a "
+            "class from the rest: area under the ROC curve a, or 1 - a where smaller "
+            "values speak for it; 0.5 tells nothing, 1 all. Films are squashed to a "
+            "square, so that a network never sees their size, aspect or bytes; it sees "
+            "what goes with them, such as sharpness. Inverted and turned: against the "
+            "usual film of this set."
+        ),
+        html.bars(
+            header,
+            [(name, [row[name] for row in shown]) for name in names],
+            low=0.5,
+            high=1.0,
+            alarm=SHORTCUT_AUC,
+            said="gives the class away",
+        ),
+    ]
+    title = "What gives the class away without looking"
+    return html.section(title, parts, anchor=title.lower().replace(" ", "-"))
+
+
+def _flow(outcome: Outcome) -> set_flow.Flow:
+    rejected = [(row.path, row.reason) for row in outcome.rejected]
+    rows = metadata.example_rows(outcome)
+    total = sum(split.num_examples for split in outcome.manifest.splits.values())
+    return set_flow.count(outcome.manifest, rows, rejected, total)
 
 
 def _burned_in(content: dict[str, Any]) -> list[str]:
@@ -210,6 +250,21 @@ def _shortcuts(outcome: Outcome, class_names: tuple[str, ...]) -> list[dict[str,
             for name, values in properties.items()
         }
         for label in class_names
+    ]
+
+
+def separability(shortcuts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns max(a, 1 - a) of every area: how well a property tells, either way.
+
+    Args:
+      shortcuts: class -> area under the ROC curve of each property, class positive.
+    """
+    return [
+        {
+            name: value if name == "class" else round(max(value, 1 - value), 3)
+            for name, value in row.items()
+        }
+        for row in shortcuts
     ]
 
 
@@ -306,14 +361,14 @@ def shortcut_warnings(content: dict[str, Any]) -> Iterator[str]:
             "figures are no proof that a network looks at lungs; see "
             "--split_policy=counter."
         )
-    rows = content["shortcuts"]
+    rows = content["separability"]
     for row in rows[1:] if len(rows) == 2 else rows:  # two classes mirror each other
         for name, value in row.items():
-            if name != "class" and max(value, 1 - value) >= SHORTCUT_AUC:
+            if name != "class" and value >= SHORTCUT_AUC:
                 yield (
                     f"{row['class']} is told from the rest by one property alone, "
-                    f"{name} (area under the ROC curve {max(value, 1 - value):.3f}): a "
-                    "network may learn what goes with it instead of the disease."
+                    f"{_CALLED.get(name, name)} (area under the ROC curve {value:.3f}):"
+                    " a network may learn what goes with it instead of the disease."
                 )
 
 

@@ -14,9 +14,11 @@ from cxr import cli, files, input_guard, model_card, records, runs, tables
 from cxr.evaluation import (
     attention,
     baseline_predictions,
+    checklist,
     film_plots,
     film_table,
     origins,
+    participants,
     report,
     report_figures,
     split_predictions,
@@ -31,6 +33,7 @@ from cxr.metrics.predictions import Predictions
 from cxr.metrics.summary import summarise
 from cxr.metrics.trivial_baseline import Baseline
 from cxr.prediction.predictor import Predictor, load_predictor
+from cxr.reporting import html
 from cxr.training import curves
 
 METRICS = "metrics.json"
@@ -83,6 +86,8 @@ def evaluate_run(
     folder = config.own_folder() or split_predictions.evaluation_folder(
         run, record_set, config.split
     )
+    # What was edited in the set is refused before anything is predicted.
+    told, rows = participants.describe(record_set), record_set.described(config.split)
     predictor = load_predictor(run)
     films = film_measures.measure(record_set, config.split)
     unlike = _judge(run, films)
@@ -107,13 +112,9 @@ def evaluate_run(
         )
     begin = time.perf_counter()
     evaluation = ask(run, table, config)
-    summary = summarise(
-        evaluation,
-        rows=record_set.examples(config.split),
-        validation=validation,
-        baseline=baseline,
-    )
+    summary = summarise(evaluation, rows=rows, validation=validation, baseline=baseline)
     summary["input_guard"] = _summarise_guard(run, unlike)
+    summary["participants"] = told
     evaluated = EvaluatedRun(
         run, record_set, evaluation, validation, baseline, summary, unlike or []
     )
@@ -278,6 +279,8 @@ def publish(
     pictures = {name: one.path for name, one in drawn.items()}
     page = report.render(summary, pictures, described, films)
     files.publish(folder / REPORT, page)
+    items = checklist.render(summary, described, html.anchors(page))
+    files.publish(folder / checklist.PAGE, items)
 
 
 def say(summary: dict[str, Any], folder: pathlib.Path) -> None:

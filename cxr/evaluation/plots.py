@@ -309,7 +309,7 @@ def forest(
     path: str | os.PathLike,
     *,
     title: str,
-    reference: float | None,
+    reference: float | Mapping[str, float | None] | None,
 ) -> None:
     """Draws values with intervals, a line each, under headings.
 
@@ -317,7 +317,8 @@ def forest(
       groups: heading -> rows with `label`, `value` (None leaves a gap), `ci95`.
       path: the PNG to publish.
       title: what the values are.
-      reference: a dashed vertical line, such as the value of the whole split.
+      reference: a dashed vertical line, such as the value of the whole split; or one
+        a heading, beside its rows.
     """
     lines = [
         (plotting.shorten(text, 48), row)
@@ -332,8 +333,19 @@ def forest(
         low, high = row["ci95"] or [row["value"]] * 2
         axes.plot([low, high], [y, y], color=plotting.BLUE, linewidth=2.2)
         axes.plot(row["value"], y, "o", color=plotting.BLUE, markersize=6.5)
-    if reference is not None:
-        axes.axvline(reference, color=plotting.INK, linestyle="--", linewidth=1.2)
+    dashed: dict[str, Any] = {
+        "color": plotting.INK,
+        "linestyle": "--",
+        "linewidth": 1.2,
+    }
+    if isinstance(reference, Mapping):
+        top = 0
+        for heading, rows in groups.items():
+            if (at := reference[heading]) is not None:
+                axes.plot([at, at], [top + 0.55, top + len(rows) + 0.45], **dashed)
+            top += 1 + len(rows)
+    elif reference is not None:
+        axes.axvline(reference, **dashed)
     axes.set_yticks(range(len(lines)), [text for text, _ in lines])
     axes.set_ylim(len(lines) - 0.4, -0.7)
     plotting.dress(axes, title)

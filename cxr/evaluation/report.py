@@ -4,7 +4,12 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cxr.evaluation import report_sections
+from cxr.evaluation import (
+    checklist,
+    participants,
+    report_sections,
+    report_subgroups,
+)
 from cxr.metrics import findings
 from cxr.reporting import formatting, html
 
@@ -35,7 +40,8 @@ def render(
         "calibration": report_sections.calibration(summary, pictures),
         "baseline": report_sections.baseline(summary),
         "shift": report_sections.shift(summary, pictures),
-        "subgroups": report_sections.subgroups(summary, pictures),
+        "participants": participants.section(summary),
+        "subgroups": report_subgroups.section(summary, pictures),
         "films": report_sections.films(pictures, films, folder=folder),
         "attention": report_sections.attention(
             summary, pictures, films.get("attention", ()), folder=folder
@@ -50,7 +56,6 @@ def render(
     parts = [
         _first_screen(summary, provenance, list(written)),
         *written.values(),
-        f"<footer>{html.escape(formatting.DISCLAIMER)}</footer>",
     ]
     return html.page(f"{_what(summary)}, {summary['split']} split", parts)
 
@@ -70,6 +75,7 @@ def _first_screen(
         for name, label in report_sections.HEADLINE
     ]
     links = "".join(f'<a href="#{anchor}">{anchor}</a>' for anchor in anchors)
+    links += f'<a href="{checklist.PAGE}">checklist of reporting standards</a>'
     return "".join(
         [
             "<header>",
@@ -175,6 +181,5 @@ def render_comparison(
         ),
         html.picture(picture, alt="differences with intervals"),
         html.table(("metric", first, second, "difference", "95 % interval"), rows),
-        f"<footer>{html.escape(formatting.DISCLAIMER)}</footer>",
     ]
     return html.page(title, body)

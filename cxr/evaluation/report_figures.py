@@ -1,12 +1,12 @@
 """Chooses the plots of an evaluation and draws them from its numbers."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from cxr.evaluation import plots
+from cxr.evaluation import plots, report_subgroups
 from cxr.metrics import classification
 from cxr.metrics.evaluation import Evaluation
 from cxr.metrics.predictions import Predictions
@@ -48,7 +48,7 @@ def draw(
     if evaluation.binary:
         pictures["score_histograms"] = folder / "score_histograms.png"
         _draw_histograms(pictures["score_histograms"], evaluation, validation)
-    if summary["subgroups"]:
+    if summary["subgroups"] and any(compared_groups(summary)):
         pictures["subgroups"] = folder / "subgroups.png"
         _draw_subgroups(pictures["subgroups"], summary)
     return pictures
@@ -121,20 +121,27 @@ def _draw_histograms(
 
 
 def _draw_subgroups(path: pathlib.Path, summary: Mapping[str, Any]) -> None:
-    plots.forest(
-        {
-            grouping: [
-                {"label": f"{short} ({g['n']:,})", **g["metrics"]["accuracy"]}
-                for short, g in zip(
-                    plotting.short_names(list(groups)), groups.values(), strict=True
-                )
-            ]
-            for grouping, groups in summary["subgroups"].items()
-        },
-        path,
-        title="Accuracy by subgroup",
-        reference=summary["metrics"]["accuracy"]["value"],
-    )
+    blocks, references = {}, {}
+    for grouping, metric, names in compared_groups(summary):
+        groups = summary["subgroups"][grouping]
+        heading = f"{grouping.replace('_', ' ')}: {report_subgroups.LABELS[metric]}"
+        if heading in blocks:  # beyond two classes, of other groups
+            heading += f", {', '.join(groups[names[0]]['classes'])}"
+        blocks[heading] = [
+            {"label": f"{short} ({groups[n]['n']:,})", **groups[n]["metrics"][metric]}
+            for short, n in zip(plotting.short_names(names), names, strict=True)
+        ]
+        references[heading] = summary["metrics"][metric]["value"]
+    plots.forest(blocks, path, title="Subgroups", reference=references)
+
+
+def compared_groups(
+    summary: Mapping[str, Any],
+) -> Iterator[tuple[str, str, list[str]]]:
+    """Yields grouping, metric and the groups that it compares."""
+    for grouping, comparisons in summary["subgroup_notes"]["compared_on"].items():
+        for comparison in comparisons:
+            yield grouping, comparison["metric"], comparison["groups"]
 
 
 def draw_runs(

@@ -8,7 +8,6 @@ from typing import Any
 
 from cxr.reporting import formatting, html
 
-_ITSELF = "the group itself"
 _LABELS = {"recall": "sensitivity", "specificity": "specificity"}
 _AT_POINT = ("recall", "specificity", "precision", "npv", "accuracy")
 _POINT_HEADER = (
@@ -282,39 +281,6 @@ def shift(summary: Summary, pictures: Pictures) -> str:
     return html.section(
         "Whether these films are like validation's", parts, anchor="shift"
     )
-
-
-def subgroups(summary: Summary, pictures: Pictures) -> str:
-    """The main metrics inside each group."""
-    if not summary["subgroups"]:
-        return ""
-    names = ("accuracy", "recall", "specificity", "roc_auc")
-    header = ("grouping", "group", "films", "patients", "accuracy", "sensitivity")
-    rows, starred = [], False
-    for grouping, groups in summary["subgroups"].items():
-        for name, entry in groups.items():
-            *values, auc = _with_intervals(entry["metrics"], names)
-            if auc != formatting.DASH and entry["roc_auc_against"] != _ITSELF:
-                auc, starred = f"{auc} *", True
-            counts = (f"{entry['n']:,}", f"{entry['n_patients']:,}")
-            rows.append((grouping, name, *counts, *values, auc))
-    parts = [
-        _picture(
-            pictures,
-            "subgroups",
-            "accuracy by subgroup with intervals",
-            "Dashed: all films. Many groups are looked at, and about one interval in "
-            "twenty misses by chance.",
-        ),
-        html.table((*header, "specificity", "ROC AUC"), rows, text_columns=(0, 1)),
-        html.paragraph(
-            "* the group holds one class; ranked against all films of the other class.",
-            kind="quiet",
-        )
-        if starred
-        else "",
-    ]
-    return html.section("For whom it works", parts, anchor="subgroups")
 
 
 def films(

@@ -10,6 +10,7 @@ from cxr.evaluation import (
     evaluator,
     film_plots,
     origins,
+    participants,
     plots,
     report,
     report_figures,
@@ -56,20 +57,13 @@ def evaluate_ensemble(
     )
     summary = summarise(
         evaluation,
-        rows=first.record_set.examples(config.split),
+        rows=first.record_set.described(config.split),
         validation=validation,
         baseline=baseline,
     )
     names = _short_names([run.run.workdir for run in members])
-    summary["runs"] = [
-        {"name": name, "workdir": str(run.run.workdir)}
-        | {key: run.summary[key] for key in ("threshold", "metrics")}
-        for name, run in zip(names, members, strict=True)
-    ]
-    summary["across_runs"] = {
-        name: _spread([run.summary["metrics"][name]["value"] for run in members])
-        for name in summary["metrics"]
-    }
+    summary["participants"] = participants.describe(first.record_set)
+    summary |= _each_run(members, names)
     _publish_table(folder, evaluation, names)
     ensemble = dataclasses.replace(
         first,
@@ -87,6 +81,22 @@ def evaluate_ensemble(
     evaluator.publish(folder, ensemble, described, drawn, config.source_dir)
     evaluator.say(summary, folder)
     return ensemble
+
+
+def _each_run(members: list[EvaluatedRun], names: list[str]) -> dict[str, Any]:
+    """What each run reaches alone, and how much they differ."""
+    measured = [run.summary["metrics"] for run in members]
+    return {
+        "runs": [
+            {"name": name, "workdir": str(run.run.workdir)}
+            | {key: run.summary[key] for key in ("threshold", "metrics")}
+            for name, run in zip(names, members, strict=True)
+        ],
+        "across_runs": {
+            name: _spread([metrics[name]["value"] for metrics in measured])
+            for name in measured[0]
+        },
+    }
 
 
 def _publish_table(

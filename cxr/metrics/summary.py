@@ -41,7 +41,7 @@ def summarise(
 
     Args:
       evaluation: predictions of a split and what is asked of them.
-      rows: the split's rows of examples.csv, for the subgroups.
+      rows: the split's rows of examples.csv and attributes.csv, for the subgroups.
       validation: predictions of validation, for operating points, temperature and
         the shift report; left out, so are those.
       baseline: the trivial baseline's predictions.
@@ -51,6 +51,7 @@ def summarise(
     """
     scored, binary = evaluation.scored, evaluation.binary
     reference = evaluation.of(validation) if validation else None
+    groupings = subgroups.groupings(rows)
     result = {
         "schema": SCHEMA,
         "split": evaluation.split,
@@ -65,7 +66,8 @@ def summarise(
         "majority": evaluation.majority,
         "confusion_matrix": _confusion_matrix(scored),
         "per_class": per_class(evaluation),
-        "subgroups": subgroups.measure(evaluation, subgroups.groupings(rows)),
+        "subgroups": (groups := subgroups.measure(evaluation, groupings)),
+        "subgroup_notes": subgroups.notes(evaluation, rows, groupings, groups),
         "operating_points": [],
         "calibration": calibration.measure(evaluation, reference),
         "shift": None,

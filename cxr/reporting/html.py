@@ -9,8 +9,11 @@ import base64
 import html
 import os
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
+
+from cxr.reporting import formatting
 
 _STYLE = (pathlib.Path(__file__).parent / "style.css").read_text(encoding="utf-8")
 
@@ -21,7 +24,7 @@ def escape(text: object) -> str:
 
 
 def page(title: str, body: Sequence[str]) -> str:
-    """A whole document from a title and HTML parts."""
+    """A whole document from a title and HTML parts, the disclaimer at its foot."""
     return "\n".join(
         [
             "<!doctype html>",
@@ -31,9 +34,14 @@ def page(title: str, body: Sequence[str]) -> str:
             f"<title>{escape(title)}</title>",
             f"<style>{_STYLE}</style></head><body><main>",
             *body,
-            "</main></body></html>\n",
+            f"<footer>{escape(formatting.DISCLAIMER)}</footer></main></body></html>\n",
         ]
     )
+
+
+def anchors(document: str) -> set[str]:
+    """Returns what links into one of our pages may point to."""
+    return set(re.findall(r'<section id="([^"]+)"', document))
 
 
 def with_warning(document: str, text: str) -> str:
@@ -110,6 +118,48 @@ def table(
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
     return (
         f'<div class="scroll" tabindex="0"><table>{title}<thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def bars(
+    header: Sequence[str],
+    rows: Sequence[tuple[str, Sequence[float]]],
+    *,
+    low: float,
+    high: float,
+    alarm: float,
+    said: str,
+) -> str:
+    """A table of shares, each a number with a bar.
+
+    Args:
+      header: of the first column and of each share's.
+      rows: label and its shares.
+      low: share at which a bar is empty.
+      high: share at which it is full.
+      alarm: share from which on a bar is a warning.
+      said: stands beside such a number, so that colour is not alone in saying it.
+    """
+
+    def cell(share: float) -> str:
+        width = 100 * min(max((share - low) / (high - low), 0.0), 1.0)
+        warned = share >= alarm
+        words = f" <strong>{escape(said)}</strong>" if warned else ""
+        kind = "level warn" if warned else "level"
+        return (
+            f'<td class="text">{share:.3f}{words}<div class="{kind}" '
+            f'aria-hidden="true"><span style="width:{width:.1f}%"></span></div></td>'
+        )
+
+    head = "".join(f'<th scope="col" class="text">{escape(h)}</th>' for h in header)
+    body = "".join(
+        f'<tr><th scope="row" class="text">{escape(label)}</th>'
+        f"{''.join(map(cell, shares))}</tr>"
+        for label, shares in rows
+    )
+    return (
+        f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
 

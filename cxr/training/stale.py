@@ -7,7 +7,7 @@ from cxr.metrics import predictions
 from cxr.reporting import html
 
 METRICS = "metrics.json"
-PAGE = "report.html"
+PAGES = ("report.html", "checklist.html")
 _KEY = "stale"
 
 
@@ -34,8 +34,7 @@ def mark(run: runs.Run) -> list[pathlib.Path]:
             f"Stale: these numbers are of an earlier model ({str(made_by)[:12]}); the "
             "run's model is another since. Evaluate again."
         )
-        page = folder / PAGE
-        if page.is_file():
+        for page in filter(pathlib.Path.is_file, (folder / name for name in PAGES)):
             text = page.read_text(encoding="utf-8")
             files.publish(page, html.with_warning(text, words))
         runs.write_json(folder / METRICS, {_KEY: words, **metrics.content})
