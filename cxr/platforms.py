@@ -13,6 +13,7 @@ import os
 import pathlib
 import sys
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 # Of the two each system has one; Python for the web has neither.
@@ -152,6 +153,25 @@ def _use_one_blas_thread() -> None:
         import threadpoolctl
 
         threadpoolctl.threadpool_limits(1, user_api="blas")
+
+
+@functools.cache
+def _blas_libraries() -> Any:
+    import threadpoolctl
+
+    return threadpoolctl.ThreadpoolController().select(user_api="blas")
+
+
+@contextlib.contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Keeps numpy's matrix products inside to one thread, for a library of ours.
+
+    As `configure_process` does for a command: OpenBLAS's threads spin after a product,
+    on the cores that TensorFlow wants next. Predicting films from Python took 8 ms of
+    CPU time a film with them, 5 without.
+    """
+    with _blas_libraries().limit(limits=1):
+        yield
 
 
 def keep_freed_memory() -> None:

@@ -151,3 +151,17 @@ def test_everything_runs_without_what_only_linux_has(tmp_path):
     assert "lock-owner" not in [path.name for path in tmp_path.rglob("*")]
     assert (tmp_path / "run" / "evaluation-test" / "report.html").is_file()
     assert (tmp_path / "out.csv").read_text().startswith("path,prediction")
+
+
+def test_numpys_products_run_in_one_thread_inside_and_as_before_behind():
+    import threadpoolctl
+
+    def threads():
+        found = threadpoolctl.ThreadpoolController().select(user_api="blas").info()
+        return [library["num_threads"] for library in found]
+
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        before = threads()
+        with platforms.one_blas_thread():
+            assert set(threads()) == {1}
+        assert threads() == before and 2 in before

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cxr import images, input_guard, runs
+from cxr import images, input_guard, platforms, runs
 from cxr.conversion import patients
 from cxr.prediction import inputs, rows
 from cxr.prediction.inputs import Item, ReadImage
@@ -95,6 +95,7 @@ class Model:
         sizes = self._predictor.stored_image_size, self._predictor.image_size
         return inputs.read_batches(items, sizes, batch_size, threads)
 
+    @platforms.one_blas_thread()
     def decide(
         self, batch: Sequence[ReadImage], *, batch_size: int = _BATCH
     ) -> list[Prediction]:
