@@ -165,7 +165,7 @@ def _results(evaluations: list[dict[str, Any]]) -> list[str]:
         "is what a regression on nine numbers of brightness and sharpness reaches.",
     ]
     groups = [
-        (one["split"], grouping, name, f"{entry['n']:,}")
+        (one["split"], grouping.replace("_", " "), name, f"{entry['n']:,}")
         + tuple(_value(entry["metrics"][metric]) for metric in _OF_GROUPS)
         for one in evaluations
         for grouping, found in one.get("subgroups", {}).items()

@@ -412,7 +412,7 @@ def test_keys_of_the_numbers_are_identifiers(run):
     summary = evaluate.evaluate(config(run))
     assert summary["split_policy"] in (*records.SPLIT_POLICIES, "unknown")
     # Named by class, or by the contract (accuracy_at_0.5).
-    groups = ("class_counts", "per_class", "bins", "metrics", "definitions")
+    groups = ("class_counts", "per_class", "bins", "metrics", "definitions", "groups")
 
     def check(content, where):
         for key, value in content.items() if isinstance(content, dict) else ():

@@ -204,7 +204,7 @@ def test_subgroups(drawn):
     groups, wanted = {}, []
     for grouping, metric, names in report_figures.compared_groups(summary):
         found = summary["subgroups"][grouping]
-        groups[f"{grouping}: {labels[metric]}"] = [
+        groups[f"{grouping.replace('_', ' ')}: {labels[metric]}"] = [
             (f"{name} ({found[name]['n']:,})", found[name]["metrics"][metric])
             for name in names
         ]

@@ -689,8 +689,8 @@ def test_films_are_grouped_as_their_names_and_sizes_say():
     ]
     found = subgroups.groupings(rows)
     assert set(found["series"]) == {"NORMAL2-IM", "person"}
-    assert "source mode" not in found  # all alike
-    sizes = sorted(set(found["source size"]), key=subgroups.order)
+    assert "source_mode" not in found  # all alike
+    sizes = sorted(set(found["source_size"]), key=subgroups.order)
     assert sizes[0].startswith("up to 1")
     assert sizes[2].startswith("over 1")
 

@@ -225,8 +225,11 @@ def test_training_publishes_a_guard_of_its_films(tmp_path):
     films = film_measures.measure(made, "test")
     expected = guard.judge(films.cells, films.numbers)
     assert again.judge(films.cells, films.numbers) == expected
-    found = evaluator._judge(opened, films)
+    unlike = evaluator._judge(opened, films)
+    assert unlike == expected
+    found = evaluator._summarise_guard(opened, unlike)
     assert found["of"] == 20
+    assert sum(each["n"] for each in found["reasons"]) == found["unlike"]
     assert found["unlike"] == sum(map(bool, expected))
     assert found["false_alarms"] == told.false_alarms
     few = fabricated.write_records(tmp_path / "few", {"train": 20, "validation": 5})

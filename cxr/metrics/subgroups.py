@@ -20,7 +20,7 @@ _MOST_GROUPS = 40  # the largest of a grouping are looked at
 _ID_BLOCKS = 4
 # Columns of attributes.csv -> what people call them.
 ATTRIBUTES = {"age_band": "age", "sex": "sex", "view": "view", "device": "device"}
-_FROM_NAMES = ("subtype", "series", "id block")
+_FROM_NAMES = ("subtype", "series", "id_block")
 
 
 def groupings(rows: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
@@ -37,10 +37,10 @@ def groupings(rows: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
     found = {
         "subtype": [row["subtype"] for row in rows],
         "series": [reference_set.series(row["filename"]) for row in rows],
-        "id block": _id_blocks(rows),
-        "source size": _sizes(rows),
-        "source mode": [row["source_mode"] for row in rows],
-        "films of the patient": _films_per_patient(rows),
+        "id_block": _id_blocks(rows),
+        "source_size": _sizes(rows),
+        "source_mode": [row["source_mode"] for row in rows],
+        "films_of_the_patient": _films_per_patient(rows),
     }
     for column in ATTRIBUTES:
         found[column] = [row.get(column, "") for row in rows]
