@@ -5,7 +5,7 @@ import dataclasses
 from cxr import cli
 from cxr.metrics import thresholds
 from cxr.optimizers import OPTIMIZERS
-from cxr.schedules import SCHEDULES
+from cxr.schedules import LAST, SCHEDULES
 
 MODELS = ("vgg16", "cnn", "small_cnn")
 POLICIES = ("none", "mild", "robust", "strong", "seed", "keras_cv")
@@ -181,8 +181,9 @@ class TrainConfig:
     )
     best_metric: str = cli.option(
         "val_loss",
-        "which epoch's weights become the model",
-        choices=("val_loss", "val_roc_auc", "val_accuracy"),
+        "which epoch's weights become the model; 'last' for a learning rate that ends "
+        "at 0, and with --debias, whose validation loss is no guide",
+        choices=("val_loss", "val_roc_auc", "val_accuracy", LAST),
     )
     deterministic: bool = cli.option(
         False, "bit-equal repeats on the same machine (slower on GPUs)"

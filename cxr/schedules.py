@@ -12,6 +12,7 @@ import numpy as np
 
 PLATEAU_FACTOR = 0.2  # a fifth: Keras' ReduceLROnPlateau example, and common use
 _MIN_DELTA = 1e-4  # an improvement smaller than this is noise (Keras' own default)
+LAST = "last"
 _HIGHER_IS_BETTER = {"val_loss": False, "val_accuracy": True, "val_roc_auc": True}
 
 Rows = list[dict[str, Any]]
@@ -109,8 +110,10 @@ def best_row(rows: Rows, metric: str) -> int:
     Args:
       rows: history rows of the whole run.
       metric: `val_loss`, `val_accuracy` or `val_roc_auc`; where it is undefined
-        (None) in a row, that row is the worst.
+        (None) in a row, that row is the worst. `last`: the last row, whatever it says.
     """
+    if metric == LAST:
+        return len(rows) - 1
     sign = 1 if _HIGHER_IS_BETTER[metric] else -1
     scores = [-math.inf if row[metric] is None else sign * row[metric] for row in rows]
     return int(np.argmax(scores))

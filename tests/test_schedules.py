@@ -64,3 +64,4 @@ def test_best_row_takes_the_first_among_equals_and_never_an_undefined_one():
     assert schedules.best_row(history, "val_loss") == 1
     assert schedules.best_row(history, "val_roc_auc") == 2
     assert schedules.best_row(history[:1], "val_roc_auc") == 0
+    assert schedules.best_row(history, "last") == len(history) - 1

@@ -4,7 +4,7 @@ import platform
 import time
 
 import cxr
-from cxr import cli, environment, records, runs
+from cxr import cli, environment, records, runs, schedules
 
 
 def describe_data(record_set: records.RecordSet) -> str:
@@ -25,7 +25,7 @@ def describe(run: runs.Run, record_set: records.RecordSet) -> dict[str, str]:
         "run_folder": str(run.workdir),
         "model": f"{info.model}, {info.num_parameters:,} parameters, films of "
         f"{info.image_size} px (stored at {info.stored_image_size} px), "
-        f"epoch {info.best_epoch} was best on validation",
+        + _chosen_epoch(run),
         "model_sha256": info.model_sha256,
         "trained_with": ", ".join(f"{name} {version}" for name, version in packages)
         + f"; {', '.join(trained.devices if trained else ())}",
@@ -69,3 +69,10 @@ def remarks(run: runs.Run, record_set: records.RecordSet, split: str) -> dict[st
             "works, nothing about patients."
         )
     return noted
+
+
+def _chosen_epoch(run: runs.Run) -> str:
+    epoch = run.info.best_epoch
+    if run.config.best_metric == schedules.LAST:
+        return f"of epoch {epoch}, the last"
+    return f"epoch {epoch} was best on validation"
