@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from cxr import cli
+from cxr import cli, startup
 from cxr.evaluation import opening
 from cxr.evaluation.opening import EvaluateConfig
 
@@ -29,13 +29,19 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
       UsageError: no such run folder, or images smaller than the model's input.
       DataError: an unfinished or damaged run, or data that do not fit it.
     """
-    opened = [opening.open_run(path, config) for path in config.workdirs()]
+    workdirs = config.workdirs()
+    opened = [opening.open_run(path, config) for path in workdirs]
+    startup.load_tensorflow()
     from cxr.evaluation import evaluator, several_runs
 
-    evaluated = [evaluator.evaluate_run(*pair, config) for pair in opened]
-    if len(evaluated) == 1:
-        return evaluated[0].summary
-    return several_runs.evaluate_ensemble(evaluated, config).summary
+    if len(opened) == 1:
+        return evaluator.evaluate_run(*opened[0], config).summary
+    evaluated = []
+    for name, pair in zip(_names(workdirs), opened, strict=True):
+        with cli.naming(name):
+            evaluated.append(evaluator.evaluate_run(*pair, config))
+    with cli.naming("together"):
+        return several_runs.evaluate_ensemble(evaluated, config).summary
 
 
 def compare(config: EvaluateConfig) -> dict[str, Any]:
@@ -50,6 +56,7 @@ def compare(config: EvaluateConfig) -> dict[str, Any]:
             f"{len(config.compare)}"
         )
     opened = [opening.open_run(pathlib.Path(path), config) for path in config.compare]
+    startup.load_tensorflow()
     from cxr.evaluation import several_runs
 
     return several_runs.compare_runs(opened[0], opened[1], config)
@@ -65,6 +72,12 @@ def main(argv: list[str]) -> int:
     cli.reject_positional(positional)
     evaluate(config)
     return 0
+
+
+def _names(workdirs: list[pathlib.Path]) -> list[str]:
+    """What the lines of each run begin with: its folder's name, or the whole path."""
+    names = [workdir.name for workdir in workdirs]
+    return names if len(set(names)) == len(names) else list(map(str, workdirs))
 
 
 if __name__ == "__main__":
