@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, TextIO, get_args, get_origin
 
 from absl import flags
 
-from cxr import platforms
+from cxr import platforms, pulse
 
 # No error for the user ends with 1: that is Python's code, with a traceback, where the
 # fault is ours, and cxr.bench's answer where something became slower.
@@ -251,6 +251,7 @@ def _print(text: str, stream: TextIO) -> None:
         lines = text.split("\n")
         text = "\n".join(f"{_name}: {line}" if line else line for line in lines)
     text = printable(text)
+    pulse.told(text)
     for write in _copies:
         write(text)
     try:
@@ -270,7 +271,8 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        code = _call(main)
+        with pulse.beating(_show_life):
+            code = _call(main)
         try:
             sys.stdout.flush()
         except BrokenPipeError as error:
@@ -279,6 +281,12 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         code = _EXIT_OUTPUT_CLOSED
         _discard_output()
     sys.exit(code)
+
+
+def _show_life(line: str) -> None:
+    """Prints a line that is for whoever waits now, so no copy of it is kept."""
+    with contextlib.suppress(OSError, ValueError):  # nobody there to see it
+        print(printable(line), file=sys.stderr, flush=True)
 
 
 def _call(main: Callable[[list[str]], int | None]) -> int:

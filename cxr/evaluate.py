@@ -34,6 +34,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     startup.load_tensorflow()
     from cxr.evaluation import evaluator, several_runs
 
+    cli.note(f"evaluating on {config.split} ...")
     if len(opened) == 1:
         return evaluator.evaluate_run(*opened[0], config).summary
     evaluated = []

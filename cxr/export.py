@@ -43,6 +43,7 @@ def main(argv: list[str]) -> None:
     cli.reject_positional(positional)
     run = runs.open_run(config.workdir)
     startup.load_tensorflow()
+    cli.note(f"writing {config.format} and checking it on films ...")
     from cxr.exporting import exporter
 
     result = exporter.export(run, config.format, config.output, int8=config.int8)

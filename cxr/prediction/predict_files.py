@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from cxr import cli, runs, startup
+from cxr import cli, pulse, runs, startup
 from cxr.prediction import inputs, rows
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def predict_files(
                     _explain(model, image.grey, one, explain, counted.images)
                 counted.add(image, one)
             bar.update(len(batch))
+            pulse.at(f"{counted.images} of {len(image_paths)} images predicted")
     return counted.counts()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from cxr import cli, records, runs
+from cxr import cli, pulse, records, runs
 from cxr.config import TrainConfig
 from cxr.training import board, curves
 
@@ -71,6 +71,7 @@ class EpochProgress:
             disable=None if show else True,
             leave=False,
         )
+        self._title, self._begun, self._all = title, done, steps
         self._batch_size, self._steps = batch_size, 0
         self._begin = time.perf_counter()
         self._shown = (0, self._begin)  # steps and time of the last figures
@@ -81,6 +82,7 @@ class EpochProgress:
         self._steps += steps
         self._waited = None if waited is None else (self._waited or 0.0) + waited
         self._bar.update(steps * self._batch_size)
+        pulse.at(f"{self._title}, step {self._begun + self._steps} of {self._all}")
 
     def show(self, totals: dict[str, float | None]) -> None:
         """Shows the running loss and accuracy beside the bar."""

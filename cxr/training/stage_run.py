@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import keras
 import tensorflow as tf
 
-from cxr import optimizers, records
+from cxr import optimizers, pulse, records
 from cxr.config import TrainConfig
 from cxr.input import augmenters, pipeline
 from cxr.metrics import classification
@@ -121,6 +121,7 @@ class StageRun:
         Args:
           interruption: asked between batches; raises where a signal has come.
         """
+        pulse.at("validation")
         probabilities = self._predict.run(
             self._validation.evaluation(self._config.batch_size),
             count=self._validation.n,
