@@ -81,6 +81,6 @@ def _divert(after: contextlib.ExitStack) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_LAST_LINES_S)
 
+    after.callback(lead_back)  # first: Ctrl-C may come at any moment
     with process.stdin as pipe:
         os.dup2(pipe.fileno(), 2)
-    after.callback(lead_back)
