@@ -77,10 +77,7 @@ def train(
                 else:
                     Trainer(config, record_set, interruption, anew=anew).fit()
             run = runs.open_run(workdir)
-            if run.is_latest:
-                _states(config).finish()
-                if config.keep_checkpoints == 1:
-                    shutil.rmtree(workdir / runs.FEATURES, ignore_errors=True)
+            _tidy(run, config)
             stale.say(stale.mark(run))
             progress.say_finished(run)
         return run
@@ -92,6 +89,19 @@ def _leave_finished(
     changed = publishing.publish_decision(run, config, record_set)
     done = "its decision is published anew" if changed else "nothing to do"
     progress.say(f"{run.workdir} is finished; {done}")
+
+
+def _tidy(run: runs.Run, config: TrainConfig) -> None:
+    """Removes what a finished run is done with, unless another training has begun."""
+    trained = environment.read(run.workdir)
+    same_data = trained is None or (
+        trained.data.fingerprint == run.info.data.fingerprint
+    )
+    if not (run.is_latest and same_data):
+        return
+    _states(config).finish()
+    if config.keep_checkpoints == 1:
+        shutil.rmtree(run.workdir / runs.FEATURES, ignore_errors=True)
 
 
 @contextlib.contextmanager
