@@ -77,7 +77,7 @@ def main(argv: list[str]) -> int:
     config, positional = cli.parse(argv, CompareConfig, usage=USAGE)
     cli.reject_positional(positional)
     report = compare(config)
-    print(loader_report.markdown(report))
+    cli.say(loader_report.markdown(report))
     print(f"loaders.json, loaders.md and loaders.png in {config.output_dir}")
     return 0
 

@@ -5,7 +5,7 @@ import json
 import pathlib
 from typing import Any
 
-from cxr import cli, config, files, records
+from cxr import cli, config, files, records, startup
 from cxr.benchmark import regression
 from cxr.config import TrainConfig
 from cxr.reporting import formatting
@@ -26,7 +26,9 @@ configs/quickstart.flags come first. Writes bench.json, bench.md and bench.png.
 class BenchConfig:
     """The benchmark's own flags."""
 
-    output_dir: str = cli.option("bench", "folder for bench.json, bench.md, bench.png")
+    output_dir: str = cli.option(
+        "bench", "folder for bench.json, bench.md, bench.png", heading="benchmark"
+    )
     only: str = cli.option(
         "all", "'input' leaves the computing cases out", choices=("all", "input")
     )
@@ -72,6 +74,7 @@ def bench(train_config: TrainConfig, options: BenchConfig) -> dict[str, Any]:
     record_set = _open_data(train_config)
 
     # TensorFlow: only after everything that can be refused.
+    startup.load_tensorflow()
     from cxr.benchmark import report, runner
 
     protocol = runner.Protocol(

@@ -6,6 +6,7 @@ absl parses them on a FlagValues of our own, so importing a module never
 registers a flag and the same dataclass serves several commands.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -17,12 +18,12 @@ import sys
 import textwrap
 import traceback
 import unicodedata
-from collections.abc import Callable, Sequence
-from typing import Any, get_args, get_origin
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TextIO, get_args, get_origin
 
 from absl import flags
 
-from cxr import platforms
+from cxr import platforms, pulse
 
 # No error for the user ends with 1: that is Python's code, with a traceback, where the
 # fault is ours, and cxr.bench's answer where something became slower.
@@ -30,6 +31,7 @@ EXIT_USAGE = 2
 EXIT_DATA = 65  # sysexits.h EX_DATAERR
 EXIT_UNAVAILABLE = 69  # EX_UNAVAILABLE
 EXIT_STORAGE = 74  # EX_IOERR
+_EXIT_OUTPUT_CLOSED = 128 + 13  # as of a program that SIGPIPE ends
 # The flagfiles that come with the package; in a checkout a link to the recipes.
 CONFIGS = pathlib.Path(__file__).parent / "configs"
 _MAX_ERROR_LINES = 6
@@ -37,6 +39,8 @@ _MAX_ERROR_LINES = 6
 _PATHS = re.compile(r"(_dir|_csv|_file)$|^(workdir|compare|output|baseline|weights)$")
 # They turn the order of what is shown: embeddings, overrides, isolates.
 _BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_copies: list[Callable[[str], None]] = []  # who else gets what is printed
+_name = ""  # of the run that the lines are about
 
 
 class CommandError(Exception):
@@ -72,8 +76,26 @@ class StorageError(CommandError):
     exit_code = EXIT_STORAGE
 
 
+class Stopped(CommandError):
+    """Work that somebody stopped, which is no error."""
+
+
 class Terminated(BaseException):
     """SIGTERM came: what is open is closed in order, as after Ctrl-C."""
+
+
+class OutputClosed(BaseException):
+    """Nobody reads our output any more, as behind `| head`: no error, and no more work.
+
+    A kind of its own, because a broken pipe to a worker is an error.
+    """
+
+
+class Failure(NamedTuple):
+    """How a command ends that does not finish: what is told, with which exit code."""
+
+    text: str
+    exit_code: int
 
 
 def option(
@@ -83,6 +105,7 @@ def option(
     lower: float | None = None,
     upper: float | None = None,
     choices: tuple[str, ...] | None = None,
+    heading: str = "",
 ) -> Any:
     """Returns a dataclass field that is also a flag.
 
@@ -92,14 +115,15 @@ def option(
       lower: smallest allowed number.
       upper: largest allowed number.
       choices: the closed set of allowed strings.
+      heading: `--help` begins a group of flags with this one, under this heading.
     """
     metadata = {"help": help, "lower": lower, "upper": upper, "choices": choices}
-    return dataclasses.field(default=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata | {"heading": heading})
 
 
-def required(help: str) -> Any:
+def required(help: str, *, heading: str = "") -> Any:
     """Returns a dataclass field that is a flag without which the command stops."""
-    return dataclasses.field(metadata={"help": help})
+    return dataclasses.field(metadata={"help": help, "heading": heading})
 
 
 def parse(argv: list[str], *configs: type, usage: str) -> tuple:
@@ -125,7 +149,7 @@ def parse(argv: list[str], *configs: type, usage: str) -> tuple:
         for field in dataclasses.fields(config):
             _define(field, values)
     if _asks_help(argv):
-        print(_help_text(usage, configs))
+        say(_help_text(usage, configs))
         raise SystemExit(0)
     positional = _parse(_find_flagfiles(argv), values, configs)
     instances = [_build(config, values) for config in configs]
@@ -184,7 +208,7 @@ def holds_controls(text: str) -> bool:
 
 def say(*lines: str) -> None:
     """Prints lines on stdout at once, also into a pipe."""
-    print(*map(printable, lines), sep="\n", flush=True)
+    _print("\n".join(lines), sys.stdout)
 
 
 def warn(message: str) -> None:
@@ -194,7 +218,46 @@ def warn(message: str) -> None:
 
 def note(message: str) -> None:
     """Prints a line on stderr."""
-    print(printable(message), file=sys.stderr, flush=True)
+    _print(message, sys.stderr)
+
+
+@contextlib.contextmanager
+def copying(write: Callable[[str], None]) -> Iterator[None]:
+    """Gives what is said, warned of and noted within the block to `write`, too."""
+    _copies.append(write)
+    try:
+        yield
+    finally:
+        _copies.remove(write)
+
+
+@contextlib.contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Begins each line within the block with a run's name: `seed-0: epoch 1 ...`.
+
+    Args:
+      name: empty where there is one run only, which needs none.
+    """
+    global _name
+    before, _name = _name, name
+    try:
+        yield
+    finally:
+        _name = before
+
+
+def _print(text: str, stream: TextIO) -> None:
+    if _name:
+        lines = text.split("\n")
+        text = "\n".join(f"{_name}: {line}" if line else line for line in lines)
+    text = printable(text)
+    pulse.told(text)
+    for write in _copies:
+        write(text)
+    try:
+        print(text, file=stream, flush=True)
+    except BrokenPipeError as error:
+        raise OutputClosed from error
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
@@ -206,32 +269,72 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     platforms.configure_process()
     # TensorFlow's C++ notes are for its developers; errors still come through.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    debug = "--debug" in sys.argv
-    argv = [arg for arg in sys.argv if arg != "--debug"]
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        code = main(argv) or 0
-    except KeyboardInterrupt:
-        _fail("interrupted", debug)
-        code = 128 + signal.SIGINT
-    except Terminated:
-        _fail("stopped by SIGTERM", debug)
-        code = 128 + signal.SIGTERM
-    except CommandError as error:
-        _fail(str(error), debug)
-        code = error.exit_code
-    except ImportError as error:
-        _fail(
-            f"{_one_line(str(error))}: a package that cxr needs is missing, or does "
-            "not run on this system; the README says which systems it was tried on",
-            debug,
-        )
-        code = EXIT_UNAVAILABLE
-    except OSError as error:
-        _fail(_describe_os_error(error), debug)
-        code = EXIT_STORAGE
-    sys.stdout.flush()
+        with pulse.beating(_show_life):
+            code = _call(main)
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError as error:
+            raise OutputClosed from error
+    except OutputClosed:
+        code = _EXIT_OUTPUT_CLOSED
+        _discard_output()
     sys.exit(code)
+
+
+def _show_life(line: str) -> None:
+    """Prints a line that is for whoever waits now, so no copy of it is kept."""
+    with contextlib.suppress(OSError, ValueError):  # nobody there to see it
+        print(printable(line), file=sys.stderr, flush=True)
+
+
+def _call(main: Callable[[list[str]], int | None]) -> int:
+    """Returns the exit code of `main`, having told why where it failed."""
+    argv = [arg for arg in sys.argv if arg != "--debug"]
+    try:
+        return main(argv) or 0
+    except (KeyboardInterrupt, Terminated, CommandError, ImportError, OSError) as error:
+        failure = failure_of(error)
+        assert failure is not None  # of these kinds
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        note(failure.text)
+        return failure.exit_code
+
+
+def failure_of(error: BaseException) -> Failure | None:
+    """Returns what a command tells of an error; None where the fault is ours.
+
+    Then Python shows its traceback, and ends with 1.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return Failure("interrupted", 128 + signal.SIGINT)
+    if isinstance(error, Terminated):
+        return Failure("stopped by SIGTERM", 128 + signal.SIGTERM)
+    if isinstance(error, Stopped):
+        return Failure(str(error), error.exit_code)
+    if isinstance(error, CommandError):
+        lines = str(error).strip().split("\n")[:_MAX_ERROR_LINES]
+        return Failure("error: " + "\n".join(lines), error.exit_code)
+    if isinstance(error, ImportError):
+        return Failure(
+            f"error: {_one_line(str(error))}: a package that cxr needs is missing, or "
+            "does not run on this system; the README says which systems it was tried "
+            "on",
+            EXIT_UNAVAILABLE,
+        )
+    if isinstance(error, OSError):
+        return Failure(f"error: {_describe_os_error(error)}", EXIT_STORAGE)
+    return None
+
+
+def _discard_output() -> None:
+    """Lets Python flush what it still holds for a closed pipe when it ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # no file of the system
+            os.dup2(nowhere, stream.fileno())
 
 
 def _terminate(number: int, frame: Any) -> None:
@@ -347,15 +450,22 @@ def _expand(flag: str, path: str) -> str:
 
 
 def _help_text(usage: str, configs: tuple[type, ...]) -> str:
-    lines = [textwrap.dedent(usage).strip(), "", "flags:"]
+    lines = [textwrap.dedent(usage).strip()]
     indent = " " * 6
     wrapper = textwrap.TextWrapper(76, indent, indent)
-    for field in (f for config in configs for f in dataclasses.fields(config)):
+    fields = [field for config in configs for field in dataclasses.fields(config)]
+    for index, field in enumerate(fields):
+        heading = field.metadata.get("heading") or ("" if index else "flags")
+        if heading:
+            lines += ["", f"{heading}:"]
         lines.append(f"  --{field.name}{_describe_type(field)}")
         lines += wrapper.wrap(field.metadata["help"])
+    lines += ["", "of every command:"]
     lines.append("  --flagfile=PATH\n      read flags from a file, one a line, or from")
     lines.append(f"      one that comes with cxr: {_packaged_names()}")
-    lines.append("  --debug\n      show the traceback of an error")
+    lines.append(
+        "  --debug\n      show the traceback of an error, and all that TensorFlow says"
+    )
     return "\n".join(lines)
 
 
@@ -393,10 +503,3 @@ def _one_line(text: str) -> str:
 def _describe_os_error(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{error.strerror or error}"
-
-
-def _fail(message: str, debug: bool) -> None:
-    if debug:
-        traceback.print_exc()
-    lines = message.strip().split("\n")[:_MAX_ERROR_LINES]
-    note("error: " + "\n".join(lines))

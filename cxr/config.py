@@ -47,7 +47,11 @@ FREE_TO_CHANGE = frozenset(
 class TrainConfig:
     """Everything that a training run depends on; one field, one flag."""
 
-    data_dir: str = cli.option("data", "root of the converted sets")
+    data_dir: str = cli.option(
+        "data",
+        "root of the converted sets",
+        heading="data and run folder",
+    )
     dataset: str = cli.option(
         "chest_xray",
         "name of a converted set, whose highest complete version is used; "
@@ -62,7 +66,12 @@ class TrainConfig:
     workdir: str = cli.option(
         "", "run folder (default: runs/ + the flagfile's stem); resumes by itself"
     )
-    model: str = cli.option("vgg16", "network", choices=MODELS)
+    model: str = cli.option(
+        "vgg16",
+        "network",
+        choices=MODELS,
+        heading="model",
+    )
     weights: str = cli.option(
         "imagenet",
         "initial backbone weights of vgg16: 'imagenet', 'none', or the path of a "
@@ -89,7 +98,10 @@ class TrainConfig:
         0.5, "dropout rate before the last layer", lower=0, upper=0.95
     )
     batch_size: int = cli.option(
-        32, "examples a step over all replicas together", lower=1
+        32,
+        "examples a step over all replicas together",
+        lower=1,
+        heading="training",
     )
     epochs: int = cli.option(10, "epochs of the first stage", lower=0)
     learning_rate: float = cli.option(
@@ -128,6 +140,7 @@ class TrainConfig:
     fine_tune_from: str = cli.option(
         "block5_conv1",
         "second stage: first backbone layer to unfreeze (vgg16); 'all' for all",
+        heading="second stage and feature cache (vgg16)",
     )
     fine_tune_epochs: int = cli.option(0, "epochs of the second stage", lower=0)
     fine_tune_learning_rate: float = cli.option(
@@ -141,7 +154,12 @@ class TrainConfig:
     feature_views: int = cli.option(
         4, "augmented views of each image in the feature cache", lower=1
     )
-    augmentation: str = cli.option("mild", "augmentation policy", choices=POLICIES)
+    augmentation: str = cli.option(
+        "mild",
+        "augmentation policy",
+        choices=POLICIES,
+        heading="augmentation and input",
+    )
     cache: str = cli.option(
         "auto",
         "'ram' decodes each split once into memory; 'none' streams the shards; "
@@ -157,6 +175,7 @@ class TrainConfig:
         "CPUs that multiply it (AMX, AVX512-BF16), float16 on GPUs of 7.x, float32 "
         "elsewhere; a resumed run keeps its own",
         choices=PRECISIONS,
+        heading="computing",
     )
     strategy: str = cli.option(
         "auto",
@@ -168,6 +187,9 @@ class TrainConfig:
         0, "split the CPU into this many devices, to test mirrored training", lower=0
     )
     jit_compile: bool = cli.option(False, "compile the core step with XLA")
+    deterministic: bool = cli.option(
+        False, "bit-equal repeats on the same machine (slower on GPUs)"
+    )
     steps_per_execution: int = cli.option(
         1, "training steps per call from Python", lower=1
     )
@@ -175,6 +197,7 @@ class TrainConfig:
         4,
         "epochs without a better validation loss before a stage ends; 0 = never",
         lower=0,
+        heading="when a stage ends, which epoch counts",
     )
     reduce_lr_patience: int = cli.option(
         3, "epochs without a better validation loss before the rate falls", lower=1
@@ -185,21 +208,23 @@ class TrainConfig:
         "at 0, and with --debias, whose validation loss is no guide",
         choices=("val_loss", "val_roc_auc", "val_accuracy", LAST),
     )
-    deterministic: bool = cli.option(
-        False, "bit-equal repeats on the same machine (slower on GPUs)"
-    )
     resume: str = cli.option(
         "auto",
         "'auto' continues a run with equal flags; 'force' despite changed flags; "
         "'never' refuses a folder that holds a run",
         choices=("auto", "force", "never"),
+        heading="resuming, and what is written and shown",
     )
     checkpoint_every_steps: int = cli.option(
         0,
         "also save within epochs, every this many steps; 0 = epoch ends only",
         lower=0,
     )
-    keep_checkpoints: int = cli.option(3, "newest checkpoints that are kept", lower=1)
+    keep_checkpoints: int = cli.option(
+        1,
+        "newest states that a finished run keeps; while training, three or more",
+        lower=1,
+    )
     log_every_steps: int = cli.option(
         50, "steps between progress figures and non-finite checks", lower=1
     )
@@ -209,6 +234,7 @@ class TrainConfig:
         "",
         "class whose probability thresholds speak of (default: the set's; else of two "
         "classes the one whose name is no word for healthy; else the last)",
+        heading="decision",
     )
     threshold_rule: str = cli.option(
         "youden",

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cxr import cli
+from cxr import cli, startup
 from cxr.evaluation import opening
 from cxr.evaluation.opening import EvaluateConfig
 
@@ -31,13 +31,21 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
       DataError: an unfinished or damaged run, or data that do not fit it; a finding
         that `--fail_on` forbids, after all is written.
     """
-    opened = [opening.open_run(path, config) for path in config.workdirs()]
+    workdirs = config.workdirs()
+    opened = [opening.open_run(path, config) for path in workdirs]
+    startup.load_tensorflow()
     from cxr.evaluation import evaluator, several_runs
 
-    evaluated = [evaluator.evaluate_run(*pair, config) for pair in opened]
+    cli.note(f"evaluating on {config.split} ...")
+    evaluated = []
+    for name, pair in zip(_names(workdirs), opened, strict=True):
+        with cli.naming(name if len(opened) > 1 else ""):
+            evaluated.append(evaluator.evaluate_run(*pair, config))
     summaries = [run.summary for run in evaluated]
     if len(evaluated) > 1:
-        summaries.append(several_runs.evaluate_ensemble(evaluated, config).summary)
+        with cli.naming("together"):
+            together = several_runs.evaluate_ensemble(evaluated, config)
+        summaries.append(together.summary)
     _fail(summaries, config.fail_on)
     return summaries[-1]
 
@@ -70,6 +78,7 @@ def compare(config: EvaluateConfig) -> dict[str, Any]:
             f"{len(config.compare)}"
         )
     opened = [opening.open_run(pathlib.Path(path), config) for path in config.compare]
+    startup.load_tensorflow()
     from cxr.evaluation import several_runs
 
     return several_runs.compare_runs(opened[0], opened[1], config)
@@ -85,6 +94,12 @@ def main(argv: list[str]) -> int:
     cli.reject_positional(positional)
     evaluate(config)
     return 0
+
+
+def _names(workdirs: list[pathlib.Path]) -> list[str]:
+    """What the lines of each run begin with: its folder's name, or the whole path."""
+    names = [workdir.name for workdir in workdirs]
+    return names if len(set(names)) == len(names) else list(map(str, workdirs))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from cxr import cli, runs
+from cxr import cli, runs, startup
 
 _USAGE = """
 Exports a finished run's model for use without this package:
@@ -42,7 +42,9 @@ def main(argv: list[str]) -> None:
     config, positional = cli.parse(argv, ExportConfig, usage=_USAGE)
     cli.reject_positional(positional)
     run = runs.open_run(config.workdir)
-    from cxr.exporting import exporter  # TensorFlow: late
+    startup.load_tensorflow()
+    cli.note(f"writing {config.format} and checking it on films ...")
+    from cxr.exporting import exporter
 
     result = exporter.export(run, config.format, config.output, int8=config.int8)
     times = ", ".join(

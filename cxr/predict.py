@@ -24,9 +24,19 @@ unless every image failed. Research use only; not a medical device.
 class PredictConfig:
     """What predicts, and where the table goes."""
 
-    workdir: str = cli.required("run folder of a finished training")
+    workdir: str = cli.required(
+        "run folder of a finished training", heading="model, films and table"
+    )
     output: str = cli.required("table to write: .csv, .json or .jsonl")
-    batch_size: int = cli.option(32, "images a forward pass", lower=1, upper=4096)
+    recursive: bool = cli.option(
+        True, "search folders to the bottom; --norecursive takes their own files alone"
+    )
+    explain: str = cli.option(
+        "", "folder for a picture of each image with what speaks for the class"
+    )
+    batch_size: int = cli.option(
+        32, "images a forward pass", lower=1, upper=4096, heading="computing"
+    )
     threads: int = cli.option(
         0, "threads that decode images; 0 = one a core", lower=0, upper=256
     )
@@ -35,12 +45,6 @@ class PredictConfig:
         "compute type; the others are faster where the hardware has units for them, "
         "and differ from what evaluate judged",
         choices=("float32", "mixed_bfloat16", "mixed_float16"),
-    )
-    recursive: bool = cli.option(
-        True, "search folders to the bottom; --norecursive takes their own files alone"
-    )
-    explain: str = cli.option(
-        "", "folder for a picture of each image with what speaks for the class"
     )
     progress: bool = cli.option(True, "show a progress bar when a person watches")
 

@@ -32,6 +32,7 @@ from cxr.model_info import ModelInfo
 FLAGS = "run.flags"
 HISTORY = "history.csv"
 CURVES = "curves.png"
+TRAIN_LOG = "train.log"
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
 FEATURES = "features"
@@ -42,7 +43,9 @@ MODEL_INFO = "model.json"
 TEST_READS = "test_reads.csv"
 _LOCK = ".lock"
 CARD = "MODEL_CARD.md"
-_FILES = frozenset((CARD, FLAGS, HISTORY, MODEL_INFO, TEST_READS, environment.FILE))
+_FILES = frozenset(
+    (CARD, FLAGS, HISTORY, MODEL_INFO, TEST_READS, TRAIN_LOG, environment.FILE)
+)
 
 # The first columns repeat bit for bit under --deterministic; times do not.
 REPRODUCIBLE_COLUMNS = (

@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 
-from cxr import cli, files, runs
+from cxr import cli, files, runs, startup
 from cxr.config import PHANTOM, TrainConfig
 from cxr.training import preflight
 
@@ -18,21 +18,25 @@ The same command again resumes an interrupted run; a finished one says so.
 
 def train(config: TrainConfig) -> list[runs.Run]:
     """Trains one run, or one for each of `config.seeds`; returns them finished."""
-    if config.dataset == PHANTOM:
-        from cxr.synthesis import phantom_set
+    said: list[str] = []  # there is no log before there is a run folder
+    with cli.copying(said.append):
+        if config.dataset == PHANTOM:
+            from cxr.synthesis import phantom_set
 
-        phantom_set.ensure(config.data_dir)
-    each = _one_config_a_seed(config)
-    for single in each:
-        preflight.check_run_folder(single)
-    record_set = preflight.open_data(config)
+            phantom_set.ensure(config.data_dir)
+        each = _one_config_a_seed(config)
+        for single in each:
+            preflight.check_run_folder(single)
+        record_set = preflight.open_data(config)
 
-    # TensorFlow comes in here: only after everything that can be refused.
+        # TensorFlow comes in here: only after everything that can be refused.
+        startup.load_tensorflow()
     from cxr.training import trainer
 
-    found = [trainer.train(single, record_set) for single in each]
-    for run in found:
-        _say_what_next(run)
+    found = []
+    for single in each:
+        with cli.naming(f"seed-{single.seed}" if config.seeds else ""):
+            found.append(trainer.train(single, record_set, said=said))
     return found
 
 
@@ -68,18 +72,6 @@ def _one_config_a_seed(config: TrainConfig) -> list[TrainConfig]:
         )
         for seed in config.seeds
     ]
-
-
-def _say_what_next(run: runs.Run) -> None:
-    epoch = run.info.best_epoch
-    row = runs.read_history(run.workdir)[epoch - 1]
-    cli.say(
-        f"\nfinished: {run.workdir}\n"
-        f"  model     {run.model_path} (epoch {epoch}, validation loss "
-        f"{row['val_loss']:.4f})\n"
-        f"  history   {run.workdir / runs.HISTORY}, {run.workdir / runs.CURVES}\n"
-        f"next: python -m cxr.evaluate --workdir={run.workdir} --split=test"
-    )
 
 
 if __name__ == "__main__":

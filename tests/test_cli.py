@@ -1,9 +1,14 @@
 import dataclasses
+import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
 from cxr import bench, cli, train
+from cxr.config import TrainConfig
+from cxr.training import signals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +144,6 @@ def test_help_shows_own_flags_and_exits_0(capsys):
         (cli.UnavailableError("missing"), 69),
         (cli.StorageError("disk"), 74),
         (OSError(28, "No space left on device", "/full"), 74),
-        (KeyboardInterrupt(), 130),
         (ModuleNotFoundError("No module named 'tensorflow'"), 69),
     ],
 )
@@ -192,7 +196,103 @@ def test_sigterm_unwinds_what_is_open(monkeypatch, capsys):
         cli.run(main)
     signal.signal(signal.SIGTERM, before)
     assert (stopped.value.code, closed) == (143, [True])
-    assert capsys.readouterr().err == "error: stopped by SIGTERM\n"
+    assert capsys.readouterr().err == "stopped by SIGTERM\n"
+
+
+def test_ctrl_c_is_no_error(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["prog"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(lambda argv: signal.raise_signal(signal.SIGINT))
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_work_that_stopped_at_a_safe_moment_is_no_error(monkeypatch, capsys):
+    def main(argv):
+        raise signals.Interrupted(signal.SIGINT)
+
+    monkeypatch.setattr("sys.argv", ["prog"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(main)
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "stopped by SIGINT\n"
+
+
+@pytest.mark.parametrize("said", ["cli.say('line')", "cli.note('line')", "print(1)"])
+def test_a_reader_that_leaves_is_no_error(said):
+    """As behind `| head`: the command ends at once, and says nothing."""
+    reads, writes = os.pipe()
+    os.close(reads)  # before the first line: nothing depends on time
+    stream = "stderr" if "note" in said else "stdout"
+    other = "stdout" if stream == "stderr" else "stderr"
+    code = f"from cxr import cli\ncli.run(lambda argv: {said})\n"
+    with open(writes, "wb") as closed:
+        ended = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONUNBUFFERED": ""},  # print(1) fails at the end
+            **{stream: closed, other: subprocess.PIPE},
+        )
+    assert ended.returncode == 141
+    assert getattr(ended, other) == b""
+
+
+def test_a_broken_pipe_of_another_kind_is_an_error(monkeypatch, capsys):
+    def main(argv):
+        raise BrokenPipeError(32, "Broken pipe")  # to a worker
+
+    monkeypatch.setattr("sys.argv", ["prog"])
+    with pytest.raises(SystemExit) as ended:
+        cli.run(main)
+    assert ended.value.code == 74
+    assert capsys.readouterr().err == "error: Broken pipe\n"
+
+
+def test_lines_name_the_run_that_they_are_about(capsys):
+    with cli.naming("seed-1"):
+        cli.say("\nfirst\nsecond")
+        with cli.naming(""):
+            cli.say("third")
+        cli.warn("fourth")
+    cli.say("fifth")
+    said = capsys.readouterr()
+    assert said.out == "\nseed-1: first\nseed-1: second\nthird\nfifth\n"
+    assert said.err == "seed-1: warning: fourth\n"
+
+
+def test_what_is_printed_is_copied_within_the_block(capsys):
+    copied = []
+    cli.say("before")
+    with cli.copying(copied.append):
+        cli.say("one", "two")
+        cli.note("three\x1b")
+    cli.say("after")
+    assert copied == ["one\ntwo", "three\\x1b"]
+    assert capsys.readouterr().out == "before\none\ntwo\nafter\n"
+
+
+@dataclasses.dataclass(frozen=True)
+class Grouped:
+    where: str = cli.required("where to", heading="places")
+    whence: str = cli.option("", "where from")
+    slow: bool = cli.option(False, "hurry not", heading="pace")
+
+
+def test_help_shows_flags_in_their_groups(capsys):
+    with pytest.raises(SystemExit):
+        cli.parse(["prog", "--help"], Grouped, Config, usage="Goes.")
+    lines = capsys.readouterr().out.splitlines()
+    shown = [
+        line.split("=")[0].strip()
+        for line in lines
+        if line.endswith(":") or "=" in line
+    ]
+    assert shown[:5] == ["places:", "--where", "--whence", "pace:", "--slow"]
+    assert shown[-2:] == ["of every command:", "--flagfile"]
+
+
+@pytest.mark.parametrize("config", [TrainConfig, bench.BenchConfig])
+def test_the_first_flag_of_a_large_command_begins_a_group(config):
+    assert dataclasses.fields(config)[0].metadata["heading"]
 
 
 @pytest.mark.parametrize("value", ["a\nb", "a\x1b[2Jb", "\u202eflags", "x\udcff"])

@@ -11,6 +11,7 @@ import sklearn.metrics as sk
 from scipy import special
 
 from cxr.benchmark import report as bench_report
+from cxr.config import TrainConfig
 from cxr.evaluation import film_plots, report, report_figures
 from cxr.metrics import comparison
 from cxr.metrics.evaluation import Evaluation
@@ -389,6 +390,47 @@ def test_training_curves(tmp_path, monkeypatch):
         marks = [one.get_xdata()[0] for one in axes.lines if one.get_linestyle() == ":"]
         assert marks == [2.5]
     assert numbered(figures["curves"]) == []
+
+
+@pytest.mark.parametrize(("metric", "epoch"), [("val_loss", 4), ("val_accuracy", 2)])
+def test_training_curves_mark_the_epoch_that_is_published(
+    tmp_path, monkeypatch, metric, epoch
+):
+    figures = watch(monkeypatch)
+    better = {"val_loss": [5, 4, 3, 1, 2], "val_accuracy": [0.1, 0.9, 0.3, 0.2, 0.4]}
+    rows = [
+        {**row, **{name: values[i] for name, values in better.items()}}
+        for i, row in enumerate(HISTORY)
+    ]
+    config = TrainConfig(best_metric=metric)
+    curves.training_curves(rows, tmp_path / "curves.png", config=config)
+    for axes in figures["curves"].axes[:2]:
+        label = f"best: epoch {epoch}"
+        (mark,) = [line for line in axes.lines if line.get_label() == label]
+        assert list(mark.get_xdata()) == [epoch, epoch]
+        assert label in [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def test_the_caption_tells_only_what_is_switched_on(tmp_path, monkeypatch):
+    """Why validation loss can lie below training loss."""
+    flags = {"augmentation": "none", "dropout": 0.0}
+    plain = curves.caption(TrainConfig(**flags))
+    assert "mean over the epoch" in plain
+    for flag, value in {
+        "augmentation": "strong",
+        "dropout": 0.25,
+        "label_smoothing": 0.1,
+        "class_weights": "balanced",
+    }.items():
+        assert f"--{flag}" not in plain
+        on = curves.caption(TrainConfig(**{**flags, flag: value}))
+        assert f"--{flag}={value}" in on
+        assert on.count("--") == 1
+    figures = watch(monkeypatch)
+    config = TrainConfig(dropout=0.25)
+    curves.training_curves(HISTORY, tmp_path / "curves.png", config=config)
+    shown = figures["curves"].get_supxlabel()
+    assert shown.replace("\n", " ") == curves.caption(config)
 
 
 def bench_document(sweep):

@@ -138,6 +138,24 @@ def test_a_forced_run_keeps_its_model_until_the_new_one_is_done(
     assert "had been read 2 times before" in summary["provenance"]["trained_after_test"]
 
 
+@pytest.mark.parametrize("other", ["flags", "data"])
+def test_a_training_under_way_keeps_its_states(config, tmp_path, monkeypatch, other):
+    """Also when the finished run's command comes again, which tidies its folder."""
+    forced = change(config, seed=3, resume="force")
+    if other == "data":
+        write_records(tmp_path / "other", COUNTS, image_size=32, num_shards=1)
+        forced = change(config, data_dir=str(tmp_path / "other"), resume="force")
+    with monkeypatch.context() as patch:
+        interrupt(patch, call=5)
+        with pytest.raises(signals.Interrupted):
+            train.train(forced)
+    folder = pathlib.Path(config.workdir, runs.CHECKPOINTS)
+    states = sorted(path.name for path in folder.iterdir())
+    assert len(states) > 1
+    train.train(config)
+    assert sorted(path.name for path in folder.iterdir()) == states
+
+
 def test_a_forced_run_equals_one_from_the_start(config, data, tmp_path):
     train.train(change(config, seed=3, resume="force"))
     other = make_config(data, tmp_path / "other", seed=3)

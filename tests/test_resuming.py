@@ -224,7 +224,7 @@ def test_sigterm_to_all_processes_leaves_no_temporary_file(tmp_path):
     os.killpg(process.pid, signal.SIGTERM)
     _, said = process.communicate()
     assert process.returncode == 143
-    assert said.strip() == "error: stopped by SIGTERM"
+    assert said.strip() == "stopped by SIGTERM"
     assert list(output.rglob("images-*"))
     assert not list(output.rglob(".tmp-*"))
 

@@ -10,6 +10,9 @@ import zipfile
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from tensorboard.compat.proto import event_pb2
+from tensorboard.plugins.hparams import plugin_data_pb2
 
 from benchmarks import survival
 from cxr import cli, environment, records, runs, train
@@ -82,6 +85,7 @@ def test_the_run_folder_is_as_promised(finished):
         "curves.png",
         "checkpoints",
         "tensorboard",
+        "train.log",
         "best_xray_model.keras",
         "model.json",
     }
@@ -193,6 +197,148 @@ def test_more_epochs_go_on_where_the_run_ended(config, tmp_path):
     whole = dataclasses.replace(longer, workdir=str(tmp_path / "whole"))
     train.train(whole)
     assert history(longer) == history(whole)
+
+
+def _kept(run) -> list[str]:
+    return sorted(path.name for path in (run.workdir / "checkpoints").iterdir())
+
+
+def test_a_finished_run_holds_its_model_and_the_last_state(finished):
+    assert _kept(finished) == ["step-00000010-epoch-0002-stage-0"]
+    sizes = {p: p.stat().st_size for p in finished.workdir.rglob("*") if p.is_file()}
+    state = sum(size for p, size in sizes.items() if "checkpoints" in p.parts)
+    other = sum(sizes.values()) - state - sizes[finished.model_path]
+    assert other < 15 << 20  # 15 MiB
+
+
+def test_more_states_are_kept_for_those_who_ask(config):
+    run = train.train(dataclasses.replace(config, epochs=5, keep_checkpoints=2))[0]
+    steps = [name for name in _kept(run) if name.startswith("step-")]
+    assert [name[:13] for name in steps] == ["step-00000020", "step-00000025"]
+    # The same command with the default, as after a kill before states were removed.
+    train.train(dataclasses.replace(config, epochs=5))
+    assert _kept(run) == steps[1:]
+
+
+def test_states_to_walk_back_over_are_kept_while_training(config, monkeypatch):
+    kept = []
+
+    def publish(*args, **options):
+        kept.extend(pathlib.Path(config.workdir, "checkpoints").glob("step-*"))
+        raise signals.Interrupted(signal.SIGTERM)
+
+    monkeypatch.setattr(trainer.publishing, "publish", publish)
+    with pytest.raises(signals.Interrupted):
+        train.train(dataclasses.replace(config, epochs=4))
+    assert len(kept) == 3
+
+
+def test_the_best_weights_come_back_from_the_model(config, monkeypatch):
+    """Of a finished run they are nowhere else; worse epochs must not replace them."""
+    first = train.train(dataclasses.replace(config, schedule="constant"))[0]
+    best, weights = first.info.best_epoch, load_predictor(first).model.get_weights()
+    validate = StageRun.validate
+
+    def worse(self, interruption):
+        found = validate(self, interruption)
+        return {**found, "val_loss": found["val_loss"] + 100}
+
+    monkeypatch.setattr(StageRun, "validate", worse)
+    longer = {"schedule": "constant", "epochs": 4, "resume": "force"}
+    run = train.train(dataclasses.replace(config, **longer))[0]
+    assert len(runs.read_history(run.workdir)) == 4
+    assert run.info.best_epoch == best
+    for one, other in zip(
+        load_predictor(run).model.get_weights(), weights, strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+    assert _kept(run) == ["step-00000020-epoch-0004-stage-0"]
+
+
+@pytest.mark.filterwarnings("ignore")  # as Python does of others' deprecations
+def test_the_log_holds_what_training_printed(config, capsys, monkeypatch):
+    execute, calls = StageRun.execute, []
+
+    def stop(self, count):
+        calls.append(count)
+        if len(calls) == 7:
+            signal.raise_signal(signal.SIGTERM)
+        return execute(self, count)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StageRun, "execute", stop)
+        with pytest.raises(signals.Interrupted):
+            train.train(config)
+    train.train(config)
+    said = capsys.readouterr()
+    log = pathlib.Path(config.workdir, runs.TRAIN_LOG).read_text()
+    dated = [line for line in log.splitlines() if line.startswith("=== ")]
+    assert [line.partition(": ")[2][:14] for line in dated] == [
+        "training begin",
+        "training goes ",
+    ]
+    kept = log.splitlines()
+    for line in (said.out + said.err).splitlines():
+        assert line in kept
+        kept.remove(line)
+    assert [line for line in kept if line not in dated] == ["stopped by SIGTERM"]
+    train.train(config)  # nothing to do, nothing to tell
+    assert pathlib.Path(config.workdir, runs.TRAIN_LOG).read_text() == log
+
+
+def _summaries(folder) -> dict[str, dict[int, float]]:
+    """Returns tag -> step -> value of a folder's own event files."""
+    found: dict[str, dict[int, float]] = {}
+    for path in sorted(folder.glob("events.*")):
+        for record in tf.data.TFRecordDataset(str(path)):
+            event = event_pb2.Event.FromString(record.numpy())
+            for value in event.summary.value:
+                number = (
+                    tf.make_ndarray(value.tensor) if value.HasField("tensor") else 0
+                )
+                found.setdefault(value.tag, {})[event.step] = number
+    return found
+
+
+def test_tensorboard_lays_both_splits_over_each_other(config):
+    config = dataclasses.replace(config, tensorboard=True, log_every_steps=2)
+    run = train.train(config)[0]
+    rows = runs.read_history(run.workdir)
+    board = {
+        name: _summaries(run.workdir / "tensorboard" / name)
+        for name in ("train", "validation", "")
+    }
+    for tag in ("loss", "accuracy"):
+        for split, column in (("train", tag), ("validation", f"val_{tag}")):
+            shown = board[split][f"epoch_{tag}"]
+            expected = {row["epoch"]: row[column] for row in rows}
+            assert shown == pytest.approx(expected, rel=1e-6)
+    for tag in ("step_loss", "step_learning_rate", "step_images_per_sec"):
+        assert list(board["train"][tag]) == [2, 4, 6, 8, 10]
+    assert board["train"]["step_loss"][10] == pytest.approx(rows[-1]["loss"], rel=1e-6)
+    best = rows[run.info.best_epoch - 1]
+    shown = board["validation"]["published_loss"]
+    assert shown == pytest.approx({best["epoch"]: best["val_loss"]}, rel=1e-6)
+    _check_flags(run, config)
+
+
+def _check_flags(run, config):
+    (path,) = (run.workdir / "tensorboard").glob("events.*")
+    contents = {}
+    for record in tf.data.TFRecordDataset(str(path)):
+        for value in event_pb2.Event.FromString(record.numpy()).summary.value:
+            data = plugin_data_pb2.HParamsPluginData.FromString(
+                value.metadata.plugin_data.content
+            )
+            contents[value.tag] = data
+    shown = contents["_hparams_/session_start_info"].session_start_info.hparams
+    assert set(shown) == {field.name for field in dataclasses.fields(config)}
+    assert shown["epochs"].number_value == config.epochs
+    assert shown["model"].string_value == config.model
+    metrics = contents["_hparams_/experiment"].experiment.metric_infos
+    assert [(one.name.group, one.name.tag) for one in metrics] == [
+        ("validation", f"published_{name}") for name in ("loss", "accuracy", "roc_auc")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -339,7 +485,10 @@ def test_the_head_on_cached_features_equals_the_head_on_the_backbone(
         config, model="vgg16", weights="none", epochs=2, dropout=0.3, feature_views=2
     )
     cached = dataclasses.replace(
-        config, feature_cache=True, workdir=str(tmp_path / "cached")
+        config,
+        feature_cache=True,
+        workdir=str(tmp_path / "cached"),
+        keep_checkpoints=2,  # with one alone, a finished run keeps no features either
     )
     train.train(config)
     train.train(cached)
@@ -412,7 +561,7 @@ def test_flags_that_do_not_fit_are_refused_and_nothing_is_made(
 def test_what_an_epoch_leaves_out_and_a_long_warmup_are_told(config, capsys):
     train.train(dataclasses.replace(config, batch_size=9, epochs=1, warmup_steps=3))
     said = capsys.readouterr()
-    assert "4 images fill no batch and sit out each epoch" in said.out
+    assert "each epoch leaves out 4 of 40 films" in said.out
     assert "--warmup_steps=3: more than a tenth of the 4 steps" in said.err
 
 

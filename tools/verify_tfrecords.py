@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
     with workers.started(config.workers, preload=verification.__name__) as pool:
         faults = {path: verification.verify(path, pool) for path in paths}
     if config.json:
-        print(json.dumps([_as_dict(path, found) for path, found in faults.items()]))
+        cli.say(json.dumps([_as_dict(path, found) for path, found in faults.items()]))
     else:
         for path, found in faults.items():
             for fault in found:

@@ -56,7 +56,8 @@ class _SetConfig:
 
     input_dir: str = cli.required(
         "holds any of train/ val/ test/ with class sub-folders, or the class folders "
-        "themselves; or kaggle:OWNER/DATASET"
+        "themselves; or kaggle:OWNER/DATASET",
+        heading="films and set",
     )
     output_dir: str = cli.option(
         "data", "root; the set is written to OUTPUT_DIR/DATASET/VERSION/"
@@ -79,7 +80,13 @@ class _SetConfig:
 class ConversionConfig(sources.SourceConfig, planning.PlanConfig, _SetConfig):
     """Every flag of a conversion."""
 
-    workers: int = cli.option(0, "processes; 0 is one a core", lower=0, upper=1024)
+    workers: int = cli.option(
+        0,
+        "processes; 0 is one a core",
+        lower=0,
+        upper=1024,
+        heading="the conversion itself",
+    )
     patient_key_file: str = cli.option(
         "",
         "key that PatientID of DICOM files is hashed with (HMAC-SHA256); made where it "

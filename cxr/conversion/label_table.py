@@ -64,6 +64,7 @@ class TableConfig:
     labels_csv: str = cli.option(
         "",
         "table of labels, in the place of class folders; --input_dir holds the films",
+        heading="a table of labels",
     )
     csv_path_column: str = cli.option(
         "", "column of the films' paths or names; guessed from the usual headers"

@@ -41,6 +41,7 @@ class PlanConfig:
         "'test_only': everything is test; 'auto': official where the source has a test "
         "folder, test_only where it has nothing else, else grouped",
         choices=("auto", *records.SPLIT_POLICIES),
+        heading="splits, patients and shards",
     )
     counter_strength: float = cli.option(
         1.0,

@@ -30,6 +30,7 @@ class SourceConfig(TableConfig):
         (),
         "glob of paths below --input_dir to leave aside; repeatable. Without a slash "
         "it matches any file's or folder's name",
+        heading="which films, of which class",
     )
     class_map: tuple[str, ...] = cli.option(
         (), "NAME=CLASS,...: folder or table label to class, such as Healthy=NORMAL"

@@ -141,7 +141,9 @@ def draw(evaluated: EvaluatedRun, folder: pathlib.Path) -> dict[str, Drawn]:
     workdir = evaluated.run.workdir
     if (workdir / runs.HISTORY).is_file() and evaluated.run.is_latest:
         pictures["curves"] = folder / "curves.png"
-        curves.training_curves(runs.read_history(workdir), pictures["curves"])
+        curves.training_curves(
+            runs.read_history(workdir), pictures["curves"], config=evaluated.run.config
+        )
     drawn = {name: Drawn(path) for name, path in pictures.items()}
     return drawn | film_plots.draw_films(
         folder, evaluated.evaluation, evaluated.read_images, evaluated.shapes

@@ -18,6 +18,7 @@ class EvaluateConfig:
         (),
         "run folder; several (repeat the flag, or commas) also give mean, standard "
         "deviation and ensemble; a folder of --seeds runs stands for all of them",
+        heading="runs and films",
     )
     split: str = cli.option("test", "images to evaluate on", choices=records.SPLITS)
     data_dir: str = cli.option("", "root of the converted sets (default: the run's)")
@@ -35,17 +36,7 @@ class EvaluateConfig:
         "-NAME-VERSION for another set than the run's; of an ensemble in the runs' "
         "common parent; "
         "comparison-SPLIT-with-A in the second run)",
-    )
-    batch_size: int = cli.option(32, "images a forward pass", lower=1, upper=4096)
-    cache: str = cli.option(
-        "auto", "decoded images in memory or streamed", choices=("auto", "ram", "none")
-    )
-    draws: int = cli.option(
-        1000, "patient resamples behind each interval", lower=100, upper=100_000
-    )
-    seed: int = cli.option(0, "seed of resampling and of the images shown", lower=0)
-    explain: int = cli.option(
-        24, "images explained by Grad-CAM; 0 = none", lower=0, upper=10_000
+        heading="what is written",
     )
     source_dir: str = cli.option(
         "", "folder that the set was made from: tables of films link into it"
@@ -56,6 +47,19 @@ class EvaluateConfig:
         choices=("none", "warning", "error"),
     )
     report: bool = cli.option(True, "also draw the pictures and write report.html")
+    batch_size: int = cli.option(
+        32, "images a forward pass", lower=1, upper=4096, heading="how"
+    )
+    cache: str = cli.option(
+        "auto", "decoded images in memory or streamed", choices=("auto", "ram", "none")
+    )
+    draws: int = cli.option(
+        1000, "patient resamples behind each interval", lower=100, upper=100_000
+    )
+    seed: int = cli.option(0, "seed of resampling and of the images shown", lower=0)
+    explain: int = cli.option(
+        24, "images explained by Grad-CAM; 0 = none", lower=0, upper=10_000
+    )
 
     def validate(self) -> None:
         """Refuses what does not go together."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from cxr import cli, runs
+from cxr import cli, pulse, runs, startup
 from cxr.prediction import inputs, rows
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def predict_files(
     image_paths = inputs.find(paths, recursive=recursive)
     _check_apart(output, image_paths)
     # TensorFlow: only after everything cheap is checked.
+    startup.load_tensorflow()
     from cxr.prediction.model import Model
 
     model = Model(run, precision=precision)
@@ -96,6 +97,7 @@ def predict_files(
                     _explain(model, image.grey, one, explain, counted.images)
                 counted.add(image, one)
             bar.update(len(batch))
+            pulse.at(f"{counted.images} of {len(image_paths)} images predicted")
     return counted.counts()
 
 

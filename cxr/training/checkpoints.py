@@ -21,6 +21,7 @@ import numpy as np
 from cxr import cli, documents, files, folders, runs, schedules
 
 _ARRAYS, _STATE, _COMMIT = "arrays.npz", "state.json", "commit.json"
+_KEPT_IN_TRAINING = 3  # states to walk back over when the newest are damaged
 _MAX_ARRAYS_BYTES = 1 << 40  # 1 TiB: what the file holds is read, no more
 
 
@@ -216,7 +217,7 @@ class StateFolder:
 
     Args:
       workdir: the run folder.
-      keep: newest states that stay.
+      keep: newest states that stay when the run is finished.
       best_metric: which epoch counts as best, see `schedules.best_row`.
     """
 
@@ -240,7 +241,7 @@ class StateFolder:
         """Saves the state of this moment."""
         state = dataclasses.asdict(position)
         checkpoint = Checkpoint(position.name, variables, state)
-        save(self._folder, checkpoint, keep=self._keep)
+        save(self._folder, checkpoint, keep=max(self._keep, _KEPT_IN_TRAINING))
 
     def save_if_best(
         self, position: Position, weights: Callable[[], list[np.ndarray]]
@@ -254,11 +255,37 @@ class StateFolder:
         epoch = len(position.rows)
         if self.best_epoch(position) != epoch:
             return
-        arrays = {f"{index:03d}": array for index, array in enumerate(weights())}
+        self.save_best(epoch, weights())
+
+    def save_best(self, epoch: int, weights: list[np.ndarray]) -> None:
+        """Keeps the weights of the best epoch."""
+        arrays = {f"{index:03d}": array for index, array in enumerate(weights)}
         checkpoint = Checkpoint(_best_name(epoch), arrays, {})
         # One more than states: falling back over damaged ones finds the best epoch
         # of that time, too.
-        save(self._folder, checkpoint, keep=self._keep + 1)
+        save(self._folder, checkpoint, keep=max(self._keep, _KEPT_IN_TRAINING) + 1)
+
+    def lacks_best(self, position: Position) -> bool:
+        """Whether the best epoch's weights are none of the folder's.
+
+        They are the published model's alone when the run was finished before.
+        """
+        if not position.rows:
+            return False
+        return not (self._folder / _best_name(self.best_epoch(position))).exists()
+
+    def finish(self) -> None:
+        """Removes what a finished run does not need to go on with more epochs.
+
+        The best weights are its model's; where several states are kept, those of their
+        best epochs are, too.
+        """
+        if self._keep > 1:
+            _prune(self._folder, "best", self._keep + 1)
+        else:
+            for path in _find(self._folder, "best"):
+                shutil.rmtree(path, ignore_errors=True)
+        _prune(self._folder, "step", self._keep)
 
     def best_epoch(self, position: Position) -> int:
         """Returns the best epoch of the history, counted from 1."""

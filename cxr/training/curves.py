@@ -1,6 +1,7 @@
 """Draws curves.png: loss, accuracy and learning rate over the epochs."""
 
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,10 +10,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from cxr import schedules
+from cxr.config import TrainConfig
 from cxr.reporting import plotting
 
+_CAPTION_WIDTH = 150  # characters below the three panels
 
-def training_curves(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike) -> None:
+
+def training_curves(
+    rows: Sequence[Mapping[str, Any]],
+    path: str | os.PathLike,
+    *,
+    config: TrainConfig | None = None,
+) -> None:
     """Draws loss, accuracy and learning rate over the epochs of history.csv.
 
     Args:
@@ -20,6 +30,8 @@ def training_curves(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike) 
         `val_accuracy`, `val_roc_auc`, `learning_rate`; None and missing values
         leave a gap.
       path: the PNG to publish.
+      config: the run's flags, by which the best epoch is marked and the caption says
+        why validation loss can lie below training loss; neither without them.
     """
     figure = Figure(figsize=(10, 4.1), layout="constrained")
     loss, share, rate = figure.subplots(1, 3, width_ratios=(3, 3, 2))
@@ -30,6 +42,17 @@ def training_curves(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike) 
     _mark_stages(loss, rows)
     _mark_stages(share, rows)
     share.set_ylim(top=1.005)
+    if config and rows:
+        best = schedules.best_row([*map(dict, rows)], config.best_metric)
+        for axes in (loss, share):
+            _mark_best(axes, best + 1)
+        figure.supxlabel(
+            textwrap.fill(caption(config), _CAPTION_WIDTH),
+            x=0.01,
+            horizontalalignment="left",
+            fontsize=8.5,
+            color=plotting.INK,
+        )
     rates = [row["learning_rate"] for row in rows if row.get("learning_rate")]
     if rates and max(rates) > 9 * min(rates):
         rate.set_yscale("log")
@@ -37,6 +60,42 @@ def training_curves(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike) 
     plotting.dress(share, "Accuracy and ROC AUC", "epoch")
     plotting.dress(rate, "Learning rate", "epoch")
     plotting.save(figure, path)
+
+
+def caption(config: TrainConfig) -> str:
+    """Returns why validation loss can lie below training loss, of what is switched on.
+
+    Validation is measured after the epoch, on films as they are, by the plain loss.
+    """
+    reasons = ["is a mean over the epoch, while the weights still improve"]
+    if config.augmentation != "none":
+        reasons.append(f"is of augmented films (--augmentation={config.augmentation})")
+    if config.dropout:
+        reasons.append(f"drops features (--dropout={config.dropout:g})")
+    if config.label_smoothing:
+        reasons.append(
+            "aims at smoothed labels, which keep it above zero "
+            f"(--label_smoothing={config.label_smoothing:g})"
+        )
+    if config.class_weights != "none":
+        reasons.append(f"weights classes (--class_weights={config.class_weights})")
+    return (
+        f"Dotted: the best epoch by {config.best_metric}, whose weights are published. "
+        "Validation loss can lie below training loss, which "
+        f"{'; '.join(reasons)}. Validation has none of that."
+    )
+
+
+def _mark_best(axes: Axes, epoch: int) -> None:
+    """Marks an epoch; its name goes into the legend, which finds a free place."""
+    axes.axvline(
+        epoch,
+        color=plotting.INK,
+        linewidth=1.2,
+        linestyle=(0, (1, 1.5)),
+        label=f"best: epoch {epoch}",
+    )
+    axes.legend(frameon=False, fontsize=10)
 
 
 def _history_panel(

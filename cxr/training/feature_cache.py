@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from cxr import files, runs
+from cxr import files, pulse, runs
 from cxr.config import TrainConfig
 from cxr.input import augmenters, pipeline
 from cxr.training import models, progress, publishing, steps
@@ -164,6 +164,7 @@ class FeatureCache:
                         _write(path, part)
                     parts.append(part)
                     bar.update(count)
+                    pulse.at(f"features of {split}, {len(parts)} chunks done")
         features = np.concatenate(parts).reshape(views, source.n, -1)
         return FeatureSource(features, source.labels)
 

@@ -5,11 +5,11 @@ import time
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from tqdm import tqdm
 
-from cxr import cli, records, runs
-from cxr.training import curves
+from cxr import cli, pulse, records, runs
+from cxr.config import TrainConfig
+from cxr.training import board, curves
 
 _MIB = 1 << 20
 
@@ -36,6 +36,19 @@ def say(message: str) -> None:
     cli.say(message)
 
 
+def say_finished(run: runs.Run) -> None:
+    """Says what a finished run has, and what may be done with it."""
+    epoch = run.info.best_epoch
+    row = runs.read_history(run.workdir)[epoch - 1]
+    say(
+        f"\nfinished: {run.workdir}\n"
+        f"  model     {run.model_path} (epoch {epoch}, validation loss "
+        f"{row['val_loss']:.4f})\n"
+        f"  history   {run.workdir / runs.HISTORY}, {run.workdir / runs.CURVES}\n"
+        f"next: python -m cxr.evaluate --workdir={run.workdir} --split=test"
+    )
+
+
 class EpochProgress:
     """A progress bar over an epoch's steps that also keeps the times.
 
@@ -58,8 +71,10 @@ class EpochProgress:
             disable=None if show else True,
             leave=False,
         )
+        self._title, self._begun, self._all = title, done, steps
         self._batch_size, self._steps = batch_size, 0
         self._begin = time.perf_counter()
+        self._shown = (0, self._begin)  # steps and time of the last figures
         self._waited: float | None = 0.0
 
     def advance(self, steps: int, waited: float | None) -> None:
@@ -67,6 +82,7 @@ class EpochProgress:
         self._steps += steps
         self._waited = None if waited is None else (self._waited or 0.0) + waited
         self._bar.update(steps * self._batch_size)
+        pulse.at(f"{self._title}, step {self._begun + self._steps} of {self._all}")
 
     def show(self, totals: dict[str, float | None]) -> None:
         """Shows the running loss and accuracy beside the bar."""
@@ -75,6 +91,13 @@ class EpochProgress:
             seconds = max(time.perf_counter() - self._begin, 1e-9)
             shown["input wait"] = f"{self._waited / seconds:.0%}"
         self._bar.set_postfix(shown)
+
+    def images_per_sec(self) -> float:
+        """Returns the rate since it was last asked for, of an epoch at first."""
+        steps, begin = self._shown
+        self._shown = (self._steps, time.perf_counter())
+        seconds = max(self._shown[1] - begin, 1e-9)
+        return (self._steps - steps) * self._batch_size / seconds
 
     def close(self) -> dict[str, float | None]:
         """Removes the bar; returns the history's time columns."""
@@ -92,36 +115,45 @@ class RunLog:
     """Everything written for people after an epoch: CSV, curves, TensorBoard.
 
     Args:
-      workdir: the run folder.
-      tensorboard: write TensorBoard summaries as well.
+      config: the run's flags.
     """
 
-    def __init__(self, workdir: pathlib.Path, *, tensorboard: bool):
-        self._workdir = workdir
-        self._writer = None
-        if tensorboard:
-            self._writer = tf.summary.create_file_writer(
-                str(workdir / runs.TENSORBOARD)
-            )
+    def __init__(self, config: TrainConfig):
+        self._config, self._workdir = config, pathlib.Path(config.workdir)
+        self._board = None
+        if config.tensorboard:
+            self._board = board.Board(self._workdir / runs.TENSORBOARD, config)
+
+    def step(
+        self,
+        step: int,
+        totals: dict[str, float | None],
+        *,
+        rate: float,
+        images_per_sec: float,
+    ) -> None:
+        """Writes the figures of a moment within an epoch."""
+        if self._board:
+            numbers = {"learning_rate": rate, "images_per_sec": images_per_sec}
+            self._board.step(step, totals | numbers)
 
     def epoch(self, rows: list[dict[str, Any]]) -> None:
         """Publishes the history up to its last row, and says it in one line."""
         runs.write_history(self._workdir, rows)
-        curves.training_curves(rows, self._workdir / runs.CURVES)
-        row = rows[-1]
-        if self._writer:
-            with self._writer.as_default(step=row["epoch"]):
-                for name, value in row.items():
-                    if isinstance(value, float):
-                        tf.summary.scalar(name, value)
-            self._writer.flush()
-        say(_line(row))
+        curves.training_curves(rows, self._workdir / runs.CURVES, config=self._config)
+        if self._board:
+            self._board.epoch(rows[-1])
+        say(_line(rows[-1]))
+
+    def published(self, row: dict[str, Any]) -> None:
+        """Writes the figures of the epoch whose weights became the model."""
+        if self._board:
+            self._board.published(row)
 
     def images(self, images: np.ndarray) -> None:
         """Writes a few augmented images, float32 [n, S, S, 1] in 0..255."""
-        if self._writer:
-            with self._writer.as_default(step=0):
-                tf.summary.image("augmented images", images / 255, max_outputs=8)
+        if self._board:
+            self._board.images(images)
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -160,6 +160,25 @@ def _publish_info(
     model_card.publish(runs.open_run(workdir))
 
 
+def published_weights(
+    workdir: pathlib.Path, last: list[np.ndarray]
+) -> tuple[int, list[np.ndarray]] | None:
+    """Returns the published model's epoch and weights, in the network's order.
+
+    Args:
+      workdir: the run folder.
+      last: the weights that training goes on from.
+
+    Returns:
+      None unless the model is of the training that ended with `last`.
+    """
+    info = runs.read_model_info(workdir)
+    if info is None or info.final_weights_sha256 != weights_sha256(last):
+        return None
+    model = load_predictor(runs.open_run(workdir)).model
+    return info.best_epoch, model.get_weights()
+
+
 def weights_sha256(weights: list[np.ndarray]) -> str:
     """Returns the SHA-256 over the bytes of all weights in order."""
     parts = (np.ascontiguousarray(array).tobytes() for array in weights)

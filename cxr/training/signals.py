@@ -10,7 +10,7 @@ from cxr import cli
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Interrupted(cli.CommandError):
+class Interrupted(cli.Stopped):
     """Work that stopped at a safe moment because a signal asked for it."""
 
     def __init__(self, number: int):

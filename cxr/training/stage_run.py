@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cxr import optimizers, records
+from cxr import optimizers, pulse, records
 from cxr.config import TrainConfig
 from cxr.input import augmenters, pipeline
 from cxr.metrics import classification
@@ -124,6 +124,7 @@ class StageRun:
         Args:
           interruption: asked between batches; raises where a signal has come.
         """
+        pulse.at("validation")
         probabilities = self._predict.run(
             self._validation.evaluation(self._config.batch_size),
             count=self._validation.n,

@@ -1,6 +1,9 @@
 """Trains from records to a finished run folder, resumable at every step."""
 
+import contextlib
 import pathlib
+import shutil
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -24,6 +27,7 @@ from cxr.training import (
     signals,
     stale,
     steps,
+    train_log,
 )
 from cxr.training.stage_run import StageRun
 
@@ -38,12 +42,15 @@ class Diverged(cli.DataError):
     """
 
 
-def train(config: TrainConfig, record_set: records.RecordSet) -> runs.Run:
+def train(
+    config: TrainConfig, record_set: records.RecordSet, *, said: Sequence[str] = ()
+) -> runs.Run:
     """Trains, or goes on training, until the run folder is finished.
 
     Args:
       config: `workdir` must be given.
       record_set: the checked data set (`preflight.open_data`).
+      said: what the command has printed so far, for the run's log.
 
     Returns:
       The finished run.
@@ -57,26 +64,66 @@ def train(config: TrainConfig, record_set: records.RecordSet) -> runs.Run:
     with runs.lock(workdir), signals.watch() as interruption:
         runs.settle(workdir)
         decision = resuming.decide(workdir, config, record_set.manifest)
-        for note in decision.notes:
-            progress.say(f"note: {note}")
-        try:
-            if run := decision.finished:
-                changed = publishing.publish_decision(run, config, record_set)
-                done = "its decision is published anew" if changed else "nothing to do"
-                progress.say(f"{workdir} is finished; {done}")
-            else:
-                anew = decision.course is resuming.Course.ANEW
-                Trainer(config, record_set, interruption, anew=anew).fit()
-        except (tf.errors.OpError, MemoryError) as error:
-            if not devices.is_out_of_memory(error):
-                raise
-            raise cli.UnavailableError(
-                f"out of memory with --batch_size={config.batch_size} "
-                f"--image_size={config.image_size}: try half the batch size"
-            ) from error
-        run = runs.open_run(workdir)
-        stale.say(stale.mark(run))
+        anew = decision.course is resuming.Course.ANEW
+        with contextlib.ExitStack() as while_training:
+            if not decision.finished:
+                goes_on = (workdir / runs.FLAGS).exists() and not anew
+                what = "training goes on" if goes_on else "training begins"
+                while_training.enter_context(train_log.writing(workdir, what, said))
+            for note in decision.notes:
+                progress.say(f"note: {note}")
+            with _telling_out_of_memory(config):
+                if run := decision.finished:
+                    _leave_finished(run, config, record_set)
+                else:
+                    Trainer(config, record_set, interruption, anew=anew).fit()
+            run = runs.open_run(workdir)
+            _tidy(run, config)
+            stale.say(stale.mark(run))
+            progress.say_finished(run)
         return run
+
+
+def _leave_finished(
+    run: runs.Run, config: TrainConfig, record_set: records.RecordSet
+) -> None:
+    changed = publishing.publish_decision(run, config, record_set)
+    done = "its decision is published anew" if changed else "nothing to do"
+    progress.say(f"{run.workdir} is finished; {done}")
+
+
+def _tidy(run: runs.Run, config: TrainConfig) -> None:
+    """Removes what a finished run is done with, unless another training has begun."""
+    trained = environment.read(run.workdir)
+    same_data = trained is None or (
+        trained.data.fingerprint == run.info.data.fingerprint
+    )
+    if not (run.is_latest and same_data):
+        return
+    _states(config).finish()
+    if config.keep_checkpoints == 1:
+        shutil.rmtree(run.workdir / runs.FEATURES, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _telling_out_of_memory(config: TrainConfig) -> Iterator[None]:
+    try:
+        yield
+    except (tf.errors.OpError, MemoryError) as error:
+        if not devices.is_out_of_memory(error):
+            raise
+        raise cli.UnavailableError(
+            f"out of memory with --batch_size={config.batch_size} "
+            f"--image_size={config.image_size}: try half the batch size"
+        ) from error
+
+
+def _states(config: TrainConfig) -> checkpoints.StateFolder:
+    return checkpoints.StateFolder(
+        pathlib.Path(config.workdir),
+        keep=config.keep_checkpoints,
+        best_metric=config.best_metric,
+    )
 
 
 class Trainer:
@@ -129,11 +176,9 @@ class Trainer:
             )
         self._augment = augmenters.build(config.augmentation, seed=config.seed)
         self._position = checkpoints.Position()
-        self._states = checkpoints.StateFolder(
-            self._workdir, keep=config.keep_checkpoints, best_metric=config.best_metric
-        )
+        self._states = _states(config)
         self._checks: list[ShardCheck] | None = None  # None: not begun
-        self._log = progress.RunLog(self._workdir, tensorboard=config.tensorboard)
+        self._log = progress.RunLog(config)
 
     def fit(self) -> None:
         """Trains all stages from wherever the run is, then finishes the folder."""
@@ -148,6 +193,7 @@ class Trainer:
                 checkpoint = None
                 self._run_stage(run)
             self._check_shards()
+            progress.say("writing the model and choosing its threshold ...")
             publishing.publish(
                 self._config,
                 self._record_set,
@@ -157,6 +203,8 @@ class Trainer:
                 best_epoch=self._states.best_epoch(self._position),
                 validation=self._validation,
             )
+            best = self._states.best_epoch(self._position)
+            self._log.published(self._position.rows[best - 1])
         except signals.Interrupted:
             if run is not None:
                 self._save(run.step)
@@ -203,7 +251,8 @@ class Trainer:
             progress.say(f"positive class {positive}; --positive_class decides")
         if left := self._train.n % config.batch_size:
             progress.say(
-                f"{left} images fill no batch and sit out each epoch, others each time"
+                f"each epoch leaves out {left:,} of {self._train.n:,} films, which "
+                "fill no batch, others each time"
             )
         for stage in self._stages:
             steps_in_all = stage.epochs * self._steps_per_epoch
@@ -254,6 +303,12 @@ class Trainer:
                 f"--workdir={self._workdir}: checkpoint {checkpoint.name} does not fit "
                 f"these flags: {error}"
             ) from error
+        if self._states.lacks_best(self._position):
+            found = publishing.published_weights(
+                self._workdir, self._model.get_weights()
+            )
+            if found:
+                self._states.save_best(*found)
 
     def _run_stage(self, run: StageRun) -> None:
         if self._stage_is_done(run.stage):
@@ -273,6 +328,7 @@ class Trainer:
             sources = (self._train, self._validation)
             self._show_augmented()
         run.open(*sources, start_step=self._position.step)
+        progress.say("compiling the first step ...")
         try:
             while not self._stage_is_done(run.stage):
                 self._run_epoch(run)
@@ -341,7 +397,14 @@ class Trainer:
                 position.step += count
                 if position.step % config.log_every_steps == 0:
                     self._check_finite(run.step)
-                    bar.show(run.step.read_totals())
+                    totals = run.step.read_totals()
+                    bar.show(totals)
+                    self._log.step(
+                        position.step,
+                        totals,
+                        rate=run.step.current_rate(),
+                        images_per_sec=bar.images_per_sec(),
+                    )
                 every = config.checkpoint_every_steps
                 if every and position.step % every == 0:
                     self._save(run.step)
