@@ -264,6 +264,10 @@ def test_a_plateau_threshold_lies_in_the_middle_of_what_is_as_good():
     wanted = special.expit((special.logit(0.015) + special.logit(0.46)) / 2)
     found = thresholds.choose_threshold(ill, score, "plateau")
     assert found == pytest.approx(wanted)
+    # Nothing is as good as calling all ill: not even a threshold just above 0.
+    backwards = np.array([0, 0, 0.5, 0.5, 1, 0.25])
+    sick = np.array([1, 1, 1, 0, 0, 0], bool)
+    assert thresholds.choose_threshold(sick, backwards, "plateau") == 0
     # With three such films it costs more than .01, and stays below them.
     score[200:203] = 0.02
     assert thresholds.choose_threshold(ill, score, "plateau") == pytest.approx(0.015)

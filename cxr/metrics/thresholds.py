@@ -79,8 +79,10 @@ def choose_threshold(positive: np.ndarray, probability: np.ndarray, rule: str) -
         worse = np.flatnonzero(gain < gain.max() - _PLATEAU - 1e-12)
         first = worse[worse < nearest].max(initial=-1) + 1
         last = worse[worse > nearest].min(initial=len(gain)) - 1
-        ends = np.clip(candidates[[first, last]], _EDGE, 1 - _EDGE)
-        return float(special.expit(special.logit(ends).mean()))
+        ends = candidates[[first, last]]
+        middle = special.logit(np.clip(ends, _EDGE, 1 - _EDGE)).mean()
+        # Scores may lie beyond the clipped edges: never leave the plateau.
+        return float(np.clip(special.expit(middle), *ends))
     return float(candidates[nearest])
 
 
