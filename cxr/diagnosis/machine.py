@@ -53,9 +53,10 @@ def disks(data_dir: str) -> list[Check]:
     Args:
       data_dir: root of the converted sets, which need not exist.
     """
+    root = pathlib.Path(data_dir).absolute()
     return [
         _disk("here", pathlib.Path.cwd(), "the folder at hand"),
-        _disk("data_dir", pathlib.Path(data_dir).absolute(), f"--data_dir={data_dir}"),
+        _disk("data_dir", root, f"--data_dir={without_home(data_dir)}"),
     ]
 
 
