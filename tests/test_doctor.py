@@ -272,6 +272,13 @@ def test_a_child_that_hangs_is_ended():
     assert "no answer within 0.3 s" in found.text
 
 
+def test_the_child_imports_what_this_process_would(tmp_path, monkeypatch):
+    (tmp_path / "tensorflow.py").write_text("raise ImportError('a made-up fault')")
+    monkeypatch.syspath_prepend(tmp_path)
+    answer = accelerators.ask_tensorflow(60)
+    assert answer.fault == "ImportError: a made-up fault"
+
+
 @pytest.mark.slow
 def test_the_real_question_is_answered(monkeypatch):
     answer = accelerators.ask_tensorflow(300)

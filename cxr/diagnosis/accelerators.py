@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import pathlib
 import signal
 import subprocess
 import sys
@@ -19,13 +18,10 @@ from typing import Any
 from cxr import platforms
 from cxr.diagnosis.check import Check
 
-# Last on the path: what it imports must be what this process would.
-_CODE = "import sys; sys.path.append(sys.argv[1]); from cxr.diagnosis import gpu_probe"
-_COMMAND = (
-    sys.executable,
-    "-c",
-    f"{_CODE}; gpu_probe.main()",
-    str(pathlib.Path(__file__).parents[2]),
+# With this process' path: the child must import what commands would.
+_CODE = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from cxr.diagnosis import gpu_probe; gpu_probe.main()"
 )
 _LAST_WAIT_S = 5  # after a kill; a process inside a broken driver may not even end
 
@@ -47,13 +43,19 @@ class Answer:
     late: bool = False
 
 
-def ask_tensorflow(timeout_s: float, command: Sequence[str] = _COMMAND) -> Answer:
+def ask_tensorflow(timeout_s: float, command: Sequence[str] = ()) -> Answer:
     """Imports TensorFlow in a child and returns what it says.
 
     Args:
       timeout_s: seconds after which the child is ended.
-      command: prints the answer as its last line of JSON.
+      command: prints the answer as its last line of JSON; default: our own probe.
     """
+    command = command or (
+        sys.executable,
+        "-c",
+        _CODE,
+        json.dumps([*map(str, sys.path)]),
+    )
     began = time.monotonic()
     # Files, not pipes: those would be read until the last of the child's own children
     # closed them.
@@ -80,6 +82,9 @@ def ask_tensorflow(timeout_s: float, command: Sequence[str] = _COMMAND) -> Answe
 def tensorflow(answer: Answer) -> list[Check]:
     """Looks at whether TensorFlow runs, and what networks compute in."""
     found = answer.found
+    if answer.late:
+        text = f"TensorFlow: {answer.fault}; --timeout_s gives it longer"
+        return [Check("tensorflow", "import", "missing", None, text)]
     if found is None:
         advice = (
             "; CUDA_VISIBLE_DEVICES=-1 leaves the GPU out"
@@ -87,8 +92,7 @@ def tensorflow(answer: Answer) -> list[Check]:
             else ""
         )
         text = f"TensorFlow does not run: {answer.fault}{advice}"
-        needed = not answer.late
-        return [Check("tensorflow", "import", "missing", None, text, needed=needed)]
+        return [Check("tensorflow", "import", "missing", None, text, needed=True)]
     came = f"TensorFlow {found['tensorflow']}, imported in {answer.seconds:.0f} s"
     slow = found["precision"] == "float32"
     return [
