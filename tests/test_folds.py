@@ -125,6 +125,7 @@ def test_a_manifest_with_odd_folds_has_none(whole, folds):
         records.fold(dataclasses.replace(whole, manifest=manifest), 0)
 
 
+@pytest.mark.slow
 def test_each_film_is_judged_by_the_run_that_did_not_see_it(whole, tmp_path):
     workdirs = []
     for fold in range(FOLDS):

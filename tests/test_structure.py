@@ -12,6 +12,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 ENTRY_POINTS = {f"cxr.{n}" for n in ("train", "evaluate", "predict", "bench", "export")}
+ENTRY_POINTS |= {"cxr.doctor", "cxr.__main__"}
 HEAVY = {"tensorflow", "keras", "keras_cv", "tensorflow_datasets"}
 # Packages from the ground up; each may import itself and what stands before it.
 FLOORS = (
@@ -28,8 +29,12 @@ FLOORS = (
     "training",
     "evaluation",
     "benchmark",
+    "diagnosis",
 )
 LIGHT = {
+    "cxr.__main__",
+    "cxr.doctor",
+    "cxr.diagnosis.gpu_probe",
     "cxr.cli",
     "cxr.config",
     "cxr.files",
@@ -234,6 +239,9 @@ def test_the_pipeline_knows_no_keras():
         ["cxr.predict", "--workdir=/no/where", "--output=x.csv", "y.png"],
         ["cxr.bench", "--epochs=none"],
         ["cxr.export", "--workdir=x", "--format=onnx"],
+        ["cxr.doctor", "--format=xml"],
+        ["cxr", "train", "--batch_sise=3"],
+        ["cxr", "verify", "--data_dir=/no/where"],
         ["tools.make_tfrecords", "--input_dir=/no/where"],
         ["tools.verify_tfrecords", "--data_dir=/no/where"],
         ["tools.make_phantoms", "--num_patients=0", "--output_dir=x"],

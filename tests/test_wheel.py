@@ -5,6 +5,8 @@ import tomllib
 
 from setuptools import find_namespace_packages
 
+from cxr.__main__ import VERBS
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 
@@ -32,3 +34,8 @@ def test_a_wheel_lacks_no_file_of_the_package():
     files = [*(ROOT / "cxr").rglob("*.*"), *(ROOT / "tools").rglob("*.*")]
     made = [file for file in files if "__pycache__" not in file.parts]
     assert not {str(file.relative_to(ROOT)) for file in made} - content()
+
+
+def test_a_wheel_holds_every_verb():
+    files = {f"{module.replace('.', '/')}.py" for module, _ in VERBS.values()}
+    assert not files - content()
