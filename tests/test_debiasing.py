@@ -37,7 +37,7 @@ def test_no_film_is_given_away_for_certain(record_set, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_network_learns_less_of_what_brightness_tells(record_set, tmp_path):
+def test_a_network_learns_less_of_what_brightness_tells(record_set, tmp_path, capsys):
     """Films whose mean tells the label: told so in training, it hardly learns it."""
     losses = []
     for name, debias in (("plain", 0.0), ("debiased", 1.0)):
@@ -60,5 +60,7 @@ def test_a_network_learns_less_of_what_brightness_tells(record_set, tmp_path):
         row = dict(zip(text[0].split(","), text[-1].split(","), strict=True))
         losses.append((float(row["loss"]), float(row["val_loss"])))
         assert f"--debias={debias}" in (run.workdir / "run.flags").read_text()
+        told = "accuracy on validation, at one half, are of the network alone"
+        assert (told in capsys.readouterr().out) == (debias > 0)
     assert losses[1][0] < losses[0][0]  # what is known costs nothing
     assert losses[1][1] > losses[0][1]  # and is not there when it is asked alone

@@ -246,6 +246,11 @@ class Trainer:
             f"for images {progress.size(resident)}, for weights and optimizer up to "
             f"{progress.size(trained)}, activations apart"
         )
+        if self._evidence is not None:
+            progress.say(
+                "--debias: loss and accuracy on validation, at one half, are of the "
+                "network alone, and low; its ROC AUC and its own threshold count"
+            )
         if len(self._record_set.manifest.class_names) == 2:
             positive = publishing.positive_class(config, self._record_set.manifest)
             progress.say(f"positive class {positive}; --positive_class decides")
