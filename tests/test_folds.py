@@ -126,7 +126,15 @@ def test_a_manifest_with_odd_folds_has_none(whole, folds):
 
 
 @pytest.mark.slow
-def test_each_film_is_judged_by_the_run_that_did_not_see_it(whole, tmp_path):
+def test_each_film_is_judged_by_the_run_that_did_not_see_it(
+    whole, tmp_path, monkeypatch
+):
+    from cxr.evaluation import evaluator
+
+    def third_inverted(run, films):  # sets this small have no guard
+        return ["inverted" if i % 3 == 0 else "" for i in range(len(films.labels))]
+
+    monkeypatch.setattr(evaluator, "_judge", third_inverted)
     workdirs = []
     for fold in range(FOLDS):
         workdirs.append(str(tmp_path / f"run-fold{fold}"))
@@ -161,5 +169,11 @@ def test_each_film_is_judged_by_the_run_that_did_not_see_it(whole, tmp_path):
             k: v for k, v in other.items() if k not in own
         }
     assert len({row["filename"] for row in pooled}) == 120
+    assert sum("inverted" in row["status"] for row in pooled) >= 40
+    mistakes = read_csv(tmp_path / "evaluation-test" / "mistakes.csv")
+    assert len(mistakes) > 0
+    for row in mistakes:
+        film = pooled[int(row["number"]) - 1]
+        assert (row["path"], row["status"]) == (film["filename"], film["status"])
     metrics = json.loads((tmp_path / "evaluation-test/metrics.json").read_text())
     assert "by the run that did not see it" in metrics["provenance"]["pooled"]

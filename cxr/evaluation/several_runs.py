@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 from cxr import cli, files, records, runs
@@ -49,7 +50,10 @@ def evaluate_ensemble(
         validation = combine(of_validation)
         baseline = trivial_baseline.together(baselines, combine)
     if pooled:
-        first = dataclasses.replace(first, record_set=pooled)
+        # Each film's by the guard of the run that judged it; none where one has none.
+        each = [run.unlike for run in members]
+        unlike = [why for whys in each for why in whys] if all(each) else []
+        first = dataclasses.replace(first, record_set=pooled, unlike=unlike)
     evaluation = dataclasses.replace(
         first.evaluation,
         predictions=table,
@@ -64,7 +68,7 @@ def evaluate_ensemble(
     names = _short_names([run.run.workdir for run in members])
     summary["participants"] = participants.describe(first.record_set)
     summary |= _each_run(members, names)
-    _publish_table(folder, evaluation, names)
+    _publish_table(folder, evaluation, names, first.statuses)
     ensemble = dataclasses.replace(
         first,
         evaluation=evaluation,
@@ -100,10 +104,15 @@ def _each_run(members: list[EvaluatedRun], names: list[str]) -> dict[str, Any]:
 
 
 def _publish_table(
-    folder: pathlib.Path, evaluation: Evaluation, names: list[str]
+    folder: pathlib.Path,
+    evaluation: Evaluation,
+    names: list[str],
+    statuses: Sequence[str],
 ) -> None:
     table, threshold = evaluation.predictions, evaluation.threshold["value"]
-    said = split_predictions.said(table, evaluation.positive_class, threshold)
+    said = split_predictions.said(
+        table, evaluation.positive_class, threshold, statuses=statuses
+    )
     predictions.publish(folder, table, {"ensemble": ",".join(names)}, said)
 
 
