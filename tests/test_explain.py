@@ -335,3 +335,42 @@ def test_a_trained_model_is_seen_to_look_at_the_opacity(pairs):
     random = np.mean([hits(localiser(), *true_positives) for _ in range(5)])
     assert trained >= 0.6
     assert random < trained / 2
+
+
+def test_shuffled_weights_are_the_same_numbers_in_another_order():
+    keras.utils.set_random_seed(2)
+    flat, _ = flat_and_nested()
+    before = flat.get_weights()
+    shuffled = gradcam.with_shuffled_weights(flat, seed=0)
+    moved = 0
+    for old, new, kept in zip(
+        before, shuffled.get_weights(), flat.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(old, kept)  # the model itself stays
+        np.testing.assert_array_equal(np.sort(old, None), np.sort(new, None))
+        moved += not np.array_equal(old, new)
+    assert moved
+
+
+def test_maps_that_ignore_what_was_learnt_are_told(monkeypatch):
+    keras.utils.set_random_seed(2)
+    flat, _ = flat_and_nested()
+    films = np.random.default_rng(1).integers(0, 256, (4, 24, 24), np.uint8)
+    predictor = SimpleNamespace(model=flat)
+    explainer = gradcam.GradCam(flat)
+    found = attention._sanity(predictor, explainer, films, 1)
+    assert found["films"] == 4 and -1 <= found["rank_correlation"] <= 1
+    monkeypatch.setattr(gradcam, "with_shuffled_weights", lambda model, seed: model)
+    same = attention._sanity(predictor, explainer, films, 1)
+    assert same["rank_correlation"] == pytest.approx(1)
+    assert same["alarm"] and not found["alarm"]
+
+
+def test_a_model_that_ranks_by_chance_is_not_explained(tmp_path):
+    from cxr.evaluation import evaluator, report_sections
+
+    area = {"value": 0.55, "ci95": [0.45, 0.65]}
+    evaluated = SimpleNamespace(summary={"metrics": {"roc_auc": area}})
+    assert evaluator._explain(evaluated, tmp_path, predictor=None, count=8) == {}
+    section = report_sections.attention(evaluated.summary, {})
+    assert "Not shown: the interval of the ROC AUC reaches one half" in section

@@ -257,3 +257,28 @@ def test_a_class_without_films_has_no_share(tmp_path, monkeypatch):
     plots.confusion_matrix([[5, 1], [0, 0]], ["A", "B"], tmp_path / "table.png")
     cells = [text.get_text() for text in figures["table"].axes[0].texts]
     assert cells == ["5\n83.3%", "1\n16.7%", "0", "0"]
+
+
+def test_outside_the_body_is_the_black_that_touches_the_edge():
+    film = np.full((40, 40), 120, np.uint8)
+    film[:, :6] = 3  # air at the left edge
+    film[10:20, 15:25] = 5  # a lung, as dark, within the body
+    film[30:34, 36:] = 20  # not black
+    found = explained.outside(film)
+    assert found[:, :6].all() and found.sum() == 6 * 40
+
+
+def test_attention_outside_the_body_is_counted_where_there_is_any():
+    films = np.full((3, 20, 20), 120, np.uint8)
+    films[:2, :, :5] = 0
+    heat = np.ones((3, 20, 20), np.float32)
+    heat[1, :, :5] = 3.0
+    heat[0, 10:, 10:] = -1.0  # what speaks against does not count
+    found = explained._outside(heat, films)
+    assert found["films"] == 2 and found["area"] == 0.25
+    shares = [100 / 300, 300 / 600]
+    assert found["share"] == pytest.approx(np.mean(shares))
+    low, high = found["ci95"]
+    assert low <= found["share"] <= high
+    nothing = explained._outside(heat[2:], films[2:])
+    assert nothing["films"] == 0 and nothing["share"] is None

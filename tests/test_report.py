@@ -9,12 +9,12 @@ import matplotlib.colors
 import numpy as np
 import pytest
 
-from cxr.evaluation import report, report_figures
+from cxr.evaluation import report, report_figures, report_sections
 from cxr.metrics import comparison
 from cxr.metrics.evaluation import Evaluation
 from cxr.metrics.predictions import Predictions
 from cxr.metrics.summary import summarise
-from cxr.reporting import formatting, plotting
+from cxr.reporting import formatting, html, plotting
 from tests import fabricated
 
 _VOID = {"meta", "img", "br", "hr"}
@@ -403,3 +403,22 @@ def test_a_wrong_films_frame_is_named_by_the_colour_it_has(tmp_path):
     red, green, blue = matplotlib.colors.to_rgb(plotting.RED)
     hue, *_ = matplotlib.colors.rgb_to_hsv((red, green, blue))
     assert 15 < 360 * hue < 45  # orange, whatever the constant is called
+
+
+def test_cells_lead_to_films_and_alarms_have_a_sign(tmp_path):
+    row = {
+        "number": 7,
+        "path": "NORMAL/<a>.png",
+        "patient_id": "p",
+        "label": "NORMAL",
+        "prediction": "PNEUMONIA",
+        "probability": 0.9,
+        "margin": 0.4,
+        "status": "ok",
+        "source": str(tmp_path / "films" / "a b.png"),
+    }
+    text = report_sections.film_rows([row], folder=str(tmp_path / "run"))
+    assert '<a href="../films/a%20b.png">NORMAL/&lt;a&gt;.png</a>' in text
+    assert "#7" in text and "+0.400" in text
+    table = html.table(("a",), [(html.Alarm("0.90"),)])
+    assert '<span class="alarm">\N{WARNING SIGN} 0.90</span>' in table
