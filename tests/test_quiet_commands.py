@@ -1,10 +1,13 @@
 """The real commands, as a person sees them: what is said, when, and no noise."""
 
+import fcntl
 import os
 import pathlib
 import pty
+import struct
 import subprocess
 import sys
+import termios
 from concurrent import futures
 
 import pytest
@@ -53,6 +56,8 @@ def home(tmp_path_factory):
     quiet(run(home, "tools.make_tfrecords", "--input_dir=films", "--image_size=32"))
     quiet(run(home, "tools.verify_tfrecords"))
     ours, theirs = pty.openpty()
+    # Lines and columns: on a terminal without any no bar is drawn.
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
     flags = ("--model=small_cnn", "--image_size=32", "--batch_size=8", "--epochs=1")
     # Read meanwhile: a terminal holds a few thousand characters.
     with futures.ThreadPoolExecutor(1) as reader:

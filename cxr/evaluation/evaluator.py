@@ -125,7 +125,7 @@ def evaluate_run(
     described |= origins.remarks(run, record_set, config.split)
     publish(folder, evaluated, described, drawn, config.source_dir)
     model_card.publish(run)
-    say(summary, folder)
+    say(summary, folder, described)
     cli.say(
         f"{len(table.labels)} images predicted in {predicted_s:.1f} s, measured and "
         f"drawn in {time.perf_counter() - begin:.1f} s"
@@ -285,7 +285,9 @@ def publish(
     files.publish(folder / checklist.PAGE, items)
 
 
-def say(summary: dict[str, Any], folder: pathlib.Path) -> None:
+def say(
+    summary: dict[str, Any], folder: pathlib.Path, described: dict[str, str]
+) -> None:
     """The answer in a few lines."""
     n, unknown = summary["n"], summary["n_without_patient"]
     patients = (
@@ -305,9 +307,9 @@ def say(summary: dict[str, Any], folder: pathlib.Path) -> None:
     cli.say(f"  always {majority['class']}: accuracy {majority['accuracy']:.4f}")
     if found := summary.get("trivial_baseline"):
         cli.say(f"  trivial baseline: {_beside(found)}")
-    for finding in summary["warnings"]:
-        if finding["severity"] != "info":
-            cli.warn(finding["text"])
+    for finding in findings.find(summary, described):
+        if finding.severity != "info":
+            cli.warn(finding.text)
     page = folder / REPORT
     cli.say(f"report: {page}" if page.is_file() else f"numbers: {folder / METRICS}")
 

@@ -83,7 +83,7 @@ def evaluate_ensemble(
         report_figures.draw_runs(drawn["runs"].path, summary, ("roc_auc", "accuracy"))
     described = _origins(members, pooled=pooled is not None)
     evaluator.publish(folder, ensemble, described, drawn, config.source_dir)
-    evaluator.say(summary, folder)
+    evaluator.say(summary, folder, described)
     return ensemble
 
 
