@@ -1,12 +1,8 @@
 """Decision thresholds: the parser of their rules, and how a rule chooses."""
 
 import numpy as np
-from scipy import special
 
-RULES = ("youden", "plateau", "f1", "half", "sensitivity:VALUE", "specificity:VALUE")
-# Of Youden's index: less than a few films of validation can tell apart.
-_PLATEAU = 0.01
-_EDGE = 1e-6  # a probability whose log-odds are finite
+RULES = ("youden", "f1", "half", "sensitivity:VALUE", "specificity:VALUE")
 
 
 def parse_rule(rule: str) -> tuple[str, float | None]:
@@ -42,10 +38,7 @@ def choose_threshold(positive: np.ndarray, probability: np.ndarray, rule: str) -
       probability: float [n], 0..1.
       rule: `youden` (largest sensitivity + specificity), `f1` (largest F1), `half`
         (0.5), `sensitivity:X` (the highest threshold that keeps sensitivity >= X),
-        `specificity:X` (the lowest that keeps specificity >= X), `plateau`: the
-        middle, in log-odds, of the thresholds around Youden's that are within 0.01
-        of its sensitivity + specificity, which validation cannot tell apart: it
-        survives a shift of the scores better.
+        `specificity:X` (the lowest that keeps specificity >= X).
 
     Raises:
       ValueError: unknown rule, a probability that is not finite, or a rule that
@@ -70,20 +63,11 @@ def choose_threshold(positive: np.ndarray, probability: np.ndarray, rule: str) -
     if name == "f1":
         tp, fp = sensitivity * positive.sum(), (1 - specificity) * (~positive).sum()
         gain = 2 * tp / (tp + fp + positive.sum())
-    else:  # youden, plateau
+    else:  # youden
         gain = sensitivity + specificity
     # Rounding must not decide between equals.
-    best = np.flatnonzero(gain >= gain.max() - 1e-12)
-    nearest = best[np.lexsort((best, np.abs(candidates[best] - 0.5)))[0]]
-    if name == "plateau":
-        worse = np.flatnonzero(gain < gain.max() - _PLATEAU - 1e-12)
-        first = worse[worse < nearest].max(initial=-1) + 1
-        last = worse[worse > nearest].min(initial=len(gain)) - 1
-        ends = candidates[[first, last]]
-        middle = special.logit(np.clip(ends, _EDGE, 1 - _EDGE)).mean()
-        # Scores may lie beyond the clipped edges: never leave the plateau.
-        return float(np.clip(special.expit(middle), *ends))
-    return float(candidates[nearest])
+    best = candidates[gain >= gain.max() - 1e-12]
+    return float(best[np.lexsort((best, np.abs(best - 0.5)))[0]])
 
 
 def threshold_candidates(score: np.ndarray) -> np.ndarray:
