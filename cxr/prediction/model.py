@@ -73,6 +73,10 @@ class Model:
           batch_size: films a forward pass.
         """
         several: Any = [items] if inputs.is_item(items) else items
+        if isinstance(several, Sequence):
+            # Batches are padded to one size. A power of two: few sizes to compile for.
+            enough = 1 << max(len(several) - 1, 0).bit_length()
+            batch_size = min(batch_size, enough)
         return list(self.predict_each(several, batch_size=batch_size))
 
     def predict_each(
