@@ -46,7 +46,10 @@ _BY_CHANCE = (
 
 @dataclasses.dataclass(frozen=True)
 class EvaluatedRun:
-    """A run's evaluation, with what an ensemble needs of it."""
+    """A run's evaluation, with what an ensemble needs of it.
+
+    `statuses` are of each film, as cxr.predict's; empty where the run has no guard.
+    """
 
     run: runs.Run
     record_set: records.RecordSet
@@ -54,17 +57,12 @@ class EvaluatedRun:
     validation: Predictions | None
     baseline: Baseline | None
     summary: dict[str, Any]
-    unlike: Sequence[str] = ()
+    statuses: Sequence[str] = ()
 
     @functools.cached_property
     def shapes(self) -> np.ndarray:
         """Height by width of each film as it was, float64 [n]."""
         return film_plots.proportions(self.record_set.examples(self.evaluation.split))
-
-    @property
-    def statuses(self) -> list[str]:
-        """Of each film, as cxr.predict's; empty where the run has no guard."""
-        return [input_guard.status((), why) for why in self.unlike]
 
     def read_images(self, indices: np.ndarray) -> np.ndarray:
         """Images of the evaluated split at the stored size, uint8 [n, S, S]."""
@@ -91,6 +89,7 @@ def evaluate_run(
     predictor = load_predictor(run)
     films = film_measures.measure(record_set, config.split)
     unlike = _judge(run, films)
+    statuses = [input_guard.status((), why) for why in unlike or ()]
     begin = time.perf_counter()
     table = split_predictions.obtain(
         run,
@@ -99,7 +98,7 @@ def evaluate_run(
         config,
         predictor=predictor,
         folder=folder,
-        statuses=[input_guard.status((), why) for why in unlike or ()],
+        statuses=statuses,
         reuse=False,
     )
     predicted_s = time.perf_counter() - begin
@@ -116,7 +115,7 @@ def evaluate_run(
     summary["input_guard"] = _summarise_guard(run, unlike)
     summary["participants"] = told
     evaluated = EvaluatedRun(
-        run, record_set, evaluation, validation, baseline, summary, unlike or []
+        run, record_set, evaluation, validation, baseline, summary, statuses
     )
     drawn = draw(evaluated, folder) if config.report else {}
     if config.report and config.explain:

@@ -1,6 +1,7 @@
 """Evaluates an ensemble of runs, and compares two runs."""
 
 import dataclasses
+import itertools
 import pathlib
 import statistics
 from collections.abc import Sequence
@@ -51,9 +52,9 @@ def evaluate_ensemble(
         baseline = trivial_baseline.together(baselines, combine)
     if pooled:
         # Each film's by the guard of the run that judged it; none where one has none.
-        each = [run.unlike for run in members]
-        unlike = [why for whys in each for why in whys] if all(each) else []
-        first = dataclasses.replace(first, record_set=pooled, unlike=unlike)
+        each = [run.statuses for run in members]
+        statuses = list(itertools.chain(*each)) if all(each) else []
+        first = dataclasses.replace(first, record_set=pooled, statuses=statuses)
     evaluation = dataclasses.replace(
         first.evaluation,
         predictions=table,
