@@ -35,6 +35,7 @@ _EXIT_OUTPUT_CLOSED = 128 + 13  # as of a program that SIGPIPE ends
 # The flagfiles that come with the package; in a checkout a link to the recipes.
 CONFIGS = pathlib.Path(__file__).parent / "configs"
 _MAX_ERROR_LINES = 6
+REMOTE_SCHEMES = ("s3", "gs", "az")  # of object storage, as `cxr.storage` reads it
 # Names of flags whose values are paths.
 _PATHS = re.compile(r"(_dir|_csv|_file)$|^(workdir|compare|output|baseline|weights)$")
 # They turn the order of what is shown: embeddings, overrides, isolates.
@@ -106,6 +107,7 @@ def option(
     upper: float | None = None,
     choices: tuple[str, ...] | None = None,
     heading: str = "",
+    remote: bool = False,
 ) -> Any:
     """Returns a dataclass field that is also a flag.
 
@@ -116,14 +118,17 @@ def option(
       upper: largest allowed number.
       choices: the closed set of allowed strings.
       heading: `--help` begins a group of flags with this one, under this heading.
+      remote: of a path: a URL of object storage is one, too.
     """
     metadata = {"help": help, "lower": lower, "upper": upper, "choices": choices}
-    return dataclasses.field(default=default, metadata=metadata | {"heading": heading})
+    metadata |= {"heading": heading, "remote": remote}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
-def required(help: str, *, heading: str = "") -> Any:
+def required(help: str, *, heading: str = "", remote: bool = False) -> Any:
     """Returns a dataclass field that is a flag without which the command stops."""
-    return dataclasses.field(metadata={"help": help, "heading": heading})
+    metadata = {"help": help, "heading": heading, "remote": remote}
+    return dataclasses.field(metadata=metadata)
 
 
 def parse(argv: list[str], *configs: type, usage: str) -> tuple:
@@ -420,6 +425,7 @@ def _build(config: type, values: flags.FlagValues) -> Any:
             # A flagfile, a line each, could not give it back.
             raise UsageError(f"--{field.name}={value!a}: holds control characters")
         if _PATHS.search(field.name):
+            _check_scheme(field, value if isinstance(value, tuple) else (value,))
             expand = functools.partial(_expand, field.name)
             value = _map_texts(expand, value)
         found[field.name] = value
@@ -431,6 +437,21 @@ def _build(config: type, values: flags.FlagValues) -> Any:
 
 def _map_texts(function: Callable[[str], str], value: Any) -> Any:
     return tuple(map(function, value)) if isinstance(value, tuple) else function(value)
+
+
+def _check_scheme(field: dataclasses.Field, paths: Sequence[str]) -> None:
+    """Refuses a URL where a path of this machine is meant, and schemes not known."""
+    for path in paths:
+        match = re.match(r"(\w+)://", path)
+        if not match:
+            continue
+        remote = field.metadata.get("remote")
+        if not remote or match[1] not in REMOTE_SCHEMES:
+            known = ", ".join(f"{scheme}://..." for scheme in REMOTE_SCHEMES)
+            raise UsageError(
+                f"--{field.name}={path}: expected a path of this machine"
+                + (f", or one of {known}" if remote else "")
+            )
 
 
 def _expand(flag: str, path: str) -> str:

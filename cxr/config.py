@@ -49,8 +49,9 @@ class TrainConfig:
 
     data_dir: str = cli.option(
         "data",
-        "root of the converted sets",
+        "root of the converted sets, a folder or URL (s3://BUCKET/PATH)",
         heading="data and run folder",
+        remote=True,
     )
     dataset: str = cli.option(
         "chest_xray",

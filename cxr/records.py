@@ -493,7 +493,7 @@ def find(data_dir: str | os.PathLike, dataset: str) -> RecordSet:
             f"{root}\nmake one: {CONVERT_COMMAND} --output_dir={data_dir} "
             f"--dataset={dataset}"
         )
-    path = max(complete, key=_version_key)
+    path = max(complete, key=lambda path: version_key(path.name))
     return load(path)
 
 
@@ -594,9 +594,9 @@ def check_disjoint(rows: Iterable[dict[str, str]]) -> None:
                 )
 
 
-def _version_key(path: pathlib.Path) -> tuple:
+def version_key(name: str) -> tuple:
     """Orders `1.10.0` after `1.9.0`; names that are no version come first."""
-    parts = path.name.split(".")
+    parts = name.split(".")
     if all(part.isdigit() for part in parts):
         return (1, tuple(int(part) for part in parts))
-    return (0, path.name)
+    return (0, name)

@@ -28,6 +28,7 @@ from cxr import (
 from cxr.config import TrainConfig, result_fields
 from cxr.input_guard import InputGuard
 from cxr.model_info import ModelInfo
+from cxr.storage import places
 
 FLAGS = "run.flags"
 HISTORY = "history.csv"
@@ -83,7 +84,8 @@ class Run:
     def data_path(self) -> pathlib.Path:
         """The version folder of the set that the run was trained on."""
         data = self.info.data
-        return pathlib.Path(data.data_dir, data.dataset, data.version)
+        root = places.local(data.data_dir, places.SETS)
+        return root / data.dataset / data.version
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ import pathlib
 
 from cxr import cli, files, runs, startup
 from cxr.config import PHANTOM, TrainConfig
+from cxr.storage import places
 from cxr.training import preflight
 
 _USAGE = """
@@ -23,6 +24,11 @@ def train(config: TrainConfig) -> list[runs.Run]:
         if config.dataset == PHANTOM:
             from cxr.synthesis import phantom_set
 
+            if places.is_remote(config.data_dir):
+                raise cli.UsageError(
+                    f"--data_dir={config.data_dir}: --dataset={PHANTOM} is made on the "
+                    "spot, in a folder of this machine"
+                )
             phantom_set.ensure(config.data_dir)
         each = _one_config_a_seed(config)
         for single in each:

@@ -17,6 +17,7 @@ HEAVY = {"tensorflow", "keras", "keras_cv", "tensorflow_datasets"}
 # Packages from the ground up; each may import itself and what stands before it.
 FLOORS = (
     "cxr",
+    "storage",
     "images",
     "reporting",
     "metrics",
@@ -55,6 +56,7 @@ LIGHT = {
     "cxr.training.checkpoints",
     "cxr.training.preflight",
     "cxr.schedules",
+    "cxr.storage.sets",
 }
 
 

@@ -5,6 +5,7 @@ import json
 
 from cxr import cli
 from cxr.conversion import verification, workers
+from cxr.storage import sets
 
 USAGE = """
 Checks converted sets against their manifests, every byte of every record:
@@ -19,7 +20,9 @@ Names each faulty shard and record, and exits 65 on any fault.
 class VerifyConfig:
     """The flags of a verification."""
 
-    data_dir: str = cli.option("data", "root of the converted sets")
+    data_dir: str = cli.option(
+        "data", "root of the converted sets, a folder or URL", remote=True
+    )
     dataset: str = cli.option("", "check only this set; default: all below the root")
     version: str = cli.option("", "check only this version; default: all")
     workers: int = cli.option(0, "processes; 0 is one a core", lower=0, upper=1024)
@@ -30,9 +33,10 @@ def main(argv: list[str]) -> int:
     """Parses the flags and checks."""
     config, positional = cli.parse(argv, VerifyConfig, usage=USAGE)
     cli.reject_positional(positional)
-    paths = verification.find_sets(
+    root = sets.fetch_all(
         config.data_dir, dataset=config.dataset, version=config.version
     )
+    paths = verification.find_sets(root, dataset=config.dataset, version=config.version)
     with workers.started(config.workers, preload=verification.__name__) as pool:
         faults = {path: verification.verify(path, pool) for path in paths}
     if config.json:

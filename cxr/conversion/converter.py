@@ -33,6 +33,7 @@ from cxr.conversion import (
     workers,
 )
 from cxr.reasons import Rejected
+from cxr.storage import films, places, sets
 
 REPORT = "report.html"
 # Where images lie, where the set goes and how many work shapes no byte of it.
@@ -56,11 +57,14 @@ class _SetConfig:
 
     input_dir: str = cli.required(
         "holds any of train/ val/ test/ with class sub-folders, or the class folders "
-        "themselves; or kaggle:OWNER/DATASET",
+        "themselves; or kaggle:OWNER/DATASET, or a URL such as s3://BUCKET/PATH",
         heading="films and set",
+        remote=True,
     )
     output_dir: str = cli.option(
-        "data", "root; the set is written to OUTPUT_DIR/DATASET/VERSION/"
+        "data",
+        "root, a folder or URL; the set is written to OUTPUT_DIR/DATASET/VERSION/",
+        remote=True,
     )
     dataset: str = cli.option("chest_xray", "name of the set")
     version: str = cli.option("1.0.0", "version of the set, MAJOR.MINOR.PATCH")
@@ -168,9 +172,12 @@ def convert(
       UnavailableError: a download failed or a worker died.
       StorageError: the disk refused.
     """
+    with sets.published(config.output_dir, config.dataset, config.version, log) as root:
+        return _convert(dataclasses.replace(config, output_dir=root), log)
+
+
+def _convert(config: ConversionConfig, log: Callable[[str], None]) -> records.RecordSet:
     began = time.monotonic()
-    output_dir = files.without_links(config.output_dir)
-    config = dataclasses.replace(config, output_dir=output_dir)
     _refuse_links(config.folder)
     card = set_card.read(config.set_card) if config.set_card else None
     tree = find_sources(config)
@@ -242,6 +249,8 @@ def find_sources(config: ConversionConfig) -> sources.Tree:
     if config.input_dir.startswith(sources.KAGGLE_PREFIX):
         handle = config.input_dir.removeprefix(sources.KAGGLE_PREFIX)
         folder = sources.download(handle)
+    elif places.is_remote(config.input_dir):
+        folder = films.fetch(config.input_dir)
     else:
         folder = pathlib.Path(config.input_dir)
     return sources.find(folder, config, split_policy=config.split_policy)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cxr import class_names, cli, files, records, runs
+from cxr.storage import sets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +22,9 @@ class EvaluateConfig:
         heading="runs and films",
     )
     split: str = cli.option("test", "images to evaluate on", choices=records.SPLITS)
-    data_dir: str = cli.option("", "root of the converted sets (default: the run's)")
+    data_dir: str = cli.option(
+        "", "root of the converted sets (default: the run's)", remote=True
+    )
     dataset: str = cli.option("", "name of the converted set (default: the run's)")
     class_map: tuple[str, ...] = cli.option(
         (),
@@ -187,11 +190,10 @@ def find_data(
 
     Of a run of one fold, this fold, where it is the very set.
     """
-    own = run.data_path
-    root = pathlib.Path(data_dir) if data_dir else own.parents[1]
-    same = root / own.parent.name / own.name
-    if not dataset and (same / records.MANIFEST).is_file():
-        found = records.load(same)
-    else:
-        found = records.find(root, dataset or own.parent.name)
+    own = run.info.data
+    found = sets.find(
+        data_dir or own.data_dir,
+        dataset or own.dataset,
+        preferred="" if dataset else own.version,
+    )
     return run.of_fold(found)

@@ -4,6 +4,7 @@ import pathlib
 
 from cxr import cli, records, runs
 from cxr.config import TrainConfig
+from cxr.storage import sets
 from cxr.training import pretrained
 
 _RUN_FOLDER_BYTES = 64 << 20  # 64 MiB: curves, TensorBoard, a small model's states
@@ -16,7 +17,7 @@ def open_data(config: TrainConfig) -> records.RecordSet:
       DataError: no complete set, a damaged one, or one too small to train on.
       UsageError: flags that do not fit the set.
     """
-    record_set = records.find(config.data_dir, config.dataset)
+    record_set = sets.find(config.data_dir, config.dataset)
     if config.fold >= 0:
         record_set = records.fold(record_set, config.fold)
     records.check(record_set)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from cxr import cli, environment, files, records, runs, schedules
 from cxr.config import TrainConfig, result_fields
 from cxr.model_info import DataIdentity
+from cxr.storage import places
 
 _LENGTHS = {"epochs": "learning_rate", "fine_tune_epochs": "fine_tune_learning_rate"}
 _SHOWN = 3  # differences in an error of six lines
@@ -93,7 +94,7 @@ def publish_settings(
 def data_identity(config: TrainConfig, manifest: records.Manifest) -> DataIdentity:
     """Returns what tells one data set from another in the run folder."""
     return DataIdentity(
-        data_dir=str(pathlib.Path(config.data_dir).resolve()),
+        data_dir=places.absolute(config.data_dir),
         dataset=manifest.name,
         version=manifest.version,
         fingerprint=manifest.fingerprint,

@@ -1,0 +1,1 @@
+"""Object storage: what lies in a bucket becomes a folder of this machine, and back."""
