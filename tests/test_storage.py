@@ -80,49 +80,50 @@ def test_films_in_a_bucket_make_the_same_set(source, bucket):
             bucket.Object(key).put(Body=path.read_bytes())
     here = convert(source)
     other = source.parent / "two"
-    there = convert("s3://films/in", output_dir=str(other))
+    there = convert(source, input_dir="s3://films/in", output_dir=str(other))
     assert contents(there.path) == contents(here.path)
     for gone in list(bucket.objects.filter(Prefix="in/"))[:1]:
         gone.delete()
     third = source.parent / "three"
-    fewer = convert("s3://films/in", output_dir=str(third))
+    fewer = convert(source, input_dir="s3://films/in", output_dir=str(third))
     assert fewer.manifest.sources["files"] == here.manifest.sources["files"] - 1
+
+
+class Crash(BaseException):
+    """Stands for kill -9: nothing may catch it."""
+
+
+def dying(method, calls):
+    """Returns a method that dies when `calls` has no more."""
+
+    def call(*args):
+        if not calls:
+            raise Crash
+        calls.pop()
+        method(*args)
+
+    return call
 
 
 def test_a_kill_at_any_object_leaves_no_manifest_and_is_gone_on_with(
     source, bucket, monkeypatch
 ):
-    class Crash(BaseException):
-        """Stands for kill -9: nothing may catch it."""
-
-    done = 0
-    put, write = Remote._put, Remote.write
-
-    def dying(method):
-        def call(*args):
-            nonlocal done
-            if done == limit:
-                raise Crash
-            done += 1
-            method(*args)
-
-        return call
-
     monkeypatch.setattr("cxr.storage.remote._AT_ONCE", 1)
-    total = 0
-    for limit in range(100):
-        done = 0
+    put, write = Remote._put, Remote.write
+    limit, done = 0, False
+    while not done:
+        calls = [None] * limit
         with monkeypatch.context() as patch:
-            patch.setattr(Remote, "_put", dying(put))
-            patch.setattr(Remote, "write", dying(write))
+            patch.setattr(Remote, "_put", dying(put, calls))
+            patch.setattr(Remote, "write", dying(write, calls))
             try:
                 convert(source, output_dir=ROOT)
-                break
+                done = True
             except Crash:
-                total += 1
-        keys = [o.key for o in bucket.objects.all()]
-        assert not [key for key in keys if key.endswith(records.MANIFEST)]
-    assert total > 5
+                limit += 1
+                keys = [o.key for o in bucket.objects.all()]
+                assert not [key for key in keys if key.endswith(records.MANIFEST)]
+    assert limit > 5
     monkeypatch.setenv("CXR_CACHE_DIR", str(source.parent / "another machine"))
     assert contents(sets.find(ROOT, "tiny").path) == contents(convert(source).path)
 

@@ -21,6 +21,7 @@ from typing import Any
 import cxr
 from cxr import class_names, cli, files, images, locks, reasons, records, set_card
 from cxr.conversion import (
+    beam_runner,
     existing_set,
     metadata,
     near_duplicates,
@@ -40,6 +41,7 @@ REPORT = "report.html"
 # What a table or a card says counts by its content.
 _SHAPELESS = frozenset(
     ("input_dir", "output_dir", "workers", "max_bad_fraction", "labels_csv")
+    + ("runner", "beam_options")
     + ("patient_key_file", "set_card")
 )
 # Flags that every manifest lists. Those that came later are listed only where they
@@ -91,6 +93,18 @@ class ConversionConfig(sources.SourceConfig, planning.PlanConfig, _SetConfig):
         upper=1024,
         heading="the conversion itself",
     )
+    runner: str = cli.option(
+        "local",
+        "'beam' decodes images and writes shards as Apache Beam transforms (extra "
+        "'beam'); the bytes are the same",
+        choices=("local", "beam"),
+    )
+    beam_options: tuple[str, ...] = cli.option(
+        (),
+        "of --runner=beam, passed on: --direct_num_workers=4,"
+        "--direct_running_mode=multi_processing, or --runner=FlinkRunner,...; workers "
+        "on other machines need --input_dir and --output_dir on a disk they share",
+    )
     patient_key_file: str = cli.option(
         "",
         "key that PatientID of DICOM files is hashed with (HMAC-SHA256); made where it "
@@ -108,6 +122,11 @@ class ConversionConfig(sources.SourceConfig, planning.PlanConfig, _SetConfig):
 
     def validate(self) -> None:
         """Raises UsageError for a name, version or pattern that cannot work."""
+        if self.beam_options and self.runner != "beam":
+            raise cli.UsageError(
+                f"--beam_options={','.join(self.beam_options)}: of --runner=beam "
+                f"alone, not {self.runner}"
+            )
         planning.PlanConfig.validate(self)
         sources.SourceConfig.validate(self)
         if not re.fullmatch(r"[A-Za-z]\w*", self.dataset, re.ASCII):
@@ -189,9 +208,7 @@ def _convert(config: ConversionConfig, log: Callable[[str], None]) -> records.Re
     with _work_folder(config.folder) as work:
         (config.folder / records.MANIFEST).unlink(missing_ok=True)
         chunks = _chunks(config, tree, work)
-        # A second process would cost a small set more than it brings.
-        few = len(chunks) == 1
-        with workers.started(1 if few else config.workers, preload=__name__) as pool:
+        with _workers(config, few=len(chunks) == 1) as pool:
             spooled = _convert_images(chunks, pool, log)
             converted = [image for image in spooled if not image.reason]
             rejected = [*tree.rejected, *_unreadable(spooled)]
@@ -216,6 +233,15 @@ def _convert(config: ConversionConfig, log: Callable[[str], None]) -> records.Re
     _say_doubts(converted, log)
     _summarise(record_set, len(rejected), time.monotonic() - began, log)
     return record_set
+
+
+def _workers(
+    config: ConversionConfig, *, few: bool
+) -> contextlib.AbstractContextManager[workers.Mapper]:
+    if config.runner == "beam":
+        return beam_runner.started(config.beam_options)
+    # A second process would cost a small set more than it brings.
+    return workers.started(1 if few else config.workers, preload=__name__)
 
 
 def _find_existing(
@@ -317,7 +343,7 @@ def _chunks(
 
 
 def _convert_images(
-    chunks: list[spool.Chunk], pool: workers.Workers, log: Callable[[str], None]
+    chunks: list[spool.Chunk], pool: workers.Mapper, log: Callable[[str], None]
 ) -> list[spool.Converted]:
     """Converts the images that the spool does not hold yet; returns all of them."""
     missing = [chunk for chunk in chunks if not spool.is_current(chunk)]
@@ -399,7 +425,7 @@ def _announce(
 def _write_shards(
     config: ConversionConfig,
     plan: planning.Plan,
-    pool: workers.Workers,
+    pool: workers.Mapper,
     work: pathlib.Path,
 ) -> dict[str, tuple[records.Shard, ...]]:
     """Writes the shards that are missing; returns all of them by split, in order."""

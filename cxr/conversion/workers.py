@@ -14,7 +14,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
@@ -22,6 +22,14 @@ from cxr import cli, platforms
 
 _at_work, _leaving = threading.Lock(), threading.Event()  # of a worker
 _AHEAD = 1  # jobs that wait beside those under way: memory stays bounded
+
+
+class Mapper(Protocol):
+    """Runs functions over jobs somewhere."""
+
+    def map(self, function: Callable[[Any], Any], jobs: Iterable) -> Iterator[Any]:
+        """Yields the results, in any order."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)

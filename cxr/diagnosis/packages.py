@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _SHOWN = 3  # lacking packages named in a line
 # What is lost without an extra, for the line that says so.
 _LOST = {
+    "beam": "--runner=beam is refused",
     "cloud": "s3://, gs:// and az:// are refused",
     "dicom": "DICOM films are refused",
     "export": "cxr export writes SavedModel alone",
