@@ -1,11 +1,13 @@
 """Defines the flags of training, each once."""
 
 import dataclasses
+import pathlib
 
 from cxr import cli
 from cxr.metrics import thresholds
 from cxr.optimizers import OPTIMIZERS
 from cxr.schedules import LAST, SCHEDULES
+from cxr.storage import places
 
 MODELS = ("vgg16", "cnn", "small_cnn")
 POLICIES = ("none", "mild", "robust", "strong", "seed", "keras_cv")
@@ -65,7 +67,9 @@ class TrainConfig:
         lower=-1,
     )
     workdir: str = cli.option(
-        "", "run folder (default: runs/ + the flagfile's stem); resumes by itself"
+        "",
+        "run folder or URL (default: runs/ + the flagfile's stem); resumes by itself",
+        remote=True,
     )
     model: str = cli.option(
         "vgg16",
@@ -242,6 +246,11 @@ class TrainConfig:
         f"how the decision threshold is chosen on validation: "
         f"{', '.join(thresholds.RULES)}; such as sensitivity:0.98",
     )
+
+    @property
+    def run_folder(self) -> pathlib.Path:
+        """The run folder on this machine; of a URL, its copy."""
+        return places.local(self.workdir, places.RUNS)
 
     def validate(self) -> None:
         """Checks what one field's bounds cannot say; raises UsageError."""

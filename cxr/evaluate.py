@@ -1,5 +1,6 @@
 """Evaluates trained runs on a split: `python -m cxr.evaluate --workdir=RUN`."""
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -8,6 +9,7 @@ from typing import Any
 from cxr import cli, startup
 from cxr.evaluation import opening
 from cxr.evaluation.opening import EvaluateConfig
+from cxr.storage import run_folders
 
 _USAGE = """
 Evaluates a trained run on a split of its data set, and writes metrics.json,
@@ -92,7 +94,10 @@ def main(argv: list[str]) -> int:
         cli.say(compare(both)["verdict"])
         return 0
     cli.reject_positional(positional)
-    evaluate(config)
+    with contextlib.ExitStack() as sent:
+        for run in run_folders.opened(config.workdir):
+            sent.enter_context(run.sending())
+        evaluate(config)
     return 0
 
 

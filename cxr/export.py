@@ -3,6 +3,7 @@
 import dataclasses
 
 from cxr import cli, runs, startup
+from cxr.storage import run_folders
 
 _USAGE = """
 Exports a finished run's model for use without this package:
@@ -20,7 +21,7 @@ page on what its answers mean, an example and its speed.
 class ExportConfig:
     """What is exported, how, and where it goes."""
 
-    workdir: str = cli.required("run folder of a finished training")
+    workdir: str = cli.required("run folder or URL of a finished training", remote=True)
     output: str = cli.required("folder to write; it must not exist yet")
     format: str = cli.option(
         "saved_model",
@@ -41,7 +42,7 @@ def main(argv: list[str]) -> None:
     """Exports what the command line names."""
     config, positional = cli.parse(argv, ExportConfig, usage=_USAGE)
     cli.reject_positional(positional)
-    run = runs.open_run(config.workdir)
+    run = runs.open_run(run_folders.fetched(config.workdir))
     startup.load_tensorflow()
     cli.note(f"writing {config.format} and checking it on films ...")
     from cxr.exporting import exporter

@@ -7,6 +7,7 @@ import sys
 
 from cxr import cli, images, reasons, runs
 from cxr.prediction import predict_files, rows
+from cxr.storage import run_folders
 
 USAGE = """
 Predicts new films with a trained run:
@@ -25,7 +26,9 @@ class PredictConfig:
     """What predicts, and where the table goes."""
 
     workdir: str = cli.required(
-        "run folder of a finished training", heading="model, films and table"
+        "run folder or URL of a finished training",
+        heading="model, films and table",
+        remote=True,
     )
     output: str = cli.required("table to write: .csv, .json or .jsonl")
     recursive: bool = cli.option(
@@ -66,7 +69,7 @@ class PredictConfig:
 def main(argv: list[str]) -> int:
     """Predicts what the command line names; returns the exit code."""
     config, paths = cli.parse(argv, PredictConfig, usage=USAGE)
-    run = runs.open_run(config.workdir)
+    run = runs.open_run(run_folders.fetched(config.workdir))
     if runs.owns(run.workdir, config.output):
         raise cli.UsageError(
             f"--output={config.output}: is a file of the run; choose another name"

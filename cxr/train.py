@@ -5,7 +5,7 @@ import pathlib
 
 from cxr import cli, files, runs, startup
 from cxr.config import PHANTOM, TrainConfig
-from cxr.storage import places
+from cxr.storage import places, run_folders
 from cxr.training import preflight
 
 _USAGE = """
@@ -32,6 +32,7 @@ def train(config: TrainConfig) -> list[runs.Run]:
             phantom_set.ensure(config.data_dir)
         each = _one_config_a_seed(config)
         for single in each:
+            run_folders.fetched(single.workdir)
             preflight.check_run_folder(single)
         record_set = preflight.open_data(config)
 
@@ -53,7 +54,9 @@ def main(argv: list[str]) -> int:
     default = _default_workdir(argv) + (
         f"-fold{config.fold}" if config.fold >= 0 else ""
     )
-    workdir = files.without_links(config.workdir or default)
+    workdir = config.workdir or default
+    if not places.is_remote(workdir):
+        workdir = files.without_links(workdir)
     train(dataclasses.replace(config, workdir=workdir))
     return 0
 
@@ -71,10 +74,12 @@ def _default_workdir(argv: list[str]) -> str:
 def _one_config_a_seed(config: TrainConfig) -> list[TrainConfig]:
     if not config.seeds:
         return [config]
-    root = pathlib.Path(config.workdir)
     return [
         dataclasses.replace(
-            config, seed=int(seed), seeds=(), workdir=str(root / f"seed-{seed}")
+            config,
+            seed=int(seed),
+            seeds=(),
+            workdir=places.joined(config.workdir, f"seed-{seed}"),
         )
         for seed in config.seeds
     ]

@@ -1,12 +1,13 @@
 """Sets and films in a bucket, of moto's imitation of S3 in this process."""
 
+import shutil
 import sys
 
 import pytest
 
 from cxr import cli, records
 from cxr.conversion import converter
-from cxr.storage import cache, places, sets
+from cxr.storage import cache, places, run_folders, sets
 from cxr.storage.remote import Remote
 from tests.sample_images import config_for, contents, convert, make_source
 from tools import verify_tfrecords
@@ -204,3 +205,88 @@ def test_urls_of_elsewhere_are_refused_by_flag(flag):
     argv = ["convert", "--input_dir=x", flag]
     with pytest.raises(cli.UsageError, match=f"{flag}: expected a path"):
         cli.parse(argv, converter.ConversionConfig, usage="")
+
+
+RUN = "s3://films/runs/a"
+
+
+def state(folder):
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in folder.rglob("*")
+        if p.is_file()
+    }
+
+
+def checkpointed(number):
+    """Writes a run folder as a training has it after some checkpoints."""
+    run = run_folders.RunFolder(RUN)
+    folder = run.folder
+    kept = folder / f"checkpoints/step-{number}"
+    shutil.rmtree(folder / f"checkpoints/step-{number - 2}", ignore_errors=True)
+    kept.mkdir(parents=True, exist_ok=True)
+    (kept / "arrays.npz").write_bytes(b"weights %d" % number)
+    (folder / "history.csv").write_bytes(b"epoch\n" * number)
+    (folder / "run.flags").write_bytes(b"--seed=1\n")
+    (folder / ".lock").write_bytes(b"1")
+    return run, {n: d for n, d in state(folder).items() if n != ".lock"}
+
+
+def test_a_kill_between_any_two_objects_leaves_one_whole_state(
+    bucket, monkeypatch, tmp_path
+):
+    here = tmp_path / "cache"
+    run, before = checkpointed(1)
+    run.send()
+    originals = {n: getattr(Remote, n) for n in ("_put", "write", "copy", "remove")}
+    seen, limit, done = set(), 0, False
+    while not done:
+        run, after = checkpointed(2)
+        calls = [None] * limit
+        with monkeypatch.context() as patch:
+            for name, method in originals.items():
+                patch.setattr(Remote, name, dying(method, calls))
+            try:
+                run.send()
+                done = True
+            except Crash:
+                limit += 1
+        monkeypatch.setenv("CXR_CACHE_DIR", str(tmp_path / f"machine {limit}"))
+        found = state(run_folders.fetched(RUN))
+        assert found in (before, after)
+        seen.add(found == after)
+        monkeypatch.setenv("CXR_CACHE_DIR", str(here))
+        if not done:
+            shutil.rmtree(here)
+            for obj in bucket.objects.all():
+                obj.delete()
+            run, before = checkpointed(1)
+            run.send()
+    assert limit > 4 and seen == {False, True}
+    keys = {o.key.removeprefix("runs/a/") for o in bucket.objects.all()}
+    assert keys == {*after, "commit.json"}
+
+
+def test_the_newer_side_counts(bucket, monkeypatch, tmp_path):
+    run, _ = checkpointed(1)
+    run.send()
+    _, newer_here = checkpointed(2)
+    assert state(run_folders.fetched(RUN)).items() >= newer_here.items()
+    monkeypatch.setenv("CXR_CACHE_DIR", str(tmp_path / "another machine"))
+    run_folders.fetched(RUN)
+    other, newer_there = checkpointed(3)
+    other.send()
+    monkeypatch.setenv("CXR_CACHE_DIR", str(tmp_path / "cache"))
+    with pytest.raises(cli.UsageError, match="another process has written"):
+        run.send()
+    found = state(run_folders.fetched(RUN))
+    assert {n: d for n, d in found.items() if n != ".lock"} == newer_there
+
+
+def test_a_flipped_byte_of_a_run_is_named(bucket, monkeypatch, tmp_path):
+    run, _ = checkpointed(1)
+    run.send()
+    flip(bucket, "runs/a/history.csv")
+    monkeypatch.setenv("CXR_CACHE_DIR", str(tmp_path / "cold"))
+    with pytest.raises(cli.DataError, match=f"{RUN}/history.csv: not the bytes"):
+        run_folders.fetched(RUN)

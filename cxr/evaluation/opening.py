@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cxr import class_names, cli, files, records, runs
-from cxr.storage import sets
+from cxr.storage import places, sets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +20,7 @@ class EvaluateConfig:
         "run folder; several (repeat the flag, or commas) also give mean, standard "
         "deviation and ensemble; a folder of --seeds runs stands for all of them",
         heading="runs and films",
+        remote=True,
     )
     split: str = cli.option("test", "images to evaluate on", choices=records.SPLITS)
     data_dir: str = cli.option(
@@ -79,7 +80,7 @@ class EvaluateConfig:
     def workdirs(self) -> list[pathlib.Path]:
         """Run folders; the folder above seed-0, seed-1, ... stands for all of them."""
         expanded = []
-        for workdir in map(pathlib.Path, self.workdir):
+        for workdir in (places.local(w, places.RUNS) for w in self.workdir):
             seeds = sorted(p.parent for p in workdir.glob(f"seed-*/{runs.MODEL_INFO}"))
             several = seeds and runs.read_model_info(workdir) is None
             expanded += seeds if several else [workdir]

@@ -68,7 +68,7 @@ class Remote:
         for path, info in listed.items():
             name = path.removeprefix(self._root).removeprefix("/")
             if name and not name.endswith("/"):  # else the mark of an empty folder
-                self._check_name(name)
+                self.check_name(name)
                 tag = info.get("ETag") or info.get("etag") or info.get("LastModified")
                 found[name] = Object(int(info["size"] or 0), str(tag))
         return found
@@ -95,6 +95,11 @@ class Remote:
         """Writes files as objects."""
         for _ in self._each(sent, self._put):
             pass
+
+    def copy(self, name: str, other: str) -> None:
+        """Gives an object another name, too, without its bytes coming here."""
+        with self._telling(name):
+            self._files.cp_file(self._path(name), self._path(other))
 
     def remove(self, names: Iterable[str]) -> None:
         """Removes objects; one that is gone already is no error."""
@@ -126,7 +131,8 @@ class Remote:
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
 
-    def _check_name(self, name: str) -> None:
+    def check_name(self, name: str) -> None:
+        """Raises DataError for a name that is no path of plain parts."""
         plain = posixpath.normpath(name) == name and not name.startswith("..")
         if not plain or "\\" in name or cli.holds_controls(name):
             raise cli.DataError(

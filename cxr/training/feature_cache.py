@@ -135,7 +135,7 @@ class FeatureCache:
     ) -> FeatureSource:
         shaping = {**self._shaping, "split": split, "policy": policy}
         name = files.sha256_bytes(json.dumps(shaping, sort_keys=True).encode())[:16]
-        folder = pathlib.Path(self._config.workdir) / runs.FEATURES / name
+        folder = self._config.run_folder / runs.FEATURES / name
         batch_size = self._config.batch_size
         gpus = tf.config.list_logical_devices("GPU")
         images = _GPU_CHUNK_IMAGES if gpus else CHUNK_IMAGES

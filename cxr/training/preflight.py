@@ -1,7 +1,5 @@
 """Refuses what cannot work before TensorFlow is imported, within a second."""
 
-import pathlib
-
 from cxr import cli, records, runs
 from cxr.config import TrainConfig
 from cxr.storage import sets
@@ -58,7 +56,7 @@ def check_fits(config: TrainConfig, record_set: records.RecordSet) -> None:
 
 def check_run_folder(config: TrainConfig) -> None:
     """Raises where the run folder cannot be used; creates nothing."""
-    workdir = pathlib.Path(config.workdir)
+    workdir = config.run_folder
     if workdir.exists() and not workdir.is_dir():
         raise cli.UsageError(f"--workdir={workdir}: is a file; expected a folder")
     if config.resume == "never" and (workdir / runs.FLAGS).exists():

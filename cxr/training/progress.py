@@ -1,6 +1,5 @@
 """Shows training to a person: progress bar, a line an epoch, TensorBoard."""
 
-import pathlib
 import time
 from typing import Any
 
@@ -119,7 +118,7 @@ class RunLog:
     """
 
     def __init__(self, config: TrainConfig):
-        self._config, self._workdir = config, pathlib.Path(config.workdir)
+        self._config, self._workdir = config, config.run_folder
         self._board = None
         if config.tensorboard:
             self._board = board.Board(self._workdir / runs.TENSORBOARD, config)

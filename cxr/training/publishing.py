@@ -56,7 +56,7 @@ def publish(
       validation: on which threshold and temperature are chosen; the test split is
         never opened here.
     """
-    workdir, manifest = pathlib.Path(config.workdir), record_set.manifest
+    workdir, manifest = config.run_folder, record_set.manifest
     model = models.build(spec, dtype="float32")
     model.set_weights(best)
     probabilities = _predict(config, manifest, model, validation)

@@ -1,7 +1,6 @@
 """Trains from records to a finished run folder, resumable at every step."""
 
 import contextlib
-import pathlib
 import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ from cxr import cli, environment, records, runs, schedules
 from cxr.config import TrainConfig
 from cxr.input import augmenters
 from cxr.input.shard_check import ShardCheck
+from cxr.storage import run_folders
 from cxr.training import (
     builders,
     checkpoints,
@@ -60,8 +60,13 @@ def train(
       Diverged: training met a loss that is not finite.
       Interrupted: SIGINT or SIGTERM came; the state is saved.
     """
-    workdir = pathlib.Path(config.workdir)
-    with runs.lock(workdir), signals.watch() as interruption:
+    mirror = run_folders.RunFolder(config.workdir)
+    workdir = mirror.folder
+    with (
+        runs.lock(workdir),
+        signals.watch() as interruption,
+        mirror.sending(),
+    ):
         runs.settle(workdir)
         decision = resuming.decide(workdir, config, record_set.manifest)
         anew = decision.course is resuming.Course.ANEW
@@ -76,7 +81,7 @@ def train(
                 if run := decision.finished:
                     _leave_finished(run, config, record_set)
                 else:
-                    Trainer(config, record_set, interruption, anew=anew).fit()
+                    Trainer(config, record_set, interruption, mirror, anew=anew).fit()
             run = runs.open_run(workdir)
             _tidy(run, config)
             stale.say(stale.mark(run))
@@ -120,7 +125,7 @@ def _telling_out_of_memory(config: TrainConfig) -> Iterator[None]:
 
 def _states(config: TrainConfig) -> checkpoints.StateFolder:
     return checkpoints.StateFolder(
-        pathlib.Path(config.workdir),
+        config.run_folder,
         keep=config.keep_checkpoints,
         best_metric=config.best_metric,
     )
@@ -133,6 +138,7 @@ class Trainer:
       config: the run's flags.
       record_set: the data set.
       interruption: asked between steps whether to stop.
+      mirror: the run folder, sent at each checkpoint where it lies in a bucket.
       anew: leave what checkpoints there are.
     """
 
@@ -141,12 +147,13 @@ class Trainer:
         config: TrainConfig,
         record_set: records.RecordSet,
         interruption: signals.Interruption,
+        mirror: run_folders.RunFolder,
         *,
         anew: bool = False,
     ):
         self._config, self._record_set = config, record_set
-        self._interruption = interruption
-        self._workdir = pathlib.Path(config.workdir)
+        self._interruption, self._mirror = interruption, mirror
+        self._workdir = config.run_folder
         before = None if anew else environment.read(self._workdir)
         recorded = before.precision if before else None
         self._devices = devices.setup(config, recorded=recorded)
@@ -384,6 +391,7 @@ class Trainer:
         self._states.save_if_best(position, self._model.get_weights)
         self._save(step)
         self._log.epoch(position.rows)
+        self._mirror.try_sending()
 
     def _run_steps(self, run: StageRun, *, end: int) -> dict[str, float | None]:
         """Runs the steps up to `end`; returns the history's time columns."""
@@ -413,6 +421,7 @@ class Trainer:
                 every = config.checkpoint_every_steps
                 if every and position.step % every == 0:
                     self._save(run.step)
+                    self._mirror.try_sending()
                 self._interruption.check()
             self._check_finite(run.step)
         finally:
