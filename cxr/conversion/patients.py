@@ -56,14 +56,15 @@ def identify(images: Sequence[Converted], pattern: str) -> tuple[list[Identity],
     """
     parse = parser(pattern)
     originals = _originals(images)
-    found = []
+    found, names = [], dict[str, str]()  # the films of a patient share one text
     told = collections.defaultdict(list)  # (path, patient) by label, of the names
     for image in images:
         path = originals.get(image.path, image.path)
         subtype, patient = parse(path)
         key = f"{subtype}:{patient}" if subtype and patient else patient
-        found.append(Identity(image.patient or key or path, subtype))
-        if key and not image.patient:
+        name = image.patient or key or path
+        found.append(Identity(names.setdefault(name, name), subtype))
+        if key and not image.patient and not pattern:
             told[image.label].append((image.path, key))
     if not pattern:
         _check_plausible(told)

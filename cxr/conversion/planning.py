@@ -416,14 +416,18 @@ def _folds(
 
 
 def _mark_duplicates(members: list[Example]) -> list[Example]:
-    first: dict[bytes, str] = {}
-    marked = []
-    for example in sorted(members, key=lambda example: example.image.path):
-        path = example.image.path
-        original = first.setdefault(example.image.digest, path)
-        copy = original != path
-        marked.append(example._replace(duplicate_of=original) if copy else example)
-    return marked
+    order = sorted(members, key=lambda example: example.image.path)
+    originals = {
+        copy.image.path: copies[0].image.path
+        for copies in splitting.identical(order)
+        for copy in copies[1:]
+    }
+    return [
+        example._replace(duplicate_of=originals[example.image.path])
+        if example.image.path in originals
+        else example
+        for example in order
+    ]
 
 
 def _shards(
