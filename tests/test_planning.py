@@ -18,7 +18,9 @@ from cxr.conversion.spool import Converted
 
 def film(path: str, *, sha: bytes = b"", side: str = "", folder: str = "") -> Converted:
     source = Source(path, folder or path.split("/")[-2], side)
-    return Converted(source, digest=sha or f"sha of {path}".encode(), length=1000)
+    digest = sha or f"sha of {path}"
+    digest = digest.encode() if isinstance(digest, str) else digest
+    return Converted(source, digest=digest, length=1000)
 
 
 def films_of(patients: dict[str, int]) -> list[Converted]:
