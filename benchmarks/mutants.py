@@ -246,12 +246,15 @@ def run(config: MutantsConfig) -> int:
         for number, mutant in enumerate(draw(tree, config.seed, config.count), 1):
             if config.only and str(number) not in config.only:
                 continue
+            cli.note(f"fault {number}, {mutant.path} ...")
             path = tree / mutant.path
             source = path.read_text()
             planted = mutant.plant(source)
             path.write_text(planted)
             runs = (tests_of(tree, mutant.path), fast_loop(tree))
-            killer = next(filter(None, (first_failure(tree, r) for r in runs if r)), None)
+            killer = next(
+                filter(None, (first_failure(tree, r) for r in runs if r)), None
+            )
             path.write_text(source)
             if killer and killer.startswith("tests/") and first_failure(tree, [killer]):
                 killer = f"{killer}, which fails without it, too"
