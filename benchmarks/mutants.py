@@ -3,10 +3,10 @@
   python -m benchmarks.mutants --seed=0 --count=20
 
 Draws faults of five kinds in turn (comparison, arithmetic, constant, boolean, return)
-from `cxr/` and `tools/`, plants each in a copy of the tree, and runs its module's tests,
-then the fast loop of CONTRIBUTING.md, up to the first test that fails. That test must
-pass without the fault. Prints each fault with what killed it; the survivors are listed
-in benchmarks/mutants.md: as equivalent, or with the test that they brought.
+from `cxr/` and `tools/`, plants each in a copy of the tree, and runs the tests of its
+module, then the fast loop of CONTRIBUTING.md, up to the first test that fails. That
+test must pass without the fault. Prints each fault with what killed it; the survivors
+are listed in benchmarks/mutants.md: as equivalent, or with the test that they brought.
 """
 
 import ast
