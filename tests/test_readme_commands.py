@@ -35,6 +35,8 @@ NOT_RUN = {
     "-m cxr.bench": "takes a minute; tests/test_bench.py runs it",
     "-m tools.compare_loaders": "tests/test_compare_loaders.py runs it",
     "-m benchmarks.": "is measured by hand",
+    "--fold=": "tests/test_folds.py trains and joins folds",
+    "--workdir=runs/small_cnn-fold": "tests/test_folds.py trains and joins folds",
     "--format=onnx": "tests/test_export.py runs it",
     "--format=openvino": "tests/test_export.py runs it",
     "--format=litert": "tests/test_export.py runs it",
@@ -49,7 +51,6 @@ SMALLER = {
     "cxr.evaluate": "--draws=100 --explain=2",
     "--workdir=runs/vgg16": "--noreport",
     "--workdir=runs/cnn": "--noreport",
-    "--workdir=runs/small_cnn-fold0,runs/small_cnn-fold1": "--noreport",
 }
 
 
