@@ -11,7 +11,7 @@ import pytest
 from benchmarks import damaged_films as films
 from benchmarks import hostile_bytes, hostile_films
 from cxr import images
-from cxr.images import limits, run_codes, sectors
+from cxr.images import damage, limits, run_codes, sectors, tiff
 from cxr.reasons import BadImage
 
 SIZE = 224
@@ -319,6 +319,15 @@ def test_packbits_that_do_not_fill_a_row_are_refused(codes):
         run_codes.packbits_rows(codes, 6, run_codes.packbits_budget())
 
 
+def test_scans_of_a_tiffs_jpeg_cost_the_pixels_of_its_piece(monkeypatch):
+    layout = tiff.Layout(100, 50, 8, 1, 7, 1, 100, 100, [], b"", 0)
+    monkeypatch.setattr(damage, "check_jpeg", lambda part: 3)
+    for limit, said in ((14_999, "more than 14999"), (15_000, "TIFF: JPEG")):
+        budget = limits.Budget(limit, "pixels")
+        with pytest.raises(BadImage, match=said):
+            tiff._check_jpeg(b"\xff\xd8", tiff.Piece(0, 2, 50, 50), layout, budget)
+
+
 # --- zeros
 
 
@@ -333,6 +342,16 @@ def test_only_runs_from_sector_to_sector_are_lost_ones(begin, end, seen):
             sectors.check_sectors(data, "BMP")
     else:
         sectors.check_sectors(data, "BMP")
+
+
+def test_a_picture_that_explains_no_run_excuses_no_end_but_the_files():
+    def unexplained(begin, end):
+        return False
+
+    data = b"x" * 512 + bytes(513) + b"x" * 600
+    sectors.check_sectors(data, "BMP", unexplained)
+    with pytest.raises(BadImage, match="bytes 512 to 1025"):
+        sectors.check_sectors(data[:1025], "BMP", unexplained)
 
 
 def test_black_that_goes_on_below_is_natural():

@@ -199,3 +199,15 @@ def test_a_record_cut_short_shows():
     for length in range(len(whole)):
         framed = [whole[:length]]
         assert tfrecord.intact(framed, tfrecord.stored_crcs(framed)) == [False]
+
+
+@pytest.mark.parametrize("header", ["path,reason", "path,reason,detail", "path"])
+def test_a_quarantine_needs_two_columns(make_records, monkeypatch, header):
+    record_set = make_records({"train": 4})
+    table = f"{header}\n{header}\n".encode()
+    monkeypatch.setattr(records.RecordSet, "_side_file", lambda *_: table)
+    if "reason" in header:
+        assert record_set.quarantine()[0]["reason"] == "reason"
+    else:
+        with pytest.raises(cli.DataError, match="no columns 'path', 'reason'"):
+            record_set.quarantine()

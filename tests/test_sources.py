@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import sys
 
 import pytest
 
@@ -129,6 +130,14 @@ def test_kaggle_without_network_says_what_to_do(monkeypatch):
     assert "kaggle.com/datasets/paultimothymooney/chest-xray-pneumonia" in message
     assert "--input_dir=" in message
     assert len(message.splitlines()) <= 6
+
+
+def test_kaggle_without_its_extra_is_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "kagglehub", None)
+    with pytest.raises(cli.UnavailableError) as caught:
+        sources.download("owner/set")
+    assert "pip install 'cxr[kaggle]'" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_kaggle_gives_the_downloaded_folder(monkeypatch, tmp_path):

@@ -256,6 +256,7 @@ def test_the_pipeline_knows_no_keras():
         ["benchmarks.hostile_films", "--damaged=-1"],
         ["benchmarks.gpu_acceptance", "--only=nothing"],
         ["benchmarks.compute_peers", "--output_dir=x", "--cases=none"],
+        ["benchmarks.mutants", "--count=0"],
         ["benchmarks.notebook_recipe", "--input_dir=/no/where", "--output_dir=x"],
     ],
     ids=" ".join,

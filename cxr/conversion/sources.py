@@ -144,8 +144,8 @@ def download(handle: str) -> pathlib.Path:
 
     Raises:
       UsageError: the handle has another form.
-      UnavailableError: no network, no such set, no permission; says what to do
-        by hand.
+      UnavailableError: no extra `kaggle`, no network, no such set, no permission;
+        says what to do.
     """
     owner, _, dataset = handle.partition("/")
     if not owner or not dataset or "/" in dataset:
@@ -155,9 +155,14 @@ def download(handle: str) -> pathlib.Path:
         )
     try:
         import kagglehub  # late: it costs 0.5 s, and only this source needs it
-
+    except ImportError as error:
+        raise cli.UnavailableError(
+            f"--input_dir={KAGGLE_PREFIX}{handle}: needs kagglehub: pip install "
+            "'cxr[kaggle]'"
+        ) from error
+    try:
         return pathlib.Path(kagglehub.dataset_download(handle))
-    except Exception as error:  # network, HTTP, credentials, missing package
+    except Exception as error:  # network, HTTP, credentials
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise cli.UnavailableError(
             f"--input_dir={KAGGLE_PREFIX}{handle}: download failed: {reason}\n"
