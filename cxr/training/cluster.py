@@ -76,7 +76,9 @@ class _Cluster(Workers):
     def all_gather(self, array: np.ndarray) -> np.ndarray:
         content = np.ascontiguousarray(array).tobytes()
         words = np.frombuffer(content.ljust(-(-len(content) // 4) * 4, b"\0"), np.int32)
-        found = _gather(tf.constant(words[np.newaxis]), tf.constant(self.count))
+        # Collectives of one key have one shape.
+        key = tf.constant(len(words), tf.int32)
+        found = _gather(tf.constant(words[np.newaxis]), tf.constant(self.count), key)
         parts = [row.tobytes()[: len(content)] for row in found.numpy()]
         whole = np.frombuffer(b"".join(parts), array.dtype)
         return whole.reshape(self.count, *array.shape)
@@ -106,13 +108,13 @@ class _Shared(signals.Interruption):
 
 
 @tf.function(reduce_retracing=True, autograph=False)
-def _gather(rows: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+def _gather(rows: tf.Tensor, count: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
     with tf.device("CPU:0"):
         return tf.raw_ops.CollectiveGatherV2(
             input=rows,
             group_size=count,
             group_key=_GROUP,
-            instance_key=_GROUP,
+            instance_key=key,
             ordering_token=[],
             communication_hint="ring",
         )

@@ -447,12 +447,10 @@ def _shares(
     batches: tf.data.Dataset, strategy: tf.distribute.Strategy, batch_size: int
 ) -> Iterator:
     """Iterates whole batches, of each the part of this process's replicas."""
-    replicas = strategy.num_replicas_in_sync
-    local = len(strategy.extended.worker_devices)
-    if local == replicas:
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         yield from strategy.experimental_distribute_dataset(batches)
         return
-    size = batch_size // replicas
+    size = batch_size // strategy.num_replicas_in_sync
 
     def part(batch, context):
         at = context.replica_id_in_sync_group * size
