@@ -10,6 +10,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -178,9 +179,9 @@ def _watching(workers: Workers) -> Iterator[None]:
                 gone = [i for i, state in enumerate(states) if state is not None]
                 if not gone:
                     continue
-                reason = f"worker {gone[0]} is gone"
+                reason = f"worker {gone[0]} is gone; start all again"
             if not over.wait(_LAST_WORDS_S):
-                cli.note(f"error: {reason}; start all workers again")
+                cli.note(f"error: {reason}")
                 os._exit(_EXIT_LOST)
 
     threading.Thread(target=watch, name="watch", daemon=True).start()
@@ -206,4 +207,7 @@ def _tells_of_others(error: tf.errors.OpError) -> bool:
 
 
 def _explain(text: str) -> str:
-    return f"another worker is gone or cannot be reached: {' '.join(text.split())[:300]}"
+    """Names the worker that an error of TensorFlow is about."""
+    if found := re.search(r"remote target /job:worker/replica:\d+/task:(\d+)", text):
+        return f"worker {found[1]} is gone or cannot be reached; start all again"
+    return f"another worker is gone: {' '.join(text.split())[-300:]}; start all again"

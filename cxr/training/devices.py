@@ -108,9 +108,7 @@ def iterate(
         local = strategy.num_replicas_in_sync // workers
         size = batches.element_spec[0].shape[0] // local
         # Else the workers would ask each other before each step who has a batch left.
-        endless = tf.data.experimental.assert_cardinality(
-            tf.data.INFINITE_CARDINALITY
-        )
+        endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
         replica = batches.rebatch(size, drop_remainder=True).apply(endless)
         return iter(strategy.distribute_datasets_from_function(lambda _: replica))
     if strategy.num_replicas_in_sync > 1:  # it also copies to the devices ahead

@@ -95,9 +95,7 @@ def _lead(
                 if run := decision.finished:
                     _leave_finished(run, config, record_set)
                 else:
-                    Trainer(
-                        config, record_set, interruption, workers, anew=anew
-                    ).fit()
+                    Trainer(config, record_set, interruption, workers, anew=anew).fit()
             run = runs.open_run(workdir)
             _tidy(run, config)
             stale.say(stale.mark(run))
