@@ -97,6 +97,16 @@ def columns(order: np.ndarray, batch_size: int, worker: int, count: int) -> np.n
     return rows[:, worker * share : (worker + 1) * share].reshape(-1)
 
 
+def _part(
+    number: int, edges: np.ndarray, epoch: int, order_of: Callable[[int], np.ndarray]
+) -> np.ndarray:
+    """Returns the indices of some batches: of a group, then of an epoch."""
+    later = number - (len(edges) - 1)
+    if later >= 0:
+        return order_of(epoch + 1 + later)[: edges[-1]]
+    return order_of(epoch)[edges[number] : edges[number + 1]]
+
+
 def open_split(
     record_set: records.RecordSet,
     split: str,
@@ -201,12 +211,7 @@ class ImageSource:
         Raises:
           UsageError: `batch_size` exceeds the split.
         """
-        steps = self.n // batch_size
-        if not steps:
-            raise cli.UsageError(
-                f"--batch_size={batch_size}: training needs one full batch, the "
-                f"split holds {self.n} images"
-            )
+        steps = self._steps(batch_size)
         epoch, done = divmod(start_step, steps)
         # Several batches are loaded in one call and handed out as slices: the cost of a
         # call (40 us to gather, 200 us to read, where a batch of 32 itself takes 70 and
@@ -220,12 +225,7 @@ class ImageSource:
         order_of = functools.lru_cache(maxsize=1)(functools.partial(self._order, seed))
 
         def part(number: int) -> np.ndarray:
-            """Returns the indices of some batches: of a group, then of an epoch."""
-            later = number - (len(edges) - 1)
-            if later >= 0:
-                batches = order_of(epoch + 1 + later)[: edges[-1]]
-            else:
-                batches = order_of(epoch)[edges[number] : edges[number + 1]]
+            batches = _part(number, edges, epoch, order_of)
             return columns(batches, batch_size, worker, workers)
 
         if self._resident:
@@ -243,6 +243,16 @@ class ImageSource:
         # As slices; to make a dataset of each group's (`from_tensor_slices`, `unbatch`)
         # took a fifth of the images a second at B = 32.
         return self._finished(groups.rebatch(share, drop_remainder=True))
+
+    def _steps(self, batch_size: int) -> int:
+        """Returns the full batches of an epoch, at least one."""
+        steps = self.n // batch_size
+        if not steps:
+            raise cli.UsageError(
+                f"--batch_size={batch_size}: training needs one full batch, the "
+                f"split holds {self.n} images"
+            )
+        return steps
 
     def evaluation(self, batch_size: int, *, start: int = 0) -> tf.data.Dataset:
         """Returns each example once, in index order, the last batch partial.

@@ -208,6 +208,6 @@ def _tells_of_others(error: tf.errors.OpError) -> bool:
 
 def _explain(text: str) -> str:
     """Names the worker that an error of TensorFlow is about."""
-    if found := re.search(r"remote target /job:worker/replica:\d+/task:(\d+)", text):
+    if found := re.search(r"(?:remote target |^)\S*/task:(\d+)", text):
         return f"worker {found[1]} is gone or cannot be reached; start all again"
     return f"another worker is gone: {' '.join(text.split())[-300:]}; start all again"
