@@ -41,6 +41,7 @@ _PATHS = re.compile(r"(_dir|_csv|_file)$|^(workdir|compare|output|baseline|weigh
 # They turn the order of what is shown: embeddings, overrides, isolates.
 _BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _copies: list[Callable[[str], None]] = []  # who else gets what is printed
+_muted = False  # whether another process says the same
 _name = ""  # of the run that the lines are about
 
 
@@ -213,6 +214,8 @@ def holds_controls(text: str) -> bool:
 
 def say(*lines: str) -> None:
     """Prints lines on stdout at once, also into a pipe."""
+    if _muted:
+        return
     _print("\n".join(lines), sys.stdout)
 
 
@@ -234,6 +237,17 @@ def copying(write: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         _copies.remove(write)
+
+
+@contextlib.contextmanager
+def muted() -> Iterator[None]:
+    """Says nothing within the block, because another process does; notes still come."""
+    global _muted
+    before, _muted = _muted, True
+    try:
+        yield
+    finally:
+        _muted = before
 
 
 @contextlib.contextmanager

@@ -185,7 +185,7 @@ class TrainConfig:
     strategy: str = cli.option(
         "auto",
         "'mirrored' trains on all GPUs at once; 'auto' does so where there are "
-        "several; 'multi_worker' is reserved",
+        "several; 'multi_worker' on all workers of TF_CONFIG or SLURM",
         choices=("auto", "none", "mirrored", "multi_worker"),
     )
     virtual_devices: int = cli.option(
@@ -255,6 +255,16 @@ class TrainConfig:
     def validate(self) -> None:
         """Checks what one field's bounds cannot say; raises UsageError."""
         _refuse_reserved(self)
+        if self.virtual_devices and self.strategy == "multi_worker":
+            raise cli.UsageError(
+                f"--virtual_devices={self.virtual_devices}: not with "
+                "--strategy=multi_worker, whose workers have one CPU each"
+            )
+        if self.strategy == "multi_worker" and places.is_remote(self.workdir):
+            raise cli.UsageError(
+                f"--workdir={self.workdir}: --strategy=multi_worker needs a folder on "
+                "a disk that all workers share"
+            )
         if self.batch_size % max(self.virtual_devices, 1):
             raise cli.UsageError(
                 f"--batch_size={self.batch_size} is not a multiple of "
@@ -293,6 +303,5 @@ def result_fields(config: TrainConfig) -> dict[str, object]:
 
 
 def _refuse_reserved(config: TrainConfig) -> None:
-    for flag, value in (("cache", "device"), ("strategy", "multi_worker")):
-        if getattr(config, flag) == value:
-            raise cli.UnavailableError(f"--{flag}={value} is not yet supported")
+    if config.cache == "device":
+        raise cli.UnavailableError("--cache=device is not yet supported")

@@ -21,6 +21,7 @@ def train(config: TrainConfig) -> list[runs.Run]:
     """Trains one run, or one for each of `config.seeds`; returns them finished."""
     said: list[str] = []  # there is no log before there is a run folder
     with cli.copying(said.append):
+        preflight.check_cluster(config)
         if config.dataset == PHANTOM:
             from cxr.synthesis import phantom_set
 

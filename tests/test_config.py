@@ -34,7 +34,11 @@ def test_flags_round_trip(tmp_path):
     ("flags", "error", "words"),
     [
         (["--cache=device"], cli.UnavailableError, "not yet supported"),
-        (["--strategy=multi_worker"], cli.UnavailableError, "not yet supported"),
+        (
+            ["--strategy=multi_worker", "--virtual_devices=2"],
+            cli.UsageError,
+            "--virtual_devices=2",
+        ),
         (["--batch_size=5", "--virtual_devices=2"], cli.UsageError, "--batch_size=5"),
         (["--epochs=0"], cli.UsageError, "--epochs=0"),
         (["--model=cnn", "--feature_cache"], cli.UsageError, "--model=cnn"),

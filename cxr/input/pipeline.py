@@ -83,6 +83,30 @@ def stream_order(shard_sizes: tuple[int, ...], seed: int, epoch: int) -> np.ndar
     return order[np.lexsort((ranks, window))]
 
 
+def columns(order: np.ndarray, batch_size: int, worker: int, count: int) -> np.ndarray:
+    """Returns what one of `count` workers reads of whole batches: its columns of each.
+
+    Args:
+      order: int64 [steps * batch_size].
+      batch_size: of all workers together, a multiple of `count`.
+      worker: from 0.
+      count: of workers.
+    """
+    share = batch_size // count
+    rows = order.reshape(-1, batch_size)
+    return rows[:, worker * share : (worker + 1) * share].reshape(-1)
+
+
+def _part(
+    number: int, edges: np.ndarray, epoch: int, order_of: Callable[[int], np.ndarray]
+) -> np.ndarray:
+    """Returns the indices of some batches: of a group, then of an epoch."""
+    later = number - (len(edges) - 1)
+    if later >= 0:
+        return order_of(epoch + 1 + later)[: edges[-1]]
+    return order_of(epoch)[edges[number] : edges[number + 1]]
+
+
 def open_split(
     record_set: records.RecordSet,
     split: str,
@@ -160,7 +184,13 @@ class ImageSource:
         self._python_functions: set[Callable] = set()
 
     def training(
-        self, batch_size: int, seed: int, *, start_step: int = 0
+        self,
+        batch_size: int,
+        seed: int,
+        *,
+        start_step: int = 0,
+        worker: int = 0,
+        workers: int = 1,
     ) -> tf.data.Dataset:
         """Returns the endless training batches from a global step on.
 
@@ -171,20 +201,17 @@ class ImageSource:
           batch_size: B, at most `n`.
           seed: of the order.
           start_step: global step of the first batch, counted from 0.
+          worker: the one that reads, from 0.
+          workers: how many share each batch, every one its columns.
 
         Returns:
-          Dataset of `(images uint8 [B, S, S, 1], labels int32 [B], example indices
-          int64 [B])`, B static.
+          Dataset of `(images uint8 [b, S, S, 1], labels int32 [b], example indices
+          int64 [b])`, b = B / workers, static.
 
         Raises:
           UsageError: `batch_size` exceeds the split.
         """
-        steps = self.n // batch_size
-        if not steps:
-            raise cli.UsageError(
-                f"--batch_size={batch_size}: training needs one full batch, the "
-                f"split holds {self.n} images"
-            )
+        steps = self._steps(batch_size)
         epoch, done = divmod(start_step, steps)
         # Several batches are loaded in one call and handed out as slices: the cost of a
         # call (40 us to gather, 200 us to read, where a batch of 32 itself takes 70 and
@@ -198,18 +225,16 @@ class ImageSource:
         order_of = functools.lru_cache(maxsize=1)(functools.partial(self._order, seed))
 
         def part(number: int) -> np.ndarray:
-            """Returns the indices of some batches: of a group, then of an epoch."""
-            later = number - (len(edges) - 1)
-            if later >= 0:
-                return order_of(epoch + 1 + later)[: edges[-1]]
-            return order_of(epoch)[edges[number] : edges[number + 1]]
+            batches = _part(number, edges, epoch, order_of)
+            return columns(batches, batch_size, worker, workers)
 
         if self._resident:
             self._resident.expect(np.roll(order_of(epoch), -edges[0]))
         numbers = tf.data.Dataset.range(np.iinfo(np.int64).max)
         parts = numbers.map(self._choosing(part))
         # Again and again, so now and then one batch comes alone.
-        chosen = parts.rebatch([batch_size, *[group * batch_size] * 999])
+        share = batch_size // workers
+        chosen = parts.rebatch([share, *[group * share] * 999])
         groups = chosen.map(_as_it_stands(self._load), self._calls)
         if not self._resident:
             # One ready beside those under way: a thread that is done before its turn
@@ -217,7 +242,17 @@ class ImageSource:
             groups = groups.prefetch(1)
         # As slices; to make a dataset of each group's (`from_tensor_slices`, `unbatch`)
         # took a fifth of the images a second at B = 32.
-        return self._finished(groups.rebatch(batch_size, drop_remainder=True))
+        return self._finished(groups.rebatch(share, drop_remainder=True))
+
+    def _steps(self, batch_size: int) -> int:
+        """Returns the full batches of an epoch, at least one."""
+        steps = self.n // batch_size
+        if not steps:
+            raise cli.UsageError(
+                f"--batch_size={batch_size}: training needs one full batch, the "
+                f"split holds {self.n} images"
+            )
+        return steps
 
     def evaluation(self, batch_size: int, *, start: int = 0) -> tf.data.Dataset:
         """Returns each example once, in index order, the last batch partial.

@@ -219,10 +219,18 @@ class StateFolder:
       workdir: the run folder.
       keep: newest states that stay when the run is finished.
       best_metric: which epoch counts as best, see `schedules.best_row`.
+      writes: False where another worker of the same run does.
     """
 
-    def __init__(self, workdir: pathlib.Path, *, keep: int, best_metric: str):
-        self._folder = workdir / runs.CHECKPOINTS
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        *,
+        keep: int,
+        best_metric: str,
+        writes: bool = True,
+    ):
+        self._folder, self._writes = workdir / runs.CHECKPOINTS, writes
         self._keep, self._best_metric = keep, best_metric
 
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
@@ -237,8 +245,24 @@ class StateFolder:
                 position_of(checkpoint)
         return checkpoint, passed
 
+    def named(self, name: str) -> Checkpoint:
+        """Returns the state of that name, which another worker has found valid.
+
+        Raises:
+          DataError: it cannot be read here.
+        """
+        try:
+            return load(self._folder / name)
+        except Damaged as error:
+            raise cli.DataError(
+                f"{self._folder / name}: the chief can read it, this worker cannot "
+                f"({error}); do all share --workdir?"
+            ) from error
+
     def save(self, position: Position, variables: dict[str, np.ndarray]) -> None:
         """Saves the state of this moment."""
+        if not self._writes:
+            return
         state = dataclasses.asdict(position)
         checkpoint = Checkpoint(position.name, variables, state)
         save(self._folder, checkpoint, keep=max(self._keep, _KEPT_IN_TRAINING))
@@ -253,7 +277,7 @@ class StateFolder:
           weights: called for them only then.
         """
         epoch = len(position.rows)
-        if self.best_epoch(position) != epoch:
+        if not self._writes or self.best_epoch(position) != epoch:
             return
         self.save_best(epoch, weights())
 

@@ -39,12 +39,18 @@ class Devices:
         return self.strategy.num_replicas_in_sync
 
 
-def setup(config: TrainConfig, *, recorded: str | None = None) -> Devices:
+def setup(
+    config: TrainConfig,
+    *,
+    recorded: str | None = None,
+    strategy: tf.distribute.Strategy | None = None,
+) -> Devices:
     """Prepares devices as the configuration asks and seeds everything global.
 
     Args:
       config: the flags.
       recorded: the precision that the run has begun with, which `auto` keeps.
+      strategy: of a cluster, where one has been joined.
 
     Raises:
       UsageError: the batch does not divide over the replicas.
@@ -54,7 +60,10 @@ def setup(config: TrainConfig, *, recorded: str | None = None) -> Devices:
     keras.utils.set_random_seed(config.seed)
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
-    strategy, names = _strategy(config, gpus)
+    if strategy:
+        names = tuple(map(_describe, gpus)) or (_describe_cpu(),)
+    else:
+        strategy, names = _strategy(config, gpus)
     replicas = strategy.num_replicas_in_sync
     if config.batch_size % replicas:
         raise cli.UsageError(
@@ -83,6 +92,7 @@ def iterate(
     *,
     strategy: tf.distribute.Strategy,
     in_graph: bool = False,
+    workers: int = 1,
 ) -> Iterator:
     """Iterates training batches the fastest way that the devices allow.
 
@@ -91,8 +101,16 @@ def iterate(
         own, which spares 200 us a batch.
       batches: training batches.
       strategy: hands each replica its share.
+      workers: that share each batch; `batches` are then this one's columns.
       in_graph: a tf.data iterator is needed, to draw from inside a tf.function.
     """
+    if workers > 1:
+        local = strategy.num_replicas_in_sync // workers
+        size = batches.element_spec[0].shape[0] // local
+        # Else the workers would ask each other before each step who has a batch left.
+        endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+        replica = batches.rebatch(size, drop_remainder=True).apply(endless)
+        return iter(strategy.distribute_datasets_from_function(lambda _: replica))
     if strategy.num_replicas_in_sync > 1:  # it also copies to the devices ahead
         return iter(strategy.experimental_distribute_dataset(batches))
     if gpus := tf.config.list_logical_devices("GPU"):

@@ -15,10 +15,11 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from cxr import files, pulse, runs
+from cxr import cli, files, pulse, runs
 from cxr.config import TrainConfig
 from cxr.input import augmenters, pipeline
 from cxr.training import models, progress, publishing, steps
+from cxr.training.cluster import Workers
 
 CHUNK_IMAGES = 512  # of a chunk: half a minute of VGG16 on two cores
 _GPU_CHUNK_IMAGES = 16_384  # some seconds of one GPU: writing must not bound it
@@ -42,15 +43,21 @@ class FeatureSource:
         return len(self.labels)
 
     def training(
-        self, batch_size: int, seed: int, *, start_step: int = 0
+        self,
+        batch_size: int,
+        seed: int,
+        *,
+        start_step: int = 0,
+        worker: int = 0,
+        workers: int = 1,
     ) -> tf.data.Dataset:
         """Like `pipeline.ImageSource.training`, in the same order; epoch e: view e % K.
 
         Returns:
-          Endless dataset of `(features float32 [B, D], labels int32 [B], example
-          indices int64 [B])`.
+          Endless dataset of `(features float32 [b, D], labels int32 [b], example
+          indices int64 [b])`, b = B / workers.
         """
-        steps = self.n // batch_size
+        steps, share = self.n // batch_size, batch_size // workers
         views, _, width = self.features.shape
         table = tf.constant(self.features.reshape(-1, width))
         labels = tf.constant(self.labels)
@@ -60,6 +67,7 @@ class FeatureSource:
                 lambda e: pipeline.epoch_order(self.n, seed, int(e)), [number], tf.int64
             )
             order = tf.reshape(order[: steps * batch_size], [steps, batch_size])
+            order = order[:, worker * share : (worker + 1) * share]
             rows = order + (number % views) * self.n
             return tf.data.Dataset.from_tensor_slices((rows, order))
 
@@ -89,6 +97,7 @@ class FeatureCache:
       model: the network whose `features` layer ends the frozen part.
       strategy: all its replicas compute.
       check: asked between batches; may raise to leave.
+      workers: share the passes; the chief writes.
     """
 
     def __init__(
@@ -99,8 +108,10 @@ class FeatureCache:
         *,
         strategy: tf.distribute.Strategy,
         check: Callable[[], None],
+        workers: Workers,
     ):
         self._config, self._strategy, self._check = config, strategy, check
+        self._workers = workers
         self._backbone = models.feature_model(model)
         self._shaping = {
             "data": data_fingerprint,
@@ -150,7 +161,7 @@ class FeatureCache:
                 for start in range(0, source.n, chunk):
                     count = min(chunk, source.n - start)
                     path = folder / f"view-{view:03d}-{start:08d}.npy"
-                    part = _read(path, count)
+                    part = self._find(path, count)
                     if part is None:
                         batches = source.evaluation(batch_size, start=start)
                         batches = batches.take(-(-count // batch_size))
@@ -161,12 +172,23 @@ class FeatureCache:
                             argument=view,
                             check=self._check,
                         )
-                        _write(path, part)
+                        if self._workers.is_chief:
+                            _write(path, part)
                     parts.append(part)
                     bar.update(count)
                     pulse.at(f"features of {split}, {len(parts)} chunks done")
         features = np.concatenate(parts).reshape(views, source.n, -1)
         return FeatureSource(features, source.labels)
+
+    def _find(self, path: pathlib.Path, count: int) -> np.ndarray | None:
+        """Returns a chunk that the chief has found whole; None where it has not."""
+        part = _read(path, count) if self._workers.is_chief else None
+        if not self._workers.from_chief(lambda: part is not None):
+            return None
+        part = _read(path, count) if part is None else part
+        if part is None:
+            raise cli.DataError(f"{path}: the chief has it; do all share --workdir?")
+        return part
 
     def _extractor(self, policy: str) -> steps.BatchMap:
         """Returns what runs augmented images through the backbone."""
@@ -176,7 +198,9 @@ class FeatureCache:
             outputs = self._backbone(augment(images, view, indices), training=False)
             return tf.cast(outputs, tf.float32)
 
-        return steps.BatchMap(features, strategy=self._strategy)
+        return steps.BatchMap(
+            features, strategy=self._strategy, gather=self._workers.all_gather
+        )
 
 
 def _write(path: pathlib.Path, part: np.ndarray) -> None:

@@ -1,5 +1,7 @@
 """Refuses what cannot work before TensorFlow is imported, within a second."""
 
+import os
+
 from cxr import cli, records, runs
 from cxr.config import TrainConfig
 from cxr.storage import sets
@@ -51,6 +53,17 @@ def check_fits(config: TrainConfig, record_set: records.RecordSet) -> None:
         raise cli.UsageError(
             f"--positive_class={config.positive_class}: expected one of "
             f"{', '.join(classes)}"
+        )
+
+
+def check_cluster(config: TrainConfig) -> None:
+    """Raises UsageError where several workers are asked for and nobody names them."""
+    if config.strategy != "multi_worker":
+        return
+    if not {"TF_CONFIG", "SLURM_PROCID"} & os.environ.keys():
+        raise cli.UsageError(
+            "--strategy=multi_worker: TF_CONFIG is not set, and this is no task of "
+            "SLURM; to try it here: python -m tools.launch_local --workers=2 -- FLAGS"
         )
 
 

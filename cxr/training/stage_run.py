@@ -13,6 +13,7 @@ from cxr.input import augmenters, pipeline
 from cxr.metrics import classification
 from cxr.training import builders, devices, feature_cache, models, progress, steps
 from cxr.training.checkpoints import Position
+from cxr.training.cluster import Workers
 from cxr.training.signals import Interruption
 
 
@@ -29,6 +30,7 @@ class StageRun:
       position: where the run is; the stage began at its `first_step`.
       steps_per_epoch: full batches of the training split.
       evidence: of `debiasing.evidence`, or None.
+      workers: who train together.
 
     Attributes:
       stage: as given.
@@ -48,10 +50,12 @@ class StageRun:
         position: Position,
         steps_per_epoch: int,
         evidence: np.ndarray | None = None,
+        workers: Workers,
     ):
         self.stage = stage
         self.on_features = stage.name == "head" and config.feature_cache
         self._config, self._strategy = config, prepared.strategy
+        self._workers = workers
         builders.set_trainable(model, stage, config)
         cut = models.head_model if self.on_features else models.logits_model
         with self._strategy.scope():
@@ -73,7 +77,9 @@ class StageRun:
             state_of=model,
         )
         self._predict = steps.BatchMap(
-            steps.probabilities(network, config.head), strategy=self._strategy
+            steps.probabilities(network, config.head),
+            strategy=self._strategy,
+            gather=workers.all_gather,
         )
 
     def _use_xla(self, replicas: int) -> bool:
@@ -92,7 +98,11 @@ class StageRun:
         """Takes the examples to train and to validate on, from a global step on."""
         self._validation = validation
         batches = train.training(
-            self._config.batch_size, self._config.seed, start_step=start_step
+            self._config.batch_size,
+            self._config.seed,
+            start_step=start_step,
+            worker=self._workers.index,
+            workers=self._workers.count,
         )
         pipeline.close_at_exit(self)
         self._iterator: Iterator | None = devices.iterate(
@@ -100,6 +110,7 @@ class StageRun:
             batches,
             strategy=self._strategy,
             in_graph=self._config.steps_per_execution > 1,
+            workers=self._workers.count,
         )
 
     def close(self) -> None:

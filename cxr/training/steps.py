@@ -8,7 +8,8 @@ the graph waits for the host, and nothing in a step is read back by Python.
 """
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
@@ -346,7 +347,12 @@ class TrainingStep:
             for i, variable in enumerate(self._optimizer.variables):
                 variable.assign(state[f"optimizer/{i:03d}"])
             for name, variable in self._scalars().items():
-                _assign(variable, state[f"step/{name}"])
+                _assign(variable, state[f"step/{name}"], self._holds_sums)
+
+    @property
+    def _holds_sums(self) -> bool:
+        """Whether sums over all replicas are restored here; of several workers one."""
+        return self._strategy.extended.should_checkpoint
 
     def _scalars(self) -> dict[str, tf.Variable]:
         return {
@@ -361,7 +367,7 @@ class TrainingStep:
         }
 
 
-def _assign(variable: tf.Variable, value: np.ndarray) -> None:
+def _assign(variable: tf.Variable, value: np.ndarray, here: bool) -> None:
     """Gives a variable a value, one that sums over replicas the sum.
 
     Assigned as a whole, such a sum is divided over the replicas and, in integers, loses
@@ -371,7 +377,7 @@ def _assign(variable: tf.Variable, value: np.ndarray) -> None:
         variable.assign(value)
         return
     for replica, part in enumerate(getattr(variable, "values", [variable])):
-        part.assign(value if replica == 0 else np.zeros_like(value))
+        part.assign(value if here and replica == 0 else np.zeros_like(value))
 
 
 class BatchMap:
@@ -381,6 +387,7 @@ class BatchMap:
       function: `(inputs [b, ...], indices int64 [b], argument) -> float32 [b, D]`,
         run on each replica's share.
       strategy: TensorFlow distribution strategy; the current one by default.
+      gather: maps a worker's array to all workers', [workers, ...]; for several.
     """
 
     def __init__(
@@ -388,8 +395,10 @@ class BatchMap:
         function: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor],
         *,
         strategy: tf.distribute.Strategy | None = None,
+        gather: Callable[[np.ndarray], np.ndarray] = lambda array: array[None],
     ):
         self._strategy = strategy or tf.distribute.get_strategy()
+        self._gather = gather
         self._step = tf.function(
             lambda batch, argument: self._strategy.run(function, (*batch, argument))
         )
@@ -423,11 +432,34 @@ class BatchMap:
         )
         argument = tf.constant(argument, tf.int64)
         outputs = []
-        for batch in self._strategy.experimental_distribute_dataset(padded):
+        for batch in _shares(padded, self._strategy, batch_size):
             check()
             shares = self._step(batch, argument)
             outputs += self._strategy.experimental_local_results(shares)
-        return np.concatenate([share.numpy() for share in outputs])[:count]
+        found = np.concatenate([share.numpy() for share in outputs])
+        # Workers have columns of each batch.
+        by_batch = found.reshape(-(-count // batch_size), -1, found.shape[-1])
+        whole = np.moveaxis(self._gather(by_batch), 0, 1)
+        return whole.reshape(-1, found.shape[-1])[:count]
+
+
+def _shares(
+    batches: tf.data.Dataset, strategy: tf.distribute.Strategy, batch_size: int
+) -> Iterator:
+    """Iterates whole batches, of each the part of this process's replicas."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        yield from strategy.experimental_distribute_dataset(batches)
+        return
+    size = batch_size // strategy.num_replicas_in_sync
+
+    def part(batch, context):
+        at = context.replica_id_in_sync_group * size
+        return tuple(tensor[at : at + size] for tensor in batch)
+
+    for batch in batches:
+        yield strategy.experimental_distribute_values_from_function(
+            functools.partial(part, batch)
+        )
 
 
 def probabilities(network: keras.Model, head: str) -> Callable:

@@ -16,6 +16,7 @@ from cxr.storage import run_folders
 from cxr.training import (
     builders,
     checkpoints,
+    cluster,
     debiasing,
     devices,
     feature_cache,
@@ -60,16 +61,36 @@ def train(
       Diverged: training met a loss that is not finite.
       Interrupted: SIGINT or SIGTERM came; the state is saved.
     """
+    with cluster.joined(config) as workers:
+        if workers.is_chief:
+            return _lead(config, record_set, said, workers)
+        if not workers.from_chief(bool):
+            mirror = run_folders.RunFolder(config.workdir)
+            with signals.watch() as own:
+                interruption = workers.shared(own)
+                Trainer(config, record_set, interruption, mirror, workers).fit()
+    return runs.open_run(config.run_folder)
+
+
+def _lead(
+    config: TrainConfig,
+    record_set: records.RecordSet,
+    said: Sequence[str],
+    workers: cluster.Workers,
+) -> runs.Run:
+    """Trains as the one worker, or as the chief of several."""
     mirror = run_folders.RunFolder(config.workdir)
     workdir = mirror.folder
     with (
         runs.lock(workdir),
-        signals.watch() as interruption,
+        signals.watch() as own,
         mirror.sending(),
     ):
+        interruption = workers.shared(own)
         runs.settle(workdir)
         decision = resuming.decide(workdir, config, record_set.manifest)
         anew = decision.course is resuming.Course.ANEW
+        workers.from_chief(lambda: decision.finished is not None)
         with contextlib.ExitStack() as while_training:
             if not decision.finished:
                 goes_on = (workdir / runs.FLAGS).exists() and not anew
@@ -81,7 +102,10 @@ def train(
                 if run := decision.finished:
                     _leave_finished(run, config, record_set)
                 else:
-                    Trainer(config, record_set, interruption, mirror, anew=anew).fit()
+                    trainer = Trainer(
+                        config, record_set, interruption, mirror, workers, anew=anew
+                    )
+                    trainer.fit()
             run = runs.open_run(workdir)
             _tidy(run, config)
             stale.say(stale.mark(run))
@@ -123,11 +147,12 @@ def _telling_out_of_memory(config: TrainConfig) -> Iterator[None]:
         ) from error
 
 
-def _states(config: TrainConfig) -> checkpoints.StateFolder:
+def _states(config: TrainConfig, *, writes: bool = True) -> checkpoints.StateFolder:
     return checkpoints.StateFolder(
         config.run_folder,
         keep=config.keep_checkpoints,
         best_metric=config.best_metric,
+        writes=writes,
     )
 
 
@@ -139,6 +164,7 @@ class Trainer:
       record_set: the data set.
       interruption: asked between steps whether to stop.
       mirror: the run folder, sent at each checkpoint where it lies in a bucket.
+      workers: who train together; the chief writes the run folder.
       anew: leave what checkpoints there are.
     """
 
@@ -148,15 +174,18 @@ class Trainer:
         record_set: records.RecordSet,
         interruption: signals.Interruption,
         mirror: run_folders.RunFolder,
+        workers: cluster.Workers,
         *,
         anew: bool = False,
     ):
         self._config, self._record_set = config, record_set
         self._interruption, self._mirror = interruption, mirror
-        self._workdir = config.run_folder
+        self._workers, self._workdir = workers, config.run_folder
         before = None if anew else environment.read(self._workdir)
-        recorded = before.precision if before else None
-        self._devices = devices.setup(config, recorded=recorded)
+        recorded = workers.from_chief(lambda: before.precision if before else None)
+        self._devices = devices.setup(
+            config, recorded=recorded, strategy=workers.strategy
+        )
         keras.config.set_dtype_policy(self._devices.precision)
         trained = environment.describe(
             resuming.data_identity(config, record_set.manifest),
@@ -164,7 +193,8 @@ class Trainer:
             replicas=self._devices.replicas,
             precision=self._devices.precision,
         )
-        resuming.publish_settings(self._workdir, config, trained)
+        if workers.is_chief:
+            resuming.publish_settings(self._workdir, config, trained)
         if anew:
             resuming.begin_anew(self._workdir)
         self._train, self._validation = (
@@ -183,9 +213,9 @@ class Trainer:
             )
         self._augment = augmenters.build(config.augmentation, seed=config.seed)
         self._position = checkpoints.Position()
-        self._states = _states(config)
+        self._states = _states(config, writes=workers.is_chief)
         self._checks: list[ShardCheck] | None = None  # None: not begun
-        self._log = progress.RunLog(config)
+        self._log = progress.RunLog(config) if workers.is_chief else None
 
     def fit(self) -> None:
         """Trains all stages from wherever the run is, then finishes the folder."""
@@ -200,6 +230,8 @@ class Trainer:
                 checkpoint = None
                 self._run_stage(run)
             self._check_shards()
+            if not self._workers.is_chief:
+                return
             progress.say("writing the model and choosing its threshold ...")
             publishing.publish(
                 self._config,
@@ -211,6 +243,7 @@ class Trainer:
                 validation=self._validation,
             )
             best = self._states.best_epoch(self._position)
+            assert self._log  # the chief's
             self._log.published(self._position.rows[best - 1])
         except signals.Interrupted:
             if run is not None:
@@ -229,9 +262,14 @@ class Trainer:
             pretrained.load_backbone(backbone, self._config.weights)
 
     def _find_checkpoint(self) -> checkpoints.Checkpoint | None:
-        checkpoint, passed = self._states.newest()
-        for line in passed:
-            progress.say(f"damaged, passed over: {line}")
+        checkpoint = None
+        if self._workers.is_chief:
+            checkpoint, passed = self._states.newest()
+            for line in passed:
+                progress.say(f"damaged, passed over: {line}")
+        name = self._workers.from_chief(lambda: checkpoint and checkpoint.name)
+        if name and checkpoint is None:
+            checkpoint = self._states.named(name)
         if checkpoint is not None:
             self._position = checkpoints.position_of(checkpoint)
         return checkpoint
@@ -300,6 +338,7 @@ class Trainer:
             position=position,
             steps_per_epoch=self._steps_per_epoch,
             evidence=self._evidence,
+            workers=self._workers,
         )
         if checkpoint is not None:
             self._restore(run.step, checkpoint)
@@ -315,7 +354,7 @@ class Trainer:
                 f"--workdir={self._workdir}: checkpoint {checkpoint.name} does not fit "
                 f"these flags: {error}"
             ) from error
-        if self._states.lacks_best(self._position):
+        if self._workers.is_chief and self._states.lacks_best(self._position):
             found = publishing.published_weights(
                 self._workdir, self._model.get_weights()
             )
@@ -333,6 +372,7 @@ class Trainer:
                 self._model,
                 strategy=self._devices.strategy,
                 check=self._interruption.check,
+                workers=self._workers,
             )
             self._check_shards()  # features are kept, and must be these images'
             sources = cache.both(self._train, self._validation)
@@ -360,7 +400,7 @@ class Trainer:
 
     def _show_augmented(self) -> None:
         """Puts a few images, as the network sees them, into TensorBoard."""
-        if not self._config.tensorboard:
+        if not self._config.tensorboard or self._log is None:
             return
         batches = self._train.training(
             min(8, self._train.n), self._config.seed, start_step=0
@@ -390,7 +430,8 @@ class Trainer:
         step.reset_totals()
         self._states.save_if_best(position, self._model.get_weights)
         self._save(step)
-        self._log.epoch(position.rows)
+        if self._log:
+            self._log.epoch(position.rows)
         self._mirror.try_sending()
 
     def _run_steps(self, run: StageRun, *, end: int) -> dict[str, float | None]:
@@ -401,7 +442,7 @@ class Trainer:
             steps=self._steps_per_epoch,
             done=self._steps_per_epoch - (end - position.step),
             batch_size=config.batch_size,
-            show=config.progress,
+            show=config.progress and self._workers.is_chief,
         )
         try:
             while position.step < end:
@@ -412,12 +453,13 @@ class Trainer:
                     self._check_finite(run.step)
                     totals = run.step.read_totals()
                     bar.show(totals)
-                    self._log.step(
-                        position.step,
-                        totals,
-                        rate=run.step.current_rate(),
-                        images_per_sec=bar.images_per_sec(),
-                    )
+                    if self._log:
+                        self._log.step(
+                            position.step,
+                            totals,
+                            rate=run.step.current_rate(),
+                            images_per_sec=bar.images_per_sec(),
+                        )
                 every = config.checkpoint_every_steps
                 if every and position.step % every == 0:
                     self._save(run.step)

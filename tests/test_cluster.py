@@ -1,0 +1,109 @@
+"""cxr.training.cluster: several workers train as one, and stop or end together."""
+
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from benchmarks import survival
+from cxr import cli, train
+from cxr.config import TrainConfig
+from cxr.input import pipeline
+from cxr.training import checkpoints, preflight
+from tests.fabricated import write_records
+
+ROOT = pathlib.Path(__file__).parents[1]
+OPTIONS = {
+    "dataset": "tiny",
+    "model": "small_cnn",
+    "image_size": 32,
+    "batch_size": 8,
+    "epochs": 3,
+    "augmentation": "mild",
+    "precision": "float32",
+    "optimizer": "sgd",
+    "deterministic": True,
+    "checkpoint_every_steps": 2,
+    "early_stopping_patience": 0,
+    "progress": False,
+    "tensorboard": False,
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("cluster") / "data"
+    write_records(root, {"train": 40, "validation": 13}, image_size=32)
+    return root
+
+
+def start(data, workdir, *flags):
+    """Starts two workers; returns the launcher."""
+    config = TrainConfig(data_dir=str(data), workdir=str(workdir), **OPTIONS)
+    command = [sys.executable, "-m", "tools.launch_local", "--workers=2", "--"]
+    with open(workdir.with_suffix(".log"), "a") as log:
+        return subprocess.Popen(
+            [*command, *cli.to_flags(config).split(), *flags],
+            stdout=log,
+            stderr=log,
+            cwd=ROOT,
+        )
+
+
+def started(launcher, workdir):
+    """Returns the workers' process ids once there is a checkpoint."""
+    while not any((workdir / "checkpoints").glob("step-*")):
+        assert launcher.poll() is None, workdir.with_suffix(".log").read_text()
+        time.sleep(0.05)
+    children = pathlib.Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children")
+    return [int(pid) for pid in children.read_text().split()]
+
+
+def test_columns_of_all_workers_are_the_batches():
+    order = np.arange(24)
+    parts = [pipeline.columns(order, 8, worker, 4) for worker in range(4)]
+    assert parts[1].tolist() == [2, 3, 10, 11, 18, 19]
+    together = np.stack([part.reshape(3, 2) for part in parts], axis=1)
+    assert together.reshape(-1).tolist() == order.tolist()
+
+
+def test_without_a_cluster_it_is_refused(monkeypatch):
+    for name in ("TF_CONFIG", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(cli.UsageError, match="TF_CONFIG"):
+        preflight.check_cluster(TrainConfig(strategy="multi_worker"))
+
+
+@pytest.mark.slow
+def test_a_killed_worker_ends_the_other_and_both_go_on(data, tmp_path):
+    workdir = tmp_path / "run"
+    launcher = start(data, workdir)
+    subprocess.run(["kill", "-9", str(started(launcher, workdir)[1])], check=True)
+    assert launcher.wait(120) in (75, 137)  # whoever ended first
+    assert "worker 1 is gone" in workdir.with_suffix(".log").read_text()
+    assert start(data, workdir).wait(120) == 0
+    whole = TrainConfig(
+        data_dir=str(data),
+        workdir=str(tmp_path / "whole"),
+        virtual_devices=2,
+        **OPTIONS,
+    )
+    train.train(whole)
+    assert survival.result(workdir) == survival.result(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_stops_both_at_one_step(data, tmp_path):
+    workdir = tmp_path / "run"
+    launcher = start(data, workdir, "--epochs=400")
+    subprocess.run(["kill", str(started(launcher, workdir)[1])], check=True)
+    assert launcher.wait(120) == 128 + signal.SIGTERM
+    log = workdir.with_suffix(".log").read_text()
+    assert "[0] stopped by SIGTERM" in log
+    assert "[1] stopped by SIGTERM" in log
+    found, passed = checkpoints.load_newest(workdir / "checkpoints", "step")
+    assert found is not None and not passed
