@@ -168,8 +168,9 @@ class TrainConfig:
     cache: str = cli.option(
         "auto",
         "'ram' decodes each split once into memory; 'none' streams the shards; "
-        "'auto' takes ram where it fits the budget; 'device' is reserved",
-        choices=("auto", "ram", "none", "device"),
+        "'hybrid' streams, but keeps what fits the budget; 'auto' takes ram where a "
+        "split fits it; 'device' is reserved",
+        choices=("auto", "ram", "none", "hybrid", "device"),
     )
     ram_budget_gib: float = cli.option(
         0.0, "memory for decoded images in GiB; 0 = half of what is free", lower=0

@@ -22,7 +22,7 @@ from cxr.input.reader import Reader, _position
 
 pytestmark = pytest.mark.slow  # each test reads a set through tf.data
 
-MODES = ("ram", "none")
+MODES = ("ram", "none", "hybrid")
 N = 43  # prime: no batch size divides it
 
 
@@ -277,6 +277,34 @@ def test_auto_is_resident_within_the_budget(make_records, capsys):
     assert beyond.mode == "stream"
     assert opened(record_set, cache="none").mode == "stream"
     assert opened(record_set, cache="ram", ram_budget_bytes=0).mode == "ram"
+
+
+def test_half_in_memory_is_the_stream_and_reads_half(make_records, monkeypatch):
+    record_set = make_records({"train": N}, encoding="jpeg")
+    half = N // 2
+    source = opened(record_set, cache="hybrid", ram_budget_bytes=half * 16 * 16)
+    assert source.mode == "hybrid"
+    streamed = opened(record_set, cache="none")
+    epochs = 3 * (N // 8)
+    pairs = zip(
+        take(source, source.training(8, 3), epochs),
+        take(streamed, streamed.training(8, 3), epochs),
+        strict=True,
+    )
+    for found, expected in pairs:
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+    all_films(source)  # whatever the epochs left out
+    read, images_of = [], Reader.images
+
+    def counted(reader, indices):
+        read.extend(indices)
+        return images_of(reader, indices)
+
+    monkeypatch.setattr(Reader, "images", counted)
+    films = all_films(source)
+    assert sorted(read) == list(range(half, N))
+    np.testing.assert_array_equal(films, all_films(streamed))
 
 
 def test_ram_beyond_the_free_memory_is_refused(make_records, monkeypatch):

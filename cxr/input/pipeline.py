@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from cxr import cli, platforms, records
+from cxr.input.held import Held
 from cxr.input.jpeg import decoder as jpeg
 from cxr.input.reader import Reader
 from cxr.input.resident import Resident
@@ -122,8 +123,9 @@ def open_split(
       record_set: a complete converted set.
       split: `train`, `validation` or `test`.
       image_size: height = width of the images handed out; at most the stored size.
-      cache: `ram` (resident), `none` (streaming), or `auto`: resident where the
-        decoded split fits the budget.
+      cache: `ram` (resident), `none` (streaming), `hybrid` (streaming, in the same
+        order, but the share of images that fits the budget is kept), or `auto`:
+        resident where the decoded split fits the budget.
       ram_budget_bytes: for the decoded split; None is half of what is free.
       progress: say on stderr which mode was chosen and why.
 
@@ -142,15 +144,18 @@ def open_split(
             "--cache=none, or a smaller --image_size"
         )
     resident = cache == "ram" or (cache == "auto" and nbytes <= budget)
+    held = budget // image_size**2 if cache == "hybrid" else 0
     if progress:
         where = "in memory" if resident else "streamed from disk"
+        if held:
+            where = f"streamed, {min(held, reader.n)} of them kept in memory"
         cli.note(
             f"{split}: {reader.n} images of {image_size} x {image_size} {where} "
             f"({_gib(nbytes)} decoded, budget {_gib(budget)}, --cache={cache})"
         )
         if not resident and reader.encoding == "jpeg":
             _say_decoder()
-    return ImageSource(reader, resident=resident)
+    return ImageSource(reader, resident=resident, held=held)
 
 
 @functools.cache  # once
@@ -167,20 +172,21 @@ class ImageSource:
     Attributes:
       n: number of examples.
       labels: int32 [n].
-      mode: `ram` or `stream`.
+      mode: `ram`, `stream` or `hybrid`.
       nbytes: size of the decoded split.
       image_size: height = width of the images.
     """
 
-    def __init__(self, reader: Reader, *, resident: bool):
+    def __init__(self, reader: Reader, *, resident: bool, held: int = 0):
         self.n, self.labels = reader.n, reader.labels
         self.image_size = reader.image_size
         self.nbytes = reader.n * reader.image_size**2
-        self.mode = "ram" if resident else "stream"
+        self.mode = "ram" if resident else "hybrid" if held else "stream"
         self._reader = reader
         self._threads = platforms.available_cores()
         self._resident = Resident(reader, self._threads) if resident else None
-        self._read = lambda indices: reader.images(indices)[..., np.newaxis]
+        images = Held(reader, held).images if held else reader.images
+        self._read = lambda indices: images(indices)[..., np.newaxis]
         self._python_functions: set[Callable] = set()
 
     def training(

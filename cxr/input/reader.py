@@ -128,7 +128,7 @@ class Reader:
         Raises:
           DataError: naming the shard and the record that is not what it was.
         """
-        found = _aligned_empty((len(indices), self.image_size, self.image_size))
+        found = aligned_empty((len(indices), self.image_size, self.image_size))
         encoded = self.encoded(indices)
         if self.image_size == self.stored_size:
             self.decode(encoded, indices, out=found)
@@ -285,7 +285,7 @@ def _position(image: bytes, record: bytes) -> int:
     return begin
 
 
-def _aligned_empty(shape: tuple[int, ...]) -> np.ndarray:
+def aligned_empty(shape: tuple[int, ...]) -> np.ndarray:
     """Returns uint8 memory that TensorFlow takes over without a copy."""
     flat = np.empty(math.prod(shape) + _TENSOR_ALIGNMENT, np.uint8)
     skip = -flat.ctypes.data % _TENSOR_ALIGNMENT
