@@ -17,13 +17,13 @@ from cxr import cli
 _USAGE = """
 Starts a training as several workers on this machine, to try --strategy=multi_worker:
 
-  python -m tools.launch_local --workers=2 -- --flagfile=configs/quickstart.flags
+  python -m tools.launch_local --workers=2 -- --flagfile=configs/small_cnn.flags
 
 What follows -- are flags of cxr.train. Each worker's lines begin with its number.
 SIGINT and SIGTERM are passed on. When one worker fails, all are ended; the exit code is
 that of the first to fail.
 """
-_GRACE_S = 10.0  # from SIGTERM to SIGKILL, for workers beside one that failed
+_GRACE_S = 10.0  # for the others of one that failed to say so and end, before SIGKILL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _wait(workers: list[subprocess.Popen]) -> int:
 
 
 def _end(workers: list[subprocess.Popen], done: list[threading.Event]) -> None:
-    """Ends the others of one that failed: those that stop by themselves in order."""
+    """Ends the others of one that failed, after their last words."""
     for worker, over in zip(workers, done, strict=True):
         if not over.wait(_GRACE_S):
             worker.kill()
