@@ -30,7 +30,9 @@ def server():
 def bucket(server, tmp_path, monkeypatch):
     """An empty bucket `films`, and a cache of this test's own."""
     import boto3
+    import s3fs
 
+    s3fs.S3FileSystem.clear_instance_cache()  # of other credentials
     monkeypatch.setenv("AWS_ENDPOINT_URL", server)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
