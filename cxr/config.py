@@ -255,7 +255,8 @@ class TrainConfig:
 
     def validate(self) -> None:
         """Checks what one field's bounds cannot say; raises UsageError."""
-        _refuse_reserved(self)
+        if self.cache == "device":
+            raise cli.UnavailableError("--cache=device is not yet supported")
         if self.virtual_devices and self.strategy == "multi_worker":
             raise cli.UsageError(
                 f"--virtual_devices={self.virtual_devices}: not with "
@@ -301,8 +302,3 @@ def result_fields(config: TrainConfig) -> dict[str, object]:
         for field in dataclasses.fields(config)
         if field.name not in FREE_TO_CHANGE
     }
-
-
-def _refuse_reserved(config: TrainConfig) -> None:
-    if config.cache == "device":
-        raise cli.UnavailableError("--cache=device is not yet supported")

@@ -98,20 +98,18 @@ def _passing_signals_on(workers: list[subprocess.Popen]) -> Iterator[None]:
 def _wait(workers: list[subprocess.Popen]) -> int:
     """Returns when all have ended: 0, or the code of the first that failed."""
     ended: list[int] = []
-    failed = threading.Event()
     done = [threading.Event() for _ in workers]
 
     def watch(worker: subprocess.Popen, over: threading.Event) -> None:
         if code := worker.wait():
             ended.append(code if code > 0 else 128 - code)
-            failed.set()
         over.set()
 
     for worker, over in zip(workers, done, strict=True):
         threading.Thread(target=watch, args=(worker, over), daemon=True).start()
     for over in done:
         while not over.wait(0.2):
-            if failed.is_set():
+            if ended:
                 _end(workers, done)
     return ended[0] if ended else 0
 

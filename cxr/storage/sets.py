@@ -88,13 +88,11 @@ def published(
         listed = remote.list()
         if records.MANIFEST in listed:
             _fetch(remote, listed)
-        elif foreign := [n for n in listed if not n.startswith(f"{dataset}-")]:
-            shards = len(foreign) < len(listed)
-            if not shards:
-                raise cli.UsageError(
-                    f"--output_dir={output_dir}: {remote.url} holds {len(foreign)} "
-                    f"objects that no conversion left, such as {foreign[0]!r}"
-                )
+        elif listed and not any(name.startswith(f"{dataset}-") for name in listed):
+            raise cli.UsageError(
+                f"--output_dir={output_dir}: {remote.url} holds {len(listed)} objects "
+                f"that no conversion left, such as {next(iter(listed))!r}"
+            )
         log(f"{remote.url} is prepared in {folder}")
         yield str(places.local(output_dir, places.SETS))
         _send(folder, remote, log)
