@@ -68,6 +68,11 @@ class BenchConfig:
 def bench(train_config: TrainConfig, options: BenchConfig) -> dict[str, Any]:
     """Runs the benchmark and publishes its files; returns bench.json's content."""
     baseline = _read_baseline(options.baseline) if options.baseline else None
+    if train_config.cache == "device":
+        raise cli.UsageError(
+            "--cache=device: the benchmark measures how images reach the devices; "
+            "use --cache=ram"
+        )
     output = pathlib.Path(options.output_dir)
     if output.exists() and not output.is_dir():
         raise cli.UsageError(f"--output_dir={output}: is a file; expected a folder")

@@ -169,7 +169,7 @@ class TrainConfig:
         "auto",
         "'ram' decodes each split once into memory; 'none' streams the shards; "
         "'hybrid' streams, but keeps what fits the budget; 'auto' takes ram where a "
-        "split fits it; 'device' is reserved",
+        "split fits it; 'device' keeps the training split on each GPU",
         choices=("auto", "ram", "none", "hybrid", "device"),
     )
     ram_budget_gib: float = cli.option(
@@ -255,8 +255,6 @@ class TrainConfig:
 
     def validate(self) -> None:
         """Checks what one field's bounds cannot say; raises UsageError."""
-        if self.cache == "device":
-            raise cli.UnavailableError("--cache=device is not yet supported")
         if self.virtual_devices and self.strategy == "multi_worker":
             raise cli.UsageError(
                 f"--virtual_devices={self.virtual_devices}: not with "

@@ -508,6 +508,7 @@ def test_a_baseline_of_other_settings_is_refused_before_measuring(
         (["--sweep=auto,16"], cli.UsageError, "--sweep=auto,16"),
         (["surplus"], cli.UsageError, "surplus"),
         (["--only=output"], cli.UsageError, "only"),
+        (["--cache=device"], cli.UsageError, "--cache=device"),
         (["--batch_size=900"], cli.UsageError, "only 26"),
     ],
 )

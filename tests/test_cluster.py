@@ -12,7 +12,7 @@ import pytest
 from benchmarks import survival
 from cxr import cli, train
 from cxr.config import TrainConfig
-from cxr.input import pipeline
+from cxr.input import orders
 from cxr.training import checkpoints, preflight
 from tests.fabricated import write_records
 
@@ -65,7 +65,7 @@ def started(launcher, workdir):
 
 def test_columns_of_all_workers_are_the_batches():
     order = np.arange(24)
-    parts = [pipeline.columns(order, 8, worker, 4) for worker in range(4)]
+    parts = [orders.Share(worker, 4).of(order, 8) for worker in range(4)]
     assert parts[1].tolist() == [2, 3, 10, 11, 18, 19]
     together = np.stack([part.reshape(3, 2) for part in parts], axis=1)
     assert together.reshape(-1).tolist() == order.tolist()

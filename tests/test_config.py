@@ -33,7 +33,6 @@ def test_flags_round_trip(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "error", "words"),
     [
-        (["--cache=device"], cli.UnavailableError, "not yet supported"),
         (
             ["--strategy=multi_worker", "--virtual_devices=2"],
             cli.UsageError,

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from cxr import cli, files, images, platforms, records, tfrecord
 from cxr.benchmark import roofline
-from cxr.input import pipeline, resident
+from cxr.input import orders, pipeline, resident
 from cxr.input.jpeg import decoder as jpeg
 from cxr.input.reader import Reader, _position
 
@@ -61,32 +61,32 @@ def corrupt(record_set, record, find, replace, *, keep_crc=True):
 
 def test_epoch_order_is_pinned():
     # A changed order would make a resumed run see films twice: these never change.
-    assert pipeline.epoch_order(8, 0, 0).tolist() == [0, 2, 1, 5, 4, 3, 6, 7]
-    assert pipeline.epoch_order(8, 0, 1).tolist() == [5, 3, 7, 2, 4, 1, 0, 6]
-    assert pipeline.epoch_order(8, 7, 0).tolist() == [4, 1, 6, 3, 2, 7, 5, 0]
-    assert pipeline.stream_order((5, 3), 0, 0).tolist() == [1, 3, 4, 5, 7, 2, 6, 0]
+    assert orders.shuffled(8, 0, 0).tolist() == [0, 2, 1, 5, 4, 3, 6, 7]
+    assert orders.shuffled(8, 0, 1).tolist() == [5, 3, 7, 2, 4, 1, 0, 6]
+    assert orders.shuffled(8, 7, 0).tolist() == [4, 1, 6, 3, 2, 7, 5, 0]
+    assert orders.shuffled_near((5, 3), 0, 0).tolist() == [1, 3, 4, 5, 7, 2, 6, 0]
 
 
 @settings(deadline=None)
 @given(st.integers(1, 200), st.integers(0, 2**40), st.integers(0, 1000))
 def test_epoch_order_is_a_permutation(n, seed, epoch):
-    order = pipeline.epoch_order(n, seed, epoch)
+    order = orders.shuffled(n, seed, epoch)
     assert sorted(order.tolist()) == list(range(n))
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=8), st.integers(0, 99))
 def test_stream_order_is_a_permutation(shard_sizes, seed):
-    order = pipeline.stream_order(tuple(shard_sizes), seed, 3)
+    order = orders.shuffled_near(tuple(shard_sizes), seed, 3)
     assert sorted(order.tolist()) == list(range(sum(shard_sizes)))
 
 
 @pytest.mark.parametrize(
     "order",
     [
-        lambda seed, epoch: pipeline.epoch_order(5216, seed, epoch),
-        lambda seed, epoch: pipeline.stream_order((1304,) * 4, seed, epoch),
-        lambda seed, epoch: pipeline.stream_order((5000,) * 8, seed, epoch),
+        lambda seed, epoch: orders.shuffled(5216, seed, epoch),
+        lambda seed, epoch: orders.shuffled_near((1304,) * 4, seed, epoch),
+        lambda seed, epoch: orders.shuffled_near((5000,) * 8, seed, epoch),
     ],
     ids=["resident", "streaming", "streaming many windows"],
 )
@@ -101,9 +101,9 @@ def test_epochs_and_seeds_are_uncorrelated(order):
 
 
 def test_a_stream_window_touches_few_places_of_the_disk():
-    order = pipeline.stream_order((40_000,), 0, 0)
-    first = np.unique(order[: pipeline._WINDOW] // pipeline._BLOCK)
-    assert len(first) == pipeline._WINDOW // pipeline._BLOCK
+    order = orders.shuffled_near((40_000,), 0, 0)
+    first = np.unique(order[: orders._WINDOW] // orders._BLOCK)
+    assert len(first) == orders._WINDOW // orders._BLOCK
 
 
 # --- training
@@ -177,7 +177,7 @@ def test_resident_order_is_epoch_order(make_records):
     batches = take(source, source.training(8, 9), 10)
     indices = np.concatenate([batch[2] for batch in batches])
     for epoch in (0, 1):
-        expected = pipeline.epoch_order(N, 9, epoch)[:40]
+        expected = orders.shuffled(N, 9, epoch)[:40]
         np.testing.assert_array_equal(indices[epoch * 40 :][:40], expected)
 
 
@@ -660,6 +660,6 @@ def test_a_batch_waits_for_its_own_films_only(make_records, monkeypatch):
     assert source._resident._missing == 200 - resident._CHUNK
     disk.set()
     rest = [next(batches)[2].numpy() for _ in range(24)]
-    assert asked == pipeline.epoch_order(200, 0, 0).tolist()
+    assert asked == orders.shuffled(200, 0, 0).tolist()
     assert len(set(first).union(*map(set, rest))) == 200
     assert source._resident._missing == 0

@@ -8,7 +8,6 @@ computes where it was, and skips nothing and repeats nothing.
 
 import atexit
 import functools
-import itertools
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from cxr import cli, platforms, records
+from cxr.input import orders
 from cxr.input.held import Held
 from cxr.input.jpeg import decoder as jpeg
 from cxr.input.reader import Reader
@@ -37,8 +37,6 @@ _GROUP_BYTES = 7 << 20  # 7 MiB loaded by one call, see ImageSource.training
 _GATHER_THREADS = 2  # 490,000 images/s at B = 32, one thread 340,000
 _READS_AHEAD = 2  # streaming: reads that wait beside those under way
 _MAX_GROUP = 8  # batches; more would only delay the first
-_BLOCK = 64  # streaming: consecutive records that stay together, one disk seek
-_WINDOW = 8192  # streaming: records shuffled among each other, about 100 MB of JPEG
 
 
 def close_at_exit(reader: Any) -> None:
@@ -50,52 +48,6 @@ def close_at_exit(reader: Any) -> None:
 def _close_readers() -> None:
     for reader in list(_open_readers):
         reader.close()
-
-
-def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
-    """Returns the order of an epoch, int64 [n], a permutation of 0..n-1.
-
-    The argsort of raw Philox words: numpy promises the words for all versions,
-    which it does not for `permutation`.
-    """
-    key = np.array([seed, epoch]).astype(np.uint64)
-    words = np.random.Philox(key=key).random_raw(n)
-    return np.argsort(words, kind="stable")
-
-
-def stream_order(shard_sizes: tuple[int, ...], seed: int, epoch: int) -> np.ndarray:
-    """Returns a permutation like `epoch_order` that is kinder to disks.
-
-    Runs of `_BLOCK` consecutive records of a shard are shuffled, then the records
-    within each window of `_WINDOW`: a window touches few places of the disk and
-    stays in the page cache while its records are read one by one. A set that fits
-    one window is shuffled completely.
-    """
-    starts = np.cumsum((0, *shard_sizes))
-    blocks = [
-        np.arange(first, min(first + _BLOCK, stop))
-        for start, stop in itertools.pairwise(starts)
-        for first in range(start, stop, _BLOCK)
-    ]
-    shuffled = epoch_order(len(blocks), seed, epoch)
-    order = np.concatenate([blocks[block] for block in shuffled])
-    ranks = np.argsort(epoch_order(len(order), seed ^ _WINDOW, epoch))
-    window = np.arange(len(order)) // _WINDOW
-    return order[np.lexsort((ranks, window))]
-
-
-def columns(order: np.ndarray, batch_size: int, worker: int, count: int) -> np.ndarray:
-    """Returns what one of `count` workers reads of whole batches: its columns of each.
-
-    Args:
-      order: int64 [steps * batch_size].
-      batch_size: of all workers together, a multiple of `count`.
-      worker: from 0.
-      count: of workers.
-    """
-    share = batch_size // count
-    rows = order.reshape(-1, batch_size)
-    return rows[:, worker * share : (worker + 1) * share].reshape(-1)
 
 
 def _part(
@@ -124,8 +76,9 @@ def open_split(
       split: `train`, `validation` or `test`.
       image_size: height = width of the images handed out; at most the stored size.
       cache: `ram` (resident), `none` (streaming), `hybrid` (streaming, in the same
-        order, but the share of images that fits the budget is kept), or `auto`:
-        resident where the decoded split fits the budget.
+        order, but the share of images that fits the budget is kept), `device`
+        (streaming, until they lie there: `on_device.OnDevice`), or `auto`: resident
+        where the decoded split fits the budget.
       ram_budget_bytes: for the decoded split; None is half of what is free.
       progress: say on stderr which mode was chosen and why.
 
@@ -147,6 +100,8 @@ def open_split(
     held = budget // image_size**2 if cache == "hybrid" else 0
     if progress:
         where = "in memory" if resident else "streamed from disk"
+        if cache == "device":
+            where = "kept on each device"
         if held:
             where = f"streamed, {min(held, reader.n)} of them kept in memory"
         cli.note(
@@ -195,8 +150,7 @@ class ImageSource:
         seed: int,
         *,
         start_step: int = 0,
-        worker: int = 0,
-        workers: int = 1,
+        share: orders.Share = orders.WHOLE,
     ) -> tf.data.Dataset:
         """Returns the endless training batches from a global step on.
 
@@ -207,12 +161,11 @@ class ImageSource:
           batch_size: B, at most `n`.
           seed: of the order.
           start_step: global step of the first batch, counted from 0.
-          worker: the one that reads, from 0.
-          workers: how many share each batch, every one its columns.
+          share: what this worker reads of each batch.
 
         Returns:
           Dataset of `(images uint8 [b, S, S, 1], labels int32 [b], example indices
-          int64 [b])`, b = B / workers, static.
+          int64 [b])`, b = `share.size(B)`, static.
 
         Raises:
           UsageError: `batch_size` exceeds the split.
@@ -232,15 +185,15 @@ class ImageSource:
 
         def part(number: int) -> np.ndarray:
             batches = _part(number, edges, epoch, order_of)
-            return columns(batches, batch_size, worker, workers)
+            return share.of(batches, batch_size)
 
         if self._resident:
             self._resident.expect(np.roll(order_of(epoch), -edges[0]))
         numbers = tf.data.Dataset.range(np.iinfo(np.int64).max)
         parts = numbers.map(self._choosing(part))
         # Again and again, so now and then one batch comes alone.
-        share = batch_size // workers
-        chosen = parts.rebatch([share, *[group * share] * 999])
+        size = share.size(batch_size)
+        chosen = parts.rebatch([size, *[group * size] * 999])
         groups = chosen.map(_as_it_stands(self._load), self._calls)
         if not self._resident:
             # One ready beside those under way: a thread that is done before its turn
@@ -248,7 +201,7 @@ class ImageSource:
             groups = groups.prefetch(1)
         # As slices; to make a dataset of each group's (`from_tensor_slices`, `unbatch`)
         # took a fifth of the images a second at B = 32.
-        return self._finished(groups.rebatch(share, drop_remainder=True))
+        return self._finished(groups.rebatch(size, drop_remainder=True))
 
     def _steps(self, batch_size: int) -> int:
         """Returns the full batches of an epoch, at least one."""
@@ -322,8 +275,8 @@ class ImageSource:
 
     def _order(self, seed: int, epoch: int) -> np.ndarray:
         if self._resident:
-            return epoch_order(self.n, seed, epoch)
-        return stream_order(self._reader.shard_sizes, seed, epoch)
+            return orders.shuffled(self.n, seed, epoch)
+        return orders.shuffled_near(self._reader.shard_sizes, seed, epoch)
 
     def _choosing(self, indices_of: Callable[[int], np.ndarray]) -> Callable:
         """Returns the choice of images; in memory mode it waits until they are there.

@@ -81,15 +81,22 @@ def objective(
     )
 
 
+def on_features(config: TrainConfig, stage: Stage) -> bool:
+    """Returns whether a stage trains the head on cached features, not on images."""
+    return stage.name == "head" and config.feature_cache
+
+
 def open_split(
     config: TrainConfig, record_set: records.RecordSet, split: str, *, progress: bool
 ) -> pipeline.ImageSource:
     """Opens a split as a configuration asks; see `pipeline.open_split`."""
+    # Validation is read once an epoch: it need not take a device's memory.
+    here = config.cache != "device" or split == "train"
     return pipeline.open_split(
         record_set,
         split,
         image_size=config.image_size,
-        cache=config.cache,
+        cache=config.cache if here else "auto",
         ram_budget_bytes=int(config.ram_budget_gib * 2**30) or None,
         progress=progress,
     )

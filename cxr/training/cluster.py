@@ -21,6 +21,7 @@ from tensorflow.python.eager import context  # states of tasks have no public na
 
 from cxr import cli
 from cxr.config import TrainConfig
+from cxr.input import orders
 from cxr.training import signals
 
 _EXIT_LOST = 75  # sysexits.h EX_TEMPFAIL: schedulers start the job again
@@ -51,6 +52,11 @@ class Workers:
     def is_chief(self) -> bool:
         """Whether this worker locks, writes and speaks."""
         return self.index == 0
+
+    @property
+    def share(self) -> orders.Share:
+        """What this worker reads of each batch."""
+        return orders.Share(self.index, self.count)
 
     def all_gather(self, array: np.ndarray) -> np.ndarray:
         """Returns every worker's array, of one shape, as [count, ...]."""

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from cxr import cli, platforms
 from cxr.config import TrainConfig
+from cxr.input import orders
 
 _BFLOAT16_CAPABILITY = (8, 0)  # Ampere: first NVIDIA GPUs with bfloat16 units
 _FLOAT16_CAPABILITY = (7, 0)  # Volta: first with float16 tensor cores
@@ -92,7 +93,7 @@ def iterate(
     *,
     strategy: tf.distribute.Strategy,
     in_graph: bool = False,
-    workers: int = 1,
+    share: orders.Share = orders.WHOLE,
 ) -> Iterator:
     """Iterates training batches the fastest way that the devices allow.
 
@@ -101,11 +102,11 @@ def iterate(
         own, which spares 200 us a batch.
       batches: training batches.
       strategy: hands each replica its share.
-      workers: that share each batch; `batches` are then this one's columns.
       in_graph: a tf.data iterator is needed, to draw from inside a tf.function.
+      share: what `batches` hold of each batch, where several workers train.
     """
-    if workers > 1:
-        local = strategy.num_replicas_in_sync // workers
+    if share.workers > 1:
+        local = strategy.num_replicas_in_sync // share.workers
         size = batches.element_spec[0].shape[0] // local
         # Else the workers would ask each other before each step who has a batch left.
         endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
@@ -119,6 +120,14 @@ def iterate(
     if in_graph or not hasattr(source, "batches"):
         return iter(batches)
     return source.batches(batches)
+
+
+def training_devices(strategy: tf.distribute.Strategy) -> list[str]:
+    """Returns the names of the devices that train here, in the replicas' order."""
+    if strategy.num_replicas_in_sync > 1:
+        return list(strategy.extended.worker_devices)
+    kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
+    return [tf.config.list_logical_devices(kind)[0].name]
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from cxr import cli, files, pulse, runs
 from cxr.config import TrainConfig
-from cxr.input import augmenters, pipeline
+from cxr.input import augmenters, on_device, orders, pipeline
 from cxr.training import models, progress, publishing, steps
 from cxr.training.cluster import Workers
 
@@ -48,34 +48,25 @@ class FeatureSource:
         seed: int,
         *,
         start_step: int = 0,
-        worker: int = 0,
-        workers: int = 1,
+        share: orders.Share = orders.WHOLE,
     ) -> tf.data.Dataset:
         """Like `pipeline.ImageSource.training`, in the same order; epoch e: view e % K.
 
         Returns:
           Endless dataset of `(features float32 [b, D], labels int32 [b], example
-          indices int64 [b])`, b = B / workers.
+          indices int64 [b])`, b = `share.size(batch_size)`.
         """
-        steps, share = self.n // batch_size, batch_size // workers
         views, _, width = self.features.shape
         table = tf.constant(self.features.reshape(-1, width))
         labels = tf.constant(self.labels)
 
-        def epoch(number: tf.Tensor) -> tf.data.Dataset:
-            order = tf.numpy_function(
-                lambda e: pipeline.epoch_order(self.n, seed, int(e)), [number], tf.int64
-            )
-            order = tf.reshape(order[: steps * batch_size], [steps, batch_size])
-            order = order[:, worker * share : (worker + 1) * share]
-            rows = order + (number % views) * self.n
-            return tf.data.Dataset.from_tensor_slices((rows, order))
+        def gather(epoch: tf.Tensor, indices: tf.Tensor):
+            rows = indices + (epoch % views) * self.n
+            return tf.gather(table, rows), tf.gather(labels, indices), indices
 
-        def gather(rows: tf.Tensor, order: tf.Tensor):
-            return tf.gather(table, rows), tf.gather(labels, order), order
-
-        first, skipped = divmod(start_step, steps)
-        batches = tf.data.Dataset.counter(first).flat_map(epoch).skip(skipped)
+        batches = orders.batches(
+            self.n, batch_size, seed, start_step=start_step, share=share
+        )
         return batches.map(gather).prefetch(tf.data.AUTOTUNE)
 
     def evaluation(self, batch_size: int) -> tf.data.Dataset:
@@ -84,8 +75,8 @@ class FeatureSource:
         return tf.data.Dataset.from_tensor_slices(parts).batch(batch_size)
 
 
-# What a stage trains and validates on.
-AnySource = pipeline.ImageSource | FeatureSource
+# What a stage trains on.
+AnySource = pipeline.ImageSource | on_device.OnDevice | FeatureSource
 
 
 class FeatureCache:

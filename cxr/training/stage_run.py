@@ -53,7 +53,7 @@ class StageRun:
         workers: Workers,
     ):
         self.stage = stage
-        self.on_features = stage.name == "head" and config.feature_cache
+        self.on_features = builders.on_features(config, stage)
         self._config, self._strategy = config, prepared.strategy
         self._workers = workers
         builders.set_trainable(model, stage, config)
@@ -91,7 +91,7 @@ class StageRun:
     def open(
         self,
         train: feature_cache.AnySource,
-        validation: feature_cache.AnySource,
+        validation: pipeline.ImageSource | feature_cache.FeatureSource,
         *,
         start_step: int,
     ) -> None:
@@ -101,8 +101,7 @@ class StageRun:
             self._config.batch_size,
             self._config.seed,
             start_step=start_step,
-            worker=self._workers.index,
-            workers=self._workers.count,
+            share=self._workers.share,
         )
         pipeline.close_at_exit(self)
         self._iterator: Iterator | None = devices.iterate(
@@ -110,7 +109,7 @@ class StageRun:
             batches,
             strategy=self._strategy,
             in_graph=self._config.steps_per_execution > 1,
-            workers=self._workers.count,
+            share=self._workers.share,
         )
 
     def close(self) -> None:

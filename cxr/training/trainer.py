@@ -1,6 +1,7 @@
 """Trains from records to a finished run folder, resumable at every step."""
 
 import contextlib
+import functools
 import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ import tensorflow as tf
 
 from cxr import cli, environment, records, runs, schedules
 from cxr.config import TrainConfig
-from cxr.input import augmenters
+from cxr.input import augmenters, on_device, pipeline
 from cxr.input.shard_check import ShardCheck
 from cxr.storage import run_folders
 from cxr.training import (
@@ -212,6 +213,7 @@ class Trainer:
                 synchronized=self._devices.replicas > 1,
             )
         self._augment = augmenters.build(config.augmentation, seed=config.seed)
+        self._drawn_from: feature_cache.AnySource = self._train
         self._position = checkpoints.Position()
         self._states = _states(config, writes=workers.is_chief)
         self._checks: list[ShardCheck] | None = None  # None: not begun
@@ -328,13 +330,17 @@ class Trainer:
             with self._devices.strategy.scope():
                 self._model.set_weights(best)
             position.stage, position.first_step = index, position.step
+        stage, augment = self._stages[index], self._augment
+        on_features = builders.on_features(self._config, stage)
+        if not on_features and self._placed:
+            augment = self._placed.augmenting(augment)
         run = StageRun(
             self._config,
             self._record_set.manifest,
-            stage=self._stages[index],
+            stage=stage,
             model=self._model,
             prepared=self._devices,
-            augment=self._augment,
+            augment=augment,
             position=position,
             steps_per_epoch=self._steps_per_epoch,
             evidence=self._evidence,
@@ -364,7 +370,7 @@ class Trainer:
     def _run_stage(self, run: StageRun) -> None:
         if self._stage_is_done(run.stage):
             return
-        sources: tuple[feature_cache.AnySource, feature_cache.AnySource]
+        validation: pipeline.ImageSource | feature_cache.FeatureSource
         if run.on_features:
             cache = feature_cache.FeatureCache(
                 self._config,
@@ -375,17 +381,26 @@ class Trainer:
                 workers=self._workers,
             )
             self._check_shards()  # features are kept, and must be these images'
-            sources = cache.both(self._train, self._validation)
+            self._drawn_from, validation = cache.both(self._train, self._validation)
         else:
-            sources = (self._train, self._validation)
+            self._drawn_from = self._placed or self._train
+            validation = self._validation
             self._show_augmented()
-        run.open(*sources, start_step=self._position.step)
+        run.open(self._drawn_from, validation, start_step=self._position.step)
         progress.say("compiling the first step ...")
         try:
             while not self._stage_is_done(run.stage):
                 self._run_epoch(run)
         finally:
             run.close()
+
+    @functools.cached_property
+    def _placed(self) -> on_device.OnDevice | None:
+        """The training split in the memory of the devices, where flags ask for it."""
+        if self._config.cache != "device":
+            return None
+        names = devices.training_devices(self._devices.strategy)
+        return on_device.OnDevice(self._train, names)
 
     def _stage_rows(self) -> list[dict[str, Any]]:
         name = self._stages[self._position.stage].name
@@ -482,7 +497,7 @@ class Trainer:
         bad = int(step.first_bad_step.numpy())
         if bad < 0:
             return
-        batches = self._train.training(
+        batches = self._drawn_from.training(
             self._config.batch_size, self._config.seed, start_step=bad
         )
         _, _, indices = next(iter(batches))
