@@ -2,14 +2,19 @@
 
   python -m benchmarks.survival --kills=20 --signals=10
 
+  python -m benchmarks.survival --workers=2
+
 Each trial starts a run, ends it (SIGKILL at a random moment or inside a save,
 SIGTERM, SIGINT), repeats the command until it finishes, and compares
 `final_weights_sha256` and the reproducible columns of history.csv with those of
-an uninterrupted run. The suite runs a few of these trials; this command all.
+an uninterrupted run. With --workers each of them is killed at five moments instead,
+and the uninterrupted run is that of as many replicas in one process. The suite runs a
+few of these trials; this command all.
 """
 
 import csv
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -51,6 +56,9 @@ SAVE_PHASES = (
     ("cxr.training.checkpoints._prune", 3),
 )
 
+_WORKER_MOMENTS = (0, 2, 20, 40, 70)  # saved steps of 90; 0: at the start
+_REFERENCE = "reference"
+
 _SABOTAGE = """
 import os, pkgutil, signal, sys
 from cxr import cli, train
@@ -77,6 +85,7 @@ class SurvivalConfig:
         10, "SIGTERMs at random moments, and as many SIGINTs", lower=1
     )
     seed: int = cli.option(0, "seed of the moments", lower=0)
+    workers: int = cli.option(1, "processes that train together", lower=1)
 
 
 class Trials:
@@ -86,30 +95,43 @@ class Trials:
       root: scratch folder.
       films: the set.
       flags: of the training command, without data and run folder.
+      workers: that train together.
     """
 
-    def __init__(self, root: pathlib.Path, films: records.RecordSet, flags=FLAGS):
+    def __init__(
+        self,
+        root: pathlib.Path,
+        films: records.RecordSet,
+        flags=FLAGS,
+        *,
+        workers: int = 1,
+    ):
         data_dir, dataset = films.path.parents[1], films.manifest.name
         self._flags = (f"--data_dir={data_dir}", f"--dataset={dataset}", *flags)
-        self._root, self._expected = root, None
+        self._root, self._expected, self._workers = root, None, workers
 
     def reference(self):
         """Returns the result of the uninterrupted run, made at the first call."""
         if self._expected is None:
-            workdir = self._root / "reference"
+            workdir = self._root / _REFERENCE
             assert self.start(workdir).wait() == 0
             self._expected = result(workdir)
         return self._expected
 
     def start(self, workdir, sabotage=None):
         """Starts the training command in a process of its own."""
-        program = ["-m", "cxr.train"]
+        program, flags = ["-m", "cxr.train"], self._flags
+        if self._workers > 1 and workdir.name == _REFERENCE:
+            flags = (*flags, f"--virtual_devices={self._workers}")
+        elif self._workers > 1:
+            launch = ["-m", "tools.launch_local", f"--workers={self._workers}", "--"]
+            program = launch
         if sabotage:
             target, count = sabotage
             program = ["-c", _SABOTAGE.format(target=target, count=count)]
         with open(self._root / f"{workdir.name}.log", "a") as log:
             return subprocess.Popen(
-                [sys.executable, *program, f"--workdir={workdir}", *self._flags],
+                [sys.executable, *program, f"--workdir={workdir}", *flags],
                 stdout=log,
                 stderr=log,
                 cwd=ROOT,
@@ -148,10 +170,36 @@ class Trials:
             right = right and code == 128 + number
         return right and self.heals(workdir), seconds
 
+    def kill_worker(self, index: int, step: int) -> tuple[bool, float]:
+        """One trial of several workers: SIGKILL to one, once a step is saved.
+
+        Returns:
+          Whether the result was right, and the seconds until all had ended.
+        """
+        workdir = self._fresh(f"worker-{index}-{step}")
+        process = self.start(workdir)
+        while not _reached(workdir, step):
+            assert process.poll() is None, "ended before it was killed"
+            time.sleep(0.01)
+        children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        os.kill(int(children.read_text().split()[index]), signal.SIGKILL)
+        struck = time.monotonic()
+        code = process.wait()
+        seconds = time.monotonic() - struck
+        return code != 0 and self.heals(workdir), seconds
+
     def _fresh(self, name):
         workdir = self._root / name
         shutil.rmtree(workdir, ignore_errors=True)
         return workdir
+
+
+def _reached(workdir: pathlib.Path, step: int) -> bool:
+    """Returns whether a run has begun, for step 0, or saved a step."""
+    if not step:
+        return (workdir / runs.FLAGS).exists()
+    states = (workdir / runs.CHECKPOINTS).glob("step-*")
+    return any(int(path.name.split("-")[1]) >= step for path in states)
 
 
 def result(workdir):
@@ -165,6 +213,20 @@ def result(workdir):
     return info["final_weights_sha256"], rows
 
 
+def _kill_workers(trials: Trials, workers: int) -> None:
+    """Kills each worker at each moment and prints what came of it."""
+    found = []
+    for index, step in itertools.product(range(workers), _WORKER_MOMENTS):
+        found.append(trials.kill_worker(index, step))
+        print(f"  worker {index} after step {step}: {found[-1]}", flush=True)
+    healed = sum(right for right, _ in found)
+    slowest = max(seconds for _, seconds in found)
+    print(
+        f"SIGKILL to one of {workers} workers: {healed} of {len(found)} healed, at "
+        f"most {slowest:.1f} s until all had ended"
+    )
+
+
 def main(argv: list[str]) -> int:
     """Runs all trials and prints a line for each kind."""
     config, positional = cli.parse(argv, SurvivalConfig, usage=__doc__)
@@ -173,6 +235,9 @@ def main(argv: list[str]) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         root = pathlib.Path(scratch)
         films = noise_set.make(root / "data", 144, image_size=32, held_out=24)
+        if config.workers > 1:
+            _kill_workers(Trials(root, films, workers=config.workers), config.workers)
+            return 0
         trials = Trials(root, films)
         begin = time.monotonic()
         trials.reference()

@@ -1,6 +1,7 @@
 """cxr.training.cluster: several workers train as one, and stop or end together."""
 
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -10,11 +11,12 @@ import numpy as np
 import pytest
 
 from benchmarks import survival
-from cxr import cli, train
+from cxr import cli, runs, train
 from cxr.config import TrainConfig
 from cxr.input import orders
 from cxr.training import checkpoints, preflight
 from tests.fabricated import write_records
+from tools import launch_local
 
 ROOT = pathlib.Path(__file__).parents[1]
 OPTIONS = {
@@ -103,7 +105,35 @@ def test_a_signal_to_one_stops_both_at_one_step(data, tmp_path):
     subprocess.run(["kill", str(started(launcher, workdir)[1])], check=True)
     assert launcher.wait(120) == 128 + signal.SIGTERM
     log = workdir.with_suffix(".log").read_text()
-    assert "[0] stopped by SIGTERM" in log
-    assert "[1] stopped by SIGTERM" in log
     found, passed = checkpoints.load_newest(workdir / "checkpoints", "step")
     assert found is not None and not passed
+    step = checkpoints.position_of(found).step
+    for worker in range(2):
+        assert f"[{worker}] stopped by SIGTERM at step {step}\n" in log
+
+
+@pytest.mark.slow
+def test_a_chief_that_refuses_says_why_to_all(data, tmp_path):
+    workdir = tmp_path / "run"
+    with runs.lock(workdir):
+        assert start(data, workdir).wait(120) == cli.EXIT_USAGE
+    log = workdir.with_suffix(".log").read_text()
+    refusal = re.search(r"^\[0\] error: (.* is training there.*)$", log, re.MULTILINE)
+    assert refusal, log
+    assert f"[1] error: worker 0: {refusal[1]}" in log
+
+
+@pytest.mark.slow
+def test_workers_with_other_flags_are_refused(data, tmp_path):
+    config = TrainConfig(data_dir=str(data), workdir=str(tmp_path / "run"), **OPTIONS)
+    flags = cli.to_flags(config).split()
+    addresses = launch_local.free_addresses(2)
+    workers = [
+        launch_local.start(index, addresses, [*flags, f"--seed={index}"])
+        for index in range(2)
+    ]
+    for worker in workers:
+        said, _ = worker.communicate(timeout=120)
+        assert worker.returncode == cli.EXIT_USAGE, said
+        assert "other flags or data than worker 0: worker 1" in said
+    assert not (tmp_path / "run").exists()

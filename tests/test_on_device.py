@@ -1,6 +1,5 @@
 """cxr.input.on_device: images that lie on the devices train like images in memory."""
 
-
 import numpy as np
 import pytest
 import tensorflow as tf

@@ -36,8 +36,8 @@ class LaunchConfig:
 def main(argv: list[str]) -> int:
     """Runs the command line."""
     config, flags = cli.parse(argv, LaunchConfig, usage=_USAGE)
-    addresses = _free_addresses(config.workers)
-    workers = [_start(index, addresses, flags) for index in range(len(addresses))]
+    addresses = free_addresses(config.workers)
+    workers = [start(index, addresses, flags) for index in range(len(addresses))]
     with _passing_signals_on(workers):
         threads = [
             threading.Thread(target=_copy, args=(index, worker.stdout))
@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
     return code
 
 
-def _free_addresses(count: int) -> list[str]:
+def free_addresses(count: int) -> list[str]:
     """Returns addresses of ports that nobody listens on now."""
     with contextlib.ExitStack() as held:
         found = []
@@ -61,16 +61,21 @@ def _free_addresses(count: int) -> list[str]:
         return found
 
 
-def _start(index: int, addresses: list[str], flags: list[str]) -> subprocess.Popen:
+def tf_config(index: int, addresses: list[str]) -> str:
+    """Returns what tells a worker who there is, and which of them it is."""
     task = {"type": "worker", "index": index}
-    cluster = {"cluster": {"worker": addresses}, "task": task}
+    return json.dumps({"cluster": {"worker": addresses}, "task": task})
+
+
+def start(index: int, addresses: list[str], flags: list[str]) -> subprocess.Popen:
+    """Starts a worker of those at the addresses; what it says comes in a pipe."""
     return subprocess.Popen(
         [sys.executable, "-m", "cxr.train", *flags, "--strategy=multi_worker"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        env={**os.environ, "TF_CONFIG": json.dumps(cluster)},
+        env={**os.environ, "TF_CONFIG": tf_config(index, addresses)},
         start_new_session=True,  # Ctrl-C comes once, by way of us
     )
 

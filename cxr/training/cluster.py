@@ -8,6 +8,7 @@ on the CPU, in the order of the calls, which is the same in every worker.
 
 import contextlib
 import functools
+import hashlib
 import json
 import os
 import re
@@ -34,6 +35,14 @@ class Lost(cli.CommandError):
     """Another worker is gone; the same command in all of them goes on."""
 
     exit_code = _EXIT_LOST
+
+
+class Refused(cli.CommandError):
+    """The chief cannot begin, and has said why."""
+
+    def __init__(self, reason: str, exit_code: int):
+        super().__init__(f"worker 0: {reason}")
+        self.exit_code = exit_code
 
 
 class Workers:
@@ -66,6 +75,16 @@ class Workers:
         """Returns what `decide` returns at the chief; JSON can hold it."""
         return decide()
 
+    def telling_refusals(self) -> contextlib.AbstractContextManager[None]:
+        """Lets the others refuse what the chief refuses within the block.
+
+        They wait in `from_chief`, which raises Refused.
+        """
+        return contextlib.nullcontext()
+
+    def agree(self, settings: str) -> None:
+        """Raises UsageError in all workers where any was started with others."""
+
     def shared(self, interruption: signals.Interruption) -> signals.Interruption:
         """Returns what stops all workers at the same check."""
         return interruption
@@ -91,9 +110,34 @@ class _Cluster(Workers):
         return whole.reshape(self.count, *array.shape)
 
     def from_chief(self, decide: Callable[[], Any]) -> Any:
-        text = json.dumps(decide()).encode() if self.is_chief else b""
-        length = int(self.all_gather(np.array(len(text), np.int64))[0])
-        padded = np.frombuffer(text.ljust(length), np.uint8)
+        answer = self._broadcast({"value": decide()} if self.is_chief else {})
+        if "refused" in answer:
+            raise Refused(answer["refused"], answer["exit_code"])
+        return answer["value"]
+
+    @contextlib.contextmanager
+    def telling_refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except cli.CommandError as error:
+            self._broadcast({"refused": str(error), "exit_code": error.exit_code})
+            raise
+
+    def agree(self, settings: str) -> None:
+        own = np.frombuffer(hashlib.sha256(settings.encode()).digest(), np.uint8)
+        found = self.all_gather(own)
+        others = np.flatnonzero((found != found[0]).any(axis=1)).tolist()
+        if others:
+            raise cli.UsageError(
+                "--strategy=multi_worker: started with other flags or data than worker "
+                f"0: worker {', '.join(map(str, others))}"
+            )
+
+    def _broadcast(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """Returns the chief's answer."""
+        text = json.dumps(answer).encode()
+        lengths = self.all_gather(np.array(len(text), np.int64))
+        padded = np.frombuffer(text.ljust(int(lengths.max())), np.uint8)
         return json.loads(self.all_gather(padded)[0].tobytes())
 
     def shared(self, interruption: signals.Interruption) -> signals.Interruption:

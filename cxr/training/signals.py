@@ -11,11 +11,17 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(cli.Stopped):
-    """Work that stopped at a safe moment because a signal asked for it."""
+    """Work that stopped at a safe moment because a signal asked for it.
 
-    def __init__(self, number: int):
-        super().__init__(f"stopped by {signal.Signals(number).name}")
-        self.exit_code = 128 + number
+    Args:
+      number: the signal's.
+      step: of training, at which the state was saved.
+    """
+
+    def __init__(self, number: int, step: int | None = None):
+        at = "" if step is None else f" at step {step}"
+        super().__init__(f"stopped by {signal.Signals(number).name}{at}")
+        self.number, self.exit_code = number, 128 + number
 
 
 class Interruption:

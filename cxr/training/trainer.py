@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from cxr import cli, environment, records, runs, schedules
-from cxr.config import TrainConfig
+from cxr.config import TrainConfig, result_fields
 from cxr.input import augmenters, on_device, pipeline
 from cxr.input.shard_check import ShardCheck
 from cxr.storage import run_folders
@@ -63,6 +63,8 @@ def train(
       Interrupted: SIGINT or SIGTERM came; the state is saved.
     """
     with cluster.joined(config) as workers:
+        data = resuming.data_identity(config, record_set.manifest)
+        workers.agree(f"{result_fields(config)} {data.fingerprint}")
         if workers.is_chief:
             return _lead(config, record_set, said, workers)
         if not workers.from_chief(bool):
@@ -82,14 +84,13 @@ def _lead(
     """Trains as the one worker, or as the chief of several."""
     mirror = run_folders.RunFolder(config.workdir)
     workdir = mirror.folder
-    with (
-        runs.lock(workdir),
-        signals.watch() as own,
-        mirror.sending(),
-    ):
-        interruption = workers.shared(own)
-        runs.settle(workdir)
-        decision = resuming.decide(workdir, config, record_set.manifest)
+    with contextlib.ExitStack() as leading:
+        with workers.telling_refusals():
+            leading.enter_context(runs.lock(workdir))
+            interruption = workers.shared(leading.enter_context(signals.watch()))
+            leading.enter_context(mirror.sending())
+            runs.settle(workdir)
+            decision = resuming.decide(workdir, config, record_set.manifest)
         anew = decision.course is resuming.Course.ANEW
         workers.from_chief(lambda: decision.finished is not None)
         with contextlib.ExitStack() as while_training:
@@ -247,11 +248,11 @@ class Trainer:
             best = self._states.best_epoch(self._position)
             assert self._log  # the chief's
             self._log.published(self._position.rows[best - 1])
-        except signals.Interrupted:
+        except signals.Interrupted as stop:
             if run is not None:
                 self._save(run.step)
             progress.say("saved; the same command goes on from here")
-            raise
+            raise signals.Interrupted(stop.number, self._position.step) from None
         except tf.errors.OpError as error:
             # tf.data wraps what our readers raise; a damaged record is a DataError.
             raise self._train.fault or self._validation.fault or error from error
