@@ -9,6 +9,11 @@ turn) and, where --external_dir is given, `external`: half of another source's p
 judged by the model of `grouped`. The other half, `proof`, is for a finished recipe; it
 is read only where it is named. Recipes are chosen by the rehearsals together.
 
+A recipe may be an ensemble, whose probabilities are averaged and whose threshold is
+chosen anew on validation; its members' trials must be there:
+
+    "both: fast@0 + fast@1 + fast@2 + small_cnn@{seed}"
+
 Every trial is a row of a table; what is there is not done again: the command repeated
 goes on, and more recipes, seeds or rehearsals fill what is missing.
 """
@@ -25,9 +30,12 @@ import sys
 import time
 
 from cxr import cli, tables
+from cxr.metrics import evaluation, predictions
 
 BLOCKS = 5
 EXTERNAL = ("external", "proof")
+_MEMBER = r"[\w.-]+@(\d+|\{seed\})"
+_RULE = "youden"
 _COLUMNS = (
     "recipe",
     "rehearsal",
@@ -76,13 +84,16 @@ class Rehearsals:
 
     Args:
       config: the flags.
-      recipes: `NAME: FLAGS` of cxr.train each.
+      recipes: `NAME: FLAGS` of cxr.train each, or `NAME: RECIPE@SEED + ...`.
     """
 
     def __init__(self, config: RehearsalsConfig, recipes: list[str]):
         for recipe in recipes:
-            if not re.match(r"[\w.-]+: -", recipe):
-                raise cli.UsageError(f"{recipe!r}: expected 'NAME: --FLAG ...'")
+            if not re.match(rf"[\w.-]+: (-|{_MEMBER})", recipe):
+                raise cli.UsageError(
+                    f"{recipe!r}: expected 'NAME: --FLAG ...' or 'NAME: RECIPE@SEED + "
+                    "...'"
+                )
         self._config, self._recipes = config, recipes
         self._work = pathlib.Path(config.work_dir).absolute()
         self._path = pathlib.Path(config.results)
@@ -101,8 +112,10 @@ class Rehearsals:
                         for rehearsal in judged
                         if not self._has(name, rehearsal, seed, flags)
                     ]
-                    if missing:
+                    if missing and flags.startswith("-"):
                         self._run(name, flags, seed, training, missing)
+                    elif missing:
+                        self._combine(name, flags, seed, missing)
 
     def _trainings(self) -> dict[str, list[str]]:
         """Returns what each model is judged on; `external` by that of `grouped`."""
@@ -169,11 +182,35 @@ class Rehearsals:
             seconds = time.monotonic() - began
             self._add(name, rehearsal, seed, found, seconds, flags)
 
-    def _keep(self, evaluation: pathlib.Path, name: str) -> None:
+    def _combine(self, name: str, members: str, seed: str, judged: list[str]) -> None:
+        """Adds an ensemble's rows, from what its members' trials predicted."""
+        for rehearsal in judged:
+            folders, seconds = [], 0.0
+            kept = self._work / "predictions"
+            for member in members.replace("{seed}", seed).split(" + "):
+                recipe, _, own = member.partition("@")
+                wanted = {"recipe": recipe, "rehearsal": rehearsal, "seed": own}
+                rows = [row for row in self.rows if wanted.items() <= row.items()]
+                if not rows:
+                    raise cli.UsageError(f"{name}: {member} has no trial: {rehearsal}")
+                seconds += float(rows[0]["seconds"])
+                folders.append(kept / f"{recipe}-{rehearsal}-{own}")
+            first = json.loads((folders[0] / "metrics.json").read_text())
+            asked = evaluation.Evaluation(
+                _mean(folders), "test", first["positive_class"], {"rule": _RULE}
+            )
+            threshold = asked.threshold_on(_mean([f / "validation" for f in folders]))
+            asked = dataclasses.replace(asked, threshold=threshold)
+            baseline = {**first["trivial_baseline"], "strata": None}
+            measured = evaluation.measure(asked.scored, asked.resamples)
+            found = {"metrics": measured, "trivial_baseline": baseline}
+            self._add(name, rehearsal, seed, found, seconds, members)
+
+    def _keep(self, evaluated: pathlib.Path, name: str) -> None:
         """Keeps the predictions of a trial, and those of its validation."""
         kept = self._work / "predictions" / name
         shutil.rmtree(kept, ignore_errors=True)
-        shutil.copytree(evaluation, kept)
+        shutil.copytree(evaluated, kept)
         validation = self._work / "run" / "evaluation-validation"
         if validation.exists():
             shutil.copytree(validation, kept / "validation")
@@ -250,6 +287,12 @@ class Rehearsals:
             cells.append(f"{statistics.median(float(r['seconds']) for r in rows):.0f}")
             lines.append("| " + " | ".join(cells) + " |")
         return "\n".join(lines)
+
+
+def _mean(folders: list[pathlib.Path]) -> predictions.Predictions:
+    """Returns the mean of the predictions in the folders."""
+    texts = [(folder / predictions.TABLE).read_text() for folder in folders]
+    return predictions.average([predictions.from_csv(text) for text in texts])
 
 
 def _digits(value: float | None) -> str:

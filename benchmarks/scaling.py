@@ -172,7 +172,7 @@ def measured_table(found: dict[str, Any]) -> str:
         said = predicted_s(case, link(found))
         rows.append(
             [
-                f"`{case['model']}`, {case['image_size']} px, {case['images']} a worker",
+                f"`{case['model']}`, {case['image_size']} px, {case['images']} images",
                 f"{case['images'] / one:.0f}",
                 f"{WORKERS * case['images'] / two:.0f}",
                 f"{case['reduced_bytes'] / 1e6:.2f}",

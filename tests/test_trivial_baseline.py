@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from benchmarks import rehearsals
-from cxr import cli
+from cxr import cli, tables
 from cxr.conversion import planning, trivial_scores
 from cxr.conversion.planning import PlanConfig
 from cxr.images import statistics
-from cxr.metrics import trivial_baseline
+from cxr.metrics import predictions, trivial_baseline
 from cxr.metrics.evaluation import Evaluation
 from cxr.metrics.summary import summarise
 from cxr.metrics.trivial_baseline import Baseline, Regression
@@ -303,3 +303,46 @@ def test_rehearsals_do_only_what_the_table_lacks(tmp_path, monkeypatch):
         filled("a: --epochs=1", rehearsals=("dress",))
     with pytest.raises(cli.UsageError, match="expected 'NAME"):
         filled("--epochs=1")
+    with pytest.raises(cli.UsageError, match="c@0 has no trial: grouped"):
+        filled("ab: a@0 + c@{seed}", rehearsals=("grouped",))
+
+
+def test_an_ensemble_is_made_of_what_trials_predicted(tmp_path):
+    scores = {"a": [0.1, 0.6, 0.5, 0.9], "b": [0.4, 0.1, 0.7, 0.3]}
+    entry = {"value": 0.75, "ci95": None}
+    rows = []
+    for name, positive in scores.items():
+        folder = tmp_path / "work/predictions" / f"{name}-grouped-0"
+        table = predictions.Predictions(
+            filenames=tuple("wxyz"),
+            patient_ids=tuple("wxyz"),
+            labels=np.array([0, 0, 1, 1]),
+            probabilities=np.array([[1 - p, p] for p in positive]),
+            class_names=("NORMAL", "PNEUMONIA"),
+        )
+        for path in (folder, folder / "validation"):
+            predictions.publish(path, table, {})
+        found = {
+            "positive_class": "PNEUMONIA",
+            "trivial_baseline": {"metrics": {"roc_auc": entry}, "strata": None},
+        }
+        (folder / "metrics.json").write_text(json.dumps(found))
+        known = {"recipe": name, "rehearsal": "grouped", "seed": "0", "seconds": "7"}
+        rows.append(dict.fromkeys(rehearsals._COLUMNS, "") | known)
+    tables.publish(tmp_path / "table.csv", rehearsals._COLUMNS, rows)
+    config = rehearsals.RehearsalsConfig(
+        input_dir="films",
+        results=str(tmp_path / "table.csv"),
+        work_dir=str(tmp_path / "work"),
+        rehearsals=("grouped",),
+    )
+    together = rehearsals.Rehearsals(config, ["ab: a@0 + b@{seed}"])
+    together.fill()
+    row = together.rows[-1]
+    # Neither ranks all four right; their mean does, and its own threshold decides.
+    assert (row["recipe"], row["roc_auc"], row["accuracy"]) == (
+        "ab",
+        "1.0000",
+        "1.0000",
+    )
+    assert (row["seconds"], row["flags"]) == ("14", "a@0 + b@{seed}")
