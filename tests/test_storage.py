@@ -1,14 +1,19 @@
 """Sets and films in a bucket, of moto's imitation of S3 in this process."""
 
+import dataclasses
 import shutil
 import sys
 
 import pytest
 
-from cxr import cli, records
+from benchmarks import survival
+from cxr import cli, records, train
+from cxr.config import TrainConfig
 from cxr.conversion import converter
 from cxr.storage import cache, places, run_folders, sets
 from cxr.storage.remote import Remote
+from cxr.training.stage_run import StageRun
+from tests.fabricated import write_records
 from tests.sample_images import config_for, contents, convert, make_source
 from tools import verify_tfrecords
 
@@ -292,3 +297,45 @@ def test_a_flipped_byte_of_a_run_is_named(bucket, monkeypatch, tmp_path):
     monkeypatch.setenv("CXR_CACHE_DIR", str(tmp_path / "cold"))
     with pytest.raises(cli.DataError, match=f"{RUN}/history.csv: not the bytes"):
         run_folders.fetched(RUN)
+
+
+@pytest.mark.slow
+def test_a_training_in_a_bucket_goes_on_on_another_machine(
+    bucket, monkeypatch, tmp_path, capsys
+):
+    write_records(tmp_path / "data", {"train": 24, "validation": 8}, image_size=32)
+    config = TrainConfig(
+        data_dir=str(tmp_path / "data"),
+        dataset="tiny",
+        workdir=RUN,
+        model="small_cnn",
+        image_size=32,
+        batch_size=8,
+        epochs=3,
+        checkpoint_every_steps=2,
+        progress=False,
+        tensorboard=False,
+    )
+    execute, left = StageRun.execute, [None] * 5
+
+    def dies(self, count):
+        if not left:
+            raise Crash
+        left.pop()
+        return execute(self, count)
+
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(StageRun, "execute", dies)
+        train.train(config)
+    monkeypatch.setenv("CXR_CACHE_DIR", str(tmp_path / "another machine"))
+    capsys.readouterr()
+    train.train(config)
+    said = capsys.readouterr().out
+    assert "resuming at step 4 (epoch 2)" in said
+    assert f"  model     {RUN}/" in said
+    assert f"--workdir={RUN} --split=test" in said
+    whole = dataclasses.replace(config, workdir=str(tmp_path / "whole"))
+    train.train(whole)
+    monkeypatch.setenv("CXR_CACHE_DIR", str(tmp_path / "a third"))
+    found = survival.result(run_folders.fetched(RUN))
+    assert found == survival.result(tmp_path / "whole")

@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from cxr import cli, pulse, records, runs
 from cxr.config import TrainConfig
+from cxr.storage import places
 from cxr.training import board, curves
 
 _MIB = 1 << 20
@@ -35,16 +36,22 @@ def say(message: str) -> None:
     cli.say(message)
 
 
-def say_finished(run: runs.Run) -> None:
-    """Says what a finished run has, and what may be done with it."""
+def say_finished(run: runs.Run, workdir: str) -> None:
+    """Says what a finished run has, and what may be done with it.
+
+    Args:
+      run: the run.
+      workdir: how the flags name it: a folder, or a URL whose copy was trained in.
+    """
     epoch = run.info.best_epoch
     row = runs.read_history(run.workdir)[epoch - 1]
+    names = (run.model_path.name, runs.HISTORY, runs.CURVES)
+    model, history, curve = (places.joined(workdir, name) for name in names)
     say(
-        f"\nfinished: {run.workdir}\n"
-        f"  model     {run.model_path} (epoch {epoch}, validation loss "
-        f"{row['val_loss']:.4f})\n"
-        f"  history   {run.workdir / runs.HISTORY}, {run.workdir / runs.CURVES}\n"
-        f"next: python -m cxr.evaluate --workdir={run.workdir} --split=test"
+        f"\nfinished: {workdir}\n"
+        f"  model     {model} (epoch {epoch}, validation loss {row['val_loss']:.4f})\n"
+        f"  history   {history}, {curve}\n"
+        f"next: python -m cxr.evaluate --workdir={workdir} --split=test"
     )
 
 

@@ -111,7 +111,7 @@ def _lead(
             run = runs.open_run(workdir)
             _tidy(run, config)
             stale.say(stale.mark(run))
-            progress.say_finished(run)
+            progress.say_finished(run, config.workdir)
         return run
 
 
@@ -120,7 +120,7 @@ def _leave_finished(
 ) -> None:
     changed = publishing.publish_decision(run, config, record_set)
     done = "its decision is published anew" if changed else "nothing to do"
-    progress.say(f"{run.workdir} is finished; {done}")
+    progress.say(f"{config.workdir} is finished; {done}")
 
 
 def _tidy(run: runs.Run, config: TrainConfig) -> None:
