@@ -30,6 +30,13 @@ def train(config: TrainConfig) -> list[runs.Run]:
                     f"--data_dir={config.data_dir}: --dataset={PHANTOM} is made on the "
                     "spot, in a folder of this machine"
                 )
+            if config.strategy == "multi_worker" and not phantom_set.is_made(
+                config.data_dir
+            ):
+                raise cli.UsageError(
+                    f"--dataset={PHANTOM}: is drawn by one process; begin this "
+                    "training once without --strategy=multi_worker"
+                )
             phantom_set.ensure(config.data_dir)
         each = _one_config_a_seed(config)
         for single in each:

@@ -80,6 +80,16 @@ def test_without_a_cluster_it_is_refused(monkeypatch):
         preflight.check_cluster(TrainConfig(strategy="multi_worker"))
 
 
+def test_several_workers_do_not_draw_the_phantoms(tmp_path, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", "{}")
+    config = TrainConfig(
+        data_dir=str(tmp_path), dataset="phantom", strategy="multi_worker"
+    )
+    with pytest.raises(cli.UsageError, match="drawn by one process"):
+        train.train(config)
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_a_killed_worker_ends_the_other_and_both_go_on(data, tmp_path):
     workdir = tmp_path / "run"

@@ -12,6 +12,11 @@ NUM_PATIENTS = 600  # about 900 films: half a minute to draw on two cores
 _IMAGE_SIZE = 128  # what the small networks of the quickstart need, and no more
 
 
+def is_made(data_dir: str | os.PathLike) -> bool:
+    """Returns whether `data_dir/phantom` holds a complete set."""
+    return any(pathlib.Path(data_dir, PHANTOM).glob(f"*/{records.MANIFEST}"))
+
+
 def ensure(data_dir: str | os.PathLike) -> records.RecordSet:
     """Makes `data_dir/phantom` where it is missing; finishes a half-made one.
 
@@ -19,7 +24,7 @@ def ensure(data_dir: str | os.PathLike) -> records.RecordSet:
     large enough to mean something.
     """
     root = pathlib.Path(data_dir)
-    if any((root / PHANTOM).glob(f"*/{records.MANIFEST}")):
+    if is_made(root):
         return records.find(root, PHANTOM)
     films = root / f"{PHANTOM}_films"
     cli.say(f"drawing synthetic films below {films}")
