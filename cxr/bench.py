@@ -73,6 +73,11 @@ def bench(train_config: TrainConfig, options: BenchConfig) -> dict[str, Any]:
             "--cache=device: the benchmark measures how images reach the devices; "
             "use --cache=ram"
         )
+    if train_config.strategy == "multi_worker":
+        raise cli.UsageError(
+            "--strategy=multi_worker: the benchmark measures one process; several are "
+            "measured by benchmarks.scaling, in a checkout"
+        )
     output = pathlib.Path(options.output_dir)
     if output.exists() and not output.is_dir():
         raise cli.UsageError(f"--output_dir={output}: is a file; expected a folder")

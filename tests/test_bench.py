@@ -509,6 +509,7 @@ def test_a_baseline_of_other_settings_is_refused_before_measuring(
         (["surplus"], cli.UsageError, "surplus"),
         (["--only=output"], cli.UsageError, "only"),
         (["--cache=device"], cli.UsageError, "--cache=device"),
+        (["--strategy=multi_worker"], cli.UsageError, "measures one process"),
         (["--batch_size=900"], cli.UsageError, "only 26"),
     ],
 )
