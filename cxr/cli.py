@@ -399,6 +399,12 @@ def _find_flagfiles(argv: list[str]) -> list[str]:
     return found
 
 
+def command(verb: str) -> str:
+    """Returns how a command of `cxr` is called, in the form that this one was."""
+    as_one = sys.argv[0].startswith("cxr ")
+    return f"cxr {verb}" if as_one else f"python -m cxr.{verb}"
+
+
 def _find_flagfile(name: str) -> str:
     """Returns the file that `vgg16`, `vgg16.flags` or `configs/vgg16.flags` means."""
     path = pathlib.Path(name)
@@ -406,7 +412,7 @@ def _find_flagfile(name: str) -> str:
     names_it = path.as_posix() in (path.stem, packaged.name, f"configs/{packaged.name}")
     if path.is_file() or not (names_it and packaged.is_file()):
         return name
-    note(f"--flagfile={name}: no such file here; taking {packaged}")
+    note(f"--flagfile={name}: the recipe of that name in cxr, {packaged}")
     return str(packaged)
 
 

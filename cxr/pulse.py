@@ -38,10 +38,14 @@ _watch = _Watch(time.monotonic())
 
 
 def told(text: str) -> None:
-    """Takes note of lines that were printed; the last one says what is being done."""
+    """Takes note of what was printed; its last line may say what is being done.
+
+    That of several, such as a table, does so only where it ends in ` ...`.
+    """
     _watch.said_s = _watch.since_s = time.monotonic()
-    if lines := text.strip().split("\n")[-1].removesuffix(" ..."):
-        _watch.doing = lines
+    *before, line = text.strip().split("\n")
+    if line and (not before or line.endswith(" ...")):
+        _watch.doing = line.removesuffix(" ...")
 
 
 def at(doing: str) -> None:

@@ -165,3 +165,10 @@ def test_pip_makes_the_command():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     module, _, function = project["scripts"]["cxr"].partition(":")
     assert getattr(importlib.import_module(module), function) is command.main
+
+
+def test_commands_are_named_as_this_one_was_called(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["cxr train"])
+    assert cli.command("evaluate") == "cxr evaluate"
+    monkeypatch.setattr(sys, "argv", ["/somewhere/cxr/train.py"])
+    assert cli.command("evaluate") == "python -m cxr.evaluate"

@@ -158,7 +158,7 @@ def _baseline(baseline: Mapping[str, Any] | None) -> Iterator[Finding]:
         yield Finding("trivial_baseline", "info", f"{line}.")
         return
     low, high = (f"{bound:+.3f}" for bound in gap["ci95"])
-    line += f"; the model's is {gap['value']:+.3f} off it (95 %: {low} to {high})"
+    line += f"; the model's less that: {gap['value']:+.3f} (95 %: {low} to {high})"
     if gap["ci95"][0] > 0:
         yield Finding("trivial_baseline", "info", f"{line}.")
     else:

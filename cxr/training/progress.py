@@ -51,7 +51,7 @@ def say_finished(run: runs.Run, workdir: str) -> None:
         f"\nfinished: {workdir}\n"
         f"  model     {model} (epoch {epoch}, validation loss {row['val_loss']:.4f})\n"
         f"  history   {history}, {curve}\n"
-        f"next: python -m cxr.evaluate --workdir={workdir} --split=test"
+        f"next: {cli.command('evaluate')} --workdir={workdir} --split=test"
     )
 
 
