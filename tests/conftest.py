@@ -21,6 +21,16 @@ def pytest_configure(config):
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """Shares the whole suite, but for what needs a GPU, between two processes.
+
+    Named files stay in this one: they would wait for TensorFlow's import twice.
+    """
+    whole = config.args_source is config.ArgsSource.TESTPATHS
+    return 2 if whole and config.option.markexpr != "gpu" else 0
+
+
 def pytest_collection_modifyitems(config, items):
     """Leaves out what needs a GPU, unless `-m gpu` asks for it."""
     if config.option.markexpr != "gpu":

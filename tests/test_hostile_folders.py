@@ -15,7 +15,7 @@ from cxr import cli, evaluate, predict, train
 from cxr.config import TrainConfig
 from cxr.evaluation.opening import EvaluateConfig
 from tests import hostile_folders
-from tests.fabricated import write_records
+from tests.fabricated import shallow_network, write_records
 
 pytestmark = pytest.mark.slow  # a third of them train or evaluate
 
@@ -36,6 +36,12 @@ def config_in(root: pathlib.Path) -> TrainConfig:
         progress=False,
         tensorboard=False,
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shallow():
+    with shallow_network():
+        yield
 
 
 @pytest.fixture(scope="module")

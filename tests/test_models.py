@@ -160,6 +160,7 @@ def test_the_fused_normalisation_is_keras_own(policy):
 @pytest.mark.parametrize("name", ["vgg16", "small_cnn"])
 def test_normalised_by_film_a_network_is_blind_to_exposure(name):
     spec = models.ModelSpec(name, 32, 2, normalization="film")
+    keras.utils.set_random_seed(3)  # some weights hardly tell any two films apart
     model = models.build(spec)
     film = np.random.default_rng(0).uniform(0, 120, (1, 32, 32, 1)).astype(np.float32)
     found = [model(film), model(2 * film + 15), model(255 - film)]

@@ -14,11 +14,17 @@ from cxr.config import TrainConfig
 from cxr.evaluation.opening import EvaluateConfig
 from cxr.training import publishing, resuming, signals
 from cxr.training.stage_run import StageRun
-from tests.fabricated import write_records
+from tests.fabricated import shallow_network, write_records
 
 pytestmark = pytest.mark.slow  # each test trains
 
 COUNTS = {"train": 12, "validation": 8, "test": 8}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shallow():
+    with shallow_network():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +46,7 @@ def make_config(data, workdir, **changes):
             "epochs": 2,
             "augmentation": "none",
             "schedule": "cosine",
+            "best_metric": "val_roc_auc",  # 1 from the first epoch on
             "early_stopping_patience": 0,
             "progress": False,
             "tensorboard": False,

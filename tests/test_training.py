@@ -22,7 +22,7 @@ from cxr.metrics import predictions, thresholds
 from cxr.prediction.predictor import load_predictor
 from cxr.training import devices, preflight, signals, steps, trainer
 from cxr.training.stage_run import StageRun
-from tests.fabricated import write_records
+from tests.fabricated import shallow_network, write_records
 
 pytestmark = pytest.mark.slow  # each test trains
 
@@ -39,19 +39,20 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def config(data, tmp_path):
-    return TrainConfig(
-        data_dir=str(data),
-        dataset="tiny",
-        workdir=str(tmp_path / "run"),
-        model="small_cnn",
-        image_size=SIZE,
-        batch_size=8,
-        epochs=2,
-        augmentation="none",
-        progress=False,
-        tensorboard=False,
-        early_stopping_patience=0,
-    )
+    with shallow_network():
+        yield TrainConfig(
+            data_dir=str(data),
+            dataset="tiny",
+            workdir=str(tmp_path / "run"),
+            model="small_cnn",
+            image_size=SIZE,
+            batch_size=8,
+            epochs=2,
+            augmentation="none",
+            progress=False,
+            tensorboard=False,
+            early_stopping_patience=0,
+        )
 
 
 @pytest.fixture(scope="module")
