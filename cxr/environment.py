@@ -11,6 +11,7 @@ from cxr import documents
 from cxr.model_info import DataIdentity
 
 FILE = "environment.json"
+_ORDERS = ("whole", "nearby")  # of cxr/input/orders.py
 _SHOWN_PACKAGES = ("tensorflow", "keras", "keras-cv", "numpy", "pillow", "scikit-learn")
 
 
@@ -26,6 +27,7 @@ class Environment:
       devices: what trains.
       replicas: their number.
       precision: Keras' name of the compute type.
+      order: how its epochs are shuffled, see cxr/input/orders.py; None of an older run.
       data: the set that is trained on.
     """
 
@@ -36,12 +38,14 @@ class Environment:
     devices: tuple[str, ...]
     replicas: int
     precision: str
+    order: str | None
     data: DataIdentity
 
     @classmethod
     def parse(cls, fields: documents.Fields) -> "Environment":
         """Parses environment.json's content; ValueError names what is wrong."""
         packages = fields.section("packages")
+        order = fields.text("order", choices=_ORDERS) if fields.has("order") else None
         return cls(
             python=fields.text("python"),
             platform=fields.text("platform"),
@@ -50,12 +54,18 @@ class Environment:
             devices=fields.texts("devices"),
             replicas=fields.integer("replicas", 1),
             precision=fields.text("precision"),
+            order=order,
             data=DataIdentity.parse(fields.section("data")),
         )
 
 
 def describe(
-    data: DataIdentity, *, devices: tuple[str, ...], replicas: int, precision: str
+    data: DataIdentity,
+    *,
+    devices: tuple[str, ...],
+    replicas: int,
+    precision: str,
+    order: str,
 ) -> Environment:
     """Returns the environment of this process."""
     return Environment(
@@ -66,6 +76,7 @@ def describe(
         devices=devices,
         replicas=replicas,
         precision=precision,
+        order=order,
         data=data,
     )
 

@@ -17,7 +17,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from benchmarks import survival
 from cxr import cli, environment, records, runs, train
 from cxr.config import TrainConfig
-from cxr.input import pipeline
+from cxr.input import orders, pipeline
 from cxr.metrics import predictions, thresholds
 from cxr.prediction.predictor import load_predictor
 from cxr.training import devices, preflight, signals, steps, trainer
@@ -375,6 +375,31 @@ def test_an_interrupted_run_resumes_at_the_exact_step(
     assert any(name.startswith(f"step-{sum(calls):08d}") for name in found)
     monkeypatch.setattr(StageRun, "execute", execute)
     train.train(config)
+    assert history(config) == history(whole)
+
+
+@pytest.mark.parametrize("began", ["ram", "none"])
+def test_a_resumed_run_keeps_the_order_it_began_with(
+    config, began, tmp_path, monkeypatch
+):
+    """On a machine with more memory, or less: --cache=auto decides anew."""
+    monkeypatch.setattr(orders, "_BLOCK", 4)  # else so small a split has one block
+    config = dataclasses.replace(config, cache=began)
+    whole = dataclasses.replace(config, workdir=str(tmp_path / "whole"))
+    train.train(whole)
+    execute, calls = StageRun.execute, []
+
+    def interrupt(run, count):
+        calls.append(count)
+        if len(calls) in (3, 5, 7):
+            signal.raise_signal(signal.SIGTERM)
+        return execute(run, count)
+
+    monkeypatch.setattr(StageRun, "execute", interrupt)
+    for cache in (began, "none", "ram"):
+        with pytest.raises(signals.Interrupted):
+            train.train(dataclasses.replace(config, cache=cache))
+    train.train(dataclasses.replace(config, cache="device"))
     assert history(config) == history(whole)
 
 

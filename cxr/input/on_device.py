@@ -1,5 +1,7 @@
 """Keeps a split in the memory of the devices that train on it."""
 
+import functools
+
 import numpy as np
 import tensorflow as tf
 
@@ -14,7 +16,7 @@ _BATCH = 64  # images read by one call while the memory is filled
 class OnDevice:
     """A split whose images lie on every device, so that batches carry indices alone.
 
-    The order is that of a split in memory. Words of eight pixels are gathered, int64:
+    The order is the split's. Words of eight pixels are gathered, int64:
     TensorFlow's GPUs have no kernel that gathers uint8, and keep int32 on the host.
 
     Args:
@@ -47,7 +49,11 @@ class OnDevice:
         """Like `ImageSource.training`, with example indices in the place of images."""
         labels = tf.constant(self.labels)
         batches = orders.batches(
-            self.n, batch_size, seed, start_step=start_step, share=share
+            functools.partial(self._source.epoch_order, seed),
+            self.n // batch_size,
+            batch_size,
+            start_step=start_step,
+            share=share,
         )
         # Here and not on the device: a few bytes, where XLA would want them constant.
         carried = batches.map(lambda _, i: (i, tf.gather(labels, i), i))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -41,6 +42,20 @@ def shuffled_near(shard_sizes: tuple[int, ...], seed: int, epoch: int) -> np.nda
     return order[np.lexsort((ranks, window))]
 
 
+# How an epoch is shuffled, by the name that a run records: it goes on in the order that
+# it has begun with, wherever its images lie then.
+WHOLE_SPLIT, NEARBY = "whole", "nearby"
+
+
+def epoch_order(
+    kind: str, shard_sizes: tuple[int, ...], seed: int, epoch: int
+) -> np.ndarray:
+    """Returns the order of an epoch, int64 [n], of `WHOLE_SPLIT` or `NEARBY`."""
+    if kind == WHOLE_SPLIT:
+        return shuffled(sum(shard_sizes), seed, epoch)
+    return shuffled_near(shard_sizes, seed, epoch)
+
+
 @dataclasses.dataclass(frozen=True)
 class Share:
     """What one of several workers reads of each batch: its columns.
@@ -73,18 +88,30 @@ WHOLE = Share()
 
 
 def batches(
-    n: int, batch_size: int, seed: int, *, start_step: int, share: Share
+    order_of: Callable[[int], np.ndarray],
+    steps: int,
+    batch_size: int,
+    *,
+    start_step: int,
+    share: Share,
 ) -> tf.data.Dataset:
     """Returns which examples each training batch holds, from a global step on.
 
+    Args:
+      order_of: maps an epoch to its order, int64 [n].
+      steps: of an epoch.
+      batch_size: of all workers together.
+      start_step: global step of the first batch.
+      share: what this worker reads of each batch.
+
     Returns:
       Endless dataset of `(epoch int64 scalar, example indices int64 [b])`, b what is
-      this worker's of a batch; `n // batch_size` batches an epoch.
+      this worker's of a batch.
     """
-    steps, size = n // batch_size, share.size(batch_size)
+    size = share.size(batch_size)
 
     def indices(epoch: np.ndarray) -> np.ndarray:
-        order = shuffled(n, seed, int(epoch))[: steps * batch_size]
+        order = order_of(int(epoch))[: steps * batch_size]
         return share.of(order, batch_size).reshape(steps, size)
 
     def of_epoch(epoch: tf.Tensor) -> tf.data.Dataset:

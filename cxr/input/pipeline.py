@@ -110,7 +110,8 @@ def open_split(
         )
         if not resident and reader.encoding == "jpeg":
             _say_decoder()
-    return ImageSource(reader, resident=resident, held=held)
+    whole = cache == "device"
+    return ImageSource(reader, resident=resident, held=held, whole=whole)
 
 
 @functools.cache  # once
@@ -130,13 +131,18 @@ class ImageSource:
       mode: `ram`, `stream` or `hybrid`.
       nbytes: size of the decoded split.
       image_size: height = width of the images.
+      order: how an epoch of training is shuffled, `orders.WHOLE_SPLIT` in memory, else
+        `orders.NEARBY`; may be set to what a run has begun with.
     """
 
-    def __init__(self, reader: Reader, *, resident: bool, held: int = 0):
+    def __init__(
+        self, reader: Reader, *, resident: bool, held: int = 0, whole: bool = False
+    ):
         self.n, self.labels = reader.n, reader.labels
         self.image_size = reader.image_size
         self.nbytes = reader.n * reader.image_size**2
         self.mode = "ram" if resident else "hybrid" if held else "stream"
+        self.order = orders.WHOLE_SPLIT if resident or whole else orders.NEARBY
         self._reader = reader
         self._threads = platforms.available_cores()
         self._resident = Resident(reader, self._threads) if resident else None
@@ -181,7 +187,9 @@ class ImageSource:
         # the last image, once a group. The first batch comes alone, so sooner.
         edges = np.array([done, *range(done + 1, steps, group), steps]) * batch_size
 
-        order_of = functools.lru_cache(maxsize=1)(functools.partial(self._order, seed))
+        order_of = functools.lru_cache(maxsize=1)(
+            functools.partial(self.epoch_order, seed)
+        )
 
         def part(number: int) -> np.ndarray:
             batches = _part(number, edges, epoch, order_of)
@@ -273,10 +281,9 @@ class ImageSource:
         """The error behind a `tf.errors.OpError` of this source's datasets."""
         return self._reader.fault
 
-    def _order(self, seed: int, epoch: int) -> np.ndarray:
-        if self._resident:
-            return orders.shuffled(self.n, seed, epoch)
-        return orders.shuffled_near(self._reader.shard_sizes, seed, epoch)
+    def epoch_order(self, seed: int, epoch: int) -> np.ndarray:
+        """Returns the order of an epoch of training, int64 [n]."""
+        return orders.epoch_order(self.order, self._reader.shard_sizes, seed, epoch)
 
     def _choosing(self, indices_of: Callable[[int], np.ndarray]) -> Callable:
         """Returns the choice of images; in memory mode it waits until they are there.

@@ -6,6 +6,7 @@ one under a fingerprint of all that shaped them; a kill loses at most one chunk.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Callable
@@ -50,7 +51,7 @@ class FeatureSource:
         start_step: int = 0,
         share: orders.Share = orders.WHOLE,
     ) -> tf.data.Dataset:
-        """Like `pipeline.ImageSource.training`, in the same order; epoch e: view e % K.
+        """Like `pipeline.ImageSource.training` from memory; epoch e: view e % K.
 
         Returns:
           Endless dataset of `(features float32 [b, D], labels int32 [b], example
@@ -65,7 +66,11 @@ class FeatureSource:
             return tf.gather(table, rows), tf.gather(labels, indices), indices
 
         batches = orders.batches(
-            self.n, batch_size, seed, start_step=start_step, share=share
+            functools.partial(orders.shuffled, self.n, seed),
+            self.n // batch_size,
+            batch_size,
+            start_step=start_step,
+            share=share,
         )
         return batches.map(gather).prefetch(tf.data.AUTOTUNE)
 

@@ -189,20 +189,26 @@ class Trainer:
             config, recorded=recorded, strategy=workers.strategy
         )
         keras.config.set_dtype_policy(self._devices.precision)
+        self._train, self._validation = (
+            builders.open_split(config, record_set, split, progress=config.progress)
+            for split in ("train", "validation")
+        )
+        # Whether it lies in memory is this machine's and this moment's; its order is
+        # the run's.
+        self._train.order = workers.from_chief(
+            lambda: (before and before.order) or self._train.order
+        )
         trained = environment.describe(
             resuming.data_identity(config, record_set.manifest),
             devices=self._devices.names,
             replicas=self._devices.replicas,
             precision=self._devices.precision,
+            order=self._train.order,
         )
         if workers.is_chief:
             resuming.publish_settings(self._workdir, config, trained)
         if anew:
             resuming.begin_anew(self._workdir)
-        self._train, self._validation = (
-            builders.open_split(config, record_set, split, progress=config.progress)
-            for split in ("train", "validation")
-        )
         self._evidence = debiasing.evidence(record_set, config.debias)
         self._steps_per_epoch = self._train.n // config.batch_size
         self._stages = builders.stages(config)
