@@ -24,6 +24,7 @@ from cxr.input.pipeline import ImageSource
 from cxr.input.reader import Reader
 from cxr.reporting import formatting
 from cxr.training import steps
+from tests.fabricated import shallow_network
 
 pytestmark = pytest.mark.slow  # each test measures
 
@@ -230,6 +231,12 @@ def films(make_records):
     return make_records({"train": 26, "validation": 4}, image_size=48, encoding="jpeg")
 
 
+@pytest.fixture
+def shallow():
+    with shallow_network():
+        yield
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("cache", "sweep"), [("ram", (8, 99)), ("none", ())])
 def test_the_ladder_of_real_cases(films, cache, sweep):
@@ -273,6 +280,7 @@ def test_raw_images_have_no_decoding_to_compare_with(make_records):
     assert found["stages"][2]["roofline"] is None
 
 
+@pytest.mark.usefixtures("shallow")
 def test_on_an_accelerator_its_own_memory_is_the_roof_of_augmentation(
     films, monkeypatch
 ):
@@ -368,6 +376,7 @@ def full():
     return tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
 
 
+@pytest.mark.usefixtures("shallow")
 def test_a_batch_that_does_not_fit_is_a_row_of_the_sweep(films, monkeypatch, capsys):
     exhausted(7, monkeypatch, full())
     protocol = dataclasses.replace(PROTOCOL, sweep=(16, 2, 8, 4))
@@ -398,6 +407,7 @@ def test_a_sweep_that_fits_nowhere_has_rows_all_the_same(films, monkeypatch):
     assert all(row["step"] is row["train"] is None for row in rows)
 
 
+@pytest.mark.usefixtures("shallow")
 def test_other_faults_of_the_sweep_are_no_row(films, monkeypatch):
     exhausted(4, monkeypatch, tf.errors.InternalError(None, None, "cuDNN failed"))
     protocol = dataclasses.replace(PROTOCOL, sweep=(8,))
@@ -405,6 +415,7 @@ def test_other_faults_of_the_sweep_are_no_row(films, monkeypatch):
         runner.run(config(films), films, protocol)
 
 
+@pytest.mark.usefixtures("shallow")
 def test_a_batch_that_does_not_fit_at_all_is_said_in_a_sentence(films, monkeypatch):
     exhausted(3, monkeypatch, full())
     with pytest.raises(cli.UnavailableError, match=r"--batch_size=4 .*try half"):
@@ -418,6 +429,7 @@ def test_read_hands_out_more_than_the_image_and_parse_exactly_it(films):
     assert all(f in r and len(f) < len(r) for f, r in zip(film, record, strict=True))
 
 
+@pytest.mark.usefixtures("shallow")
 def test_training_that_draws_wrong_images_stops_the_benchmark(films, monkeypatch):
     right = ImageSource.training
 
@@ -431,6 +443,7 @@ def test_training_that_draws_wrong_images_stops_the_benchmark(films, monkeypatch
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("shallow")
 def test_a_step_that_updates_nothing_stops_the_benchmark(films, monkeypatch):
     monkeypatch.setattr(steps.TrainingStep, "_watch", lambda self, bad, loss: None)
     right = steps.TrainingStep.__init__
