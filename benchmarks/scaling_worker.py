@@ -23,10 +23,10 @@ from cxr.training.stage_run import StageRun
 
 # Model, side in pixels, images of a worker, steps timed. VGG16 is trained whole.
 CASES = (
-    ("small_cnn", 64, 32, 24),
-    ("small_cnn", 96, 32, 16),
+    ("small_cnn", 64, 32, 16),
+    ("small_cnn", 96, 32, 10),
     ("cnn", 96, 16, 16),
-    ("vgg16", 64, 8, 8),
+    ("vgg16", 64, 8, 5),
 )
 _SIZES = tuple(1 << power for power in (12, 16, 20, 22, 24, 26))  # bytes
 _REDUCTIONS = 15
@@ -125,6 +125,8 @@ def _reductions(strategy: tf.distribute.Strategy) -> list[dict]:
     def reduce(value):
         def one(value):
             context = tf.distribute.get_replica_context()
+            with tf.device("CPU:0"):  # where the sum is wanted
+                value = tf.identity(value)
             return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
 
         return strategy.run(one, args=(value,))

@@ -46,7 +46,6 @@ def make_config(data, workdir, **changes):
             "epochs": 2,
             "augmentation": "none",
             "schedule": "cosine",
-            "best_metric": "val_roc_auc",  # 1 from the first epoch on
             "early_stopping_patience": 0,
             "progress": False,
             "tensorboard": False,

@@ -36,21 +36,24 @@ def say(message: str) -> None:
     cli.say(message)
 
 
-def say_finished(run: runs.Run, workdir: str) -> None:
+def say_finished(run: runs.Run, workdir: str, *, latest: bool) -> None:
     """Says what a finished run has, and what may be done with it.
 
     Args:
       run: the run.
       workdir: how the flags name it: a folder, or a URL whose copy was trained in.
+      latest: whether history.csv is its own, and not that of a training begun since.
     """
-    epoch = run.info.best_epoch
-    row = runs.read_history(run.workdir)[epoch - 1]
+    best = f"epoch {run.info.best_epoch}"
+    if latest:
+        row = runs.read_history(run.workdir)[run.info.best_epoch - 1]
+        best += f", validation loss {row['val_loss']:.4f}"
     names = (run.model_path.name, runs.HISTORY, runs.CURVES)
-    model, history, curve = (places.joined(workdir, name) for name in names)
+    model, table, curve = (places.joined(workdir, name) for name in names)
     say(
         f"\nfinished: {workdir}\n"
-        f"  model     {model} (epoch {epoch}, validation loss {row['val_loss']:.4f})\n"
-        f"  history   {history}, {curve}\n"
+        f"  model     {model} ({best})\n"
+        f"  history   {table}, {curve}\n"
         f"next: {cli.command('evaluate')} --workdir={workdir} --split=test"
     )
 

@@ -111,7 +111,7 @@ def _lead(
             run = runs.open_run(workdir)
             _tidy(run, config)
             stale.say(stale.mark(run))
-            progress.say_finished(run, config.workdir)
+            progress.say_finished(run, config.workdir, latest=_is_latest(run))
         return run
 
 
@@ -123,13 +123,17 @@ def _leave_finished(
     progress.say(f"{config.workdir} is finished; {done}")
 
 
+def _is_latest(run: runs.Run) -> bool:
+    """Whether no training with other flags or data has begun in the folder since."""
+    trained = environment.read(run.workdir)
+    return run.is_latest and (
+        trained is None or trained.data.fingerprint == run.info.data.fingerprint
+    )
+
+
 def _tidy(run: runs.Run, config: TrainConfig) -> None:
     """Removes what a finished run is done with, unless another training has begun."""
-    trained = environment.read(run.workdir)
-    same_data = trained is None or (
-        trained.data.fingerprint == run.info.data.fingerprint
-    )
-    if not (run.is_latest and same_data):
+    if not _is_latest(run):
         return
     _states(config).finish()
     if config.keep_checkpoints == 1:
