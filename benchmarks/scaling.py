@@ -246,6 +246,11 @@ def costs(found: dict[str, Any]) -> model.Costs:
     )
 
 
+def _two(value: float) -> str:
+    """Returns two digits, as 720 or .0082."""
+    return f"{float(f'{value:.2g}'):,g}"
+
+
 def films_table(found: dict[str, Any]) -> str:
     """Returns what sets of many films would take, JPEG of 224 px."""
     film = costs(found)
@@ -258,12 +263,12 @@ def films_table(found: dict[str, Any]) -> str:
         rows.append(
             [
                 f"{films:,}",
-                f"{model.stored_tib(films, film):.3g}",
-                f"{model.conversion_h(films, _CORES, film):.2g}",
-                f"{model.plan_gib(films, film):.2g}",
-                f"{model.worker_gib(films, film):.2g}",
-                f"{model.hashing_h(films, film):.2g}",
-                f"{epoch / 60:.2g}",
+                _two(model.stored_tib(films, film)),
+                _two(model.conversion_h(films, _CORES, film)),
+                _two(model.plan_gib(films, film)),
+                _two(model.worker_gib(films, film)),
+                _two(model.hashing_h(films, film)),
+                _two(epoch / 60),
             ]
         )
     head = (
