@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 _SILENCE_S = 9.0  # so that no silence is longer than ten seconds
 _LOOK_S = 0.5
+_ANNOUNCES = " ..."  # how a line ends that says what is done next
 
 
 class _Watch:
@@ -38,10 +39,15 @@ _watch = _Watch(time.monotonic())
 
 
 def told(text: str) -> None:
-    """Takes note of lines that were printed; the last one says what is being done."""
+    """Takes note of text that was printed, which says what is being done.
+
+    Of several lines that is the last one, if it announces work with `...`, else the
+    first, as the lines below are about it.
+    """
     _watch.said_s = _watch.since_s = time.monotonic()
-    if lines := text.strip().split("\n")[-1].removesuffix(" ..."):
-        _watch.doing = lines
+    lines = text.strip().split("\n")
+    if doing := (lines[-1] if lines[-1].endswith(_ANNOUNCES) else lines[0]):
+        _watch.doing = doing.removesuffix(_ANNOUNCES)
 
 
 def at(doing: str) -> None:
