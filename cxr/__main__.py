@@ -4,12 +4,10 @@ Imports nothing but the standard library until a verb is known, so that `cxr --h
 and `cxr --version` answer at once, also where packages are missing.
 """
 
-import contextlib
 import difflib
 import importlib
 import importlib.metadata
 import importlib.util
-import io
 import pathlib
 import platform
 import sys
@@ -60,20 +58,8 @@ def _run(verb: str, args: list[str]) -> None:
         )
         sys.exit(_EXIT_UNAVAILABLE)
     sys.argv = [f"cxr {verb}", *args]
-    cli.run(lambda argv: _call(verb, argv))
-
-
-def _call(verb: str, argv: list[str]) -> int | None:
-    entry = _load(VERBS[verb][0])
-    flags = argv[: argv.index("--")] if "--" in argv else argv
-    if not set(_HELP) & set(flags):
-        return entry.main(argv)
-    text = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(text):
-            return entry.main(argv)
-    finally:
-        print(_in_our_words(text.getvalue()), end="")
+    with cli.rewording(_in_our_words):
+        cli.run(lambda argv: _load(VERBS[verb][0]).main(argv))
 
 
 def _load(name: str) -> types.ModuleType:

@@ -43,6 +43,7 @@ _BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _copies: list[Callable[[str], None]] = []  # who else gets what is printed
 _muted = False  # whether another process says the same
 _name = ""  # of the run that the lines are about
+_reword: Callable[[str], str] = str  # how this command's lines name other commands
 
 
 class CommandError(Exception):
@@ -265,7 +266,19 @@ def naming(name: str) -> Iterator[None]:
         _name = before
 
 
+@contextlib.contextmanager
+def rewording(reword: Callable[[str], str]) -> Iterator[None]:
+    """Prints within the block what `reword` makes of each text."""
+    global _reword
+    before, _reword = _reword, reword
+    try:
+        yield
+    finally:
+        _reword = before
+
+
 def _print(text: str, stream: TextIO) -> None:
+    text = _reword(text)
     if _name:
         lines = text.split("\n")
         text = "\n".join(f"{_name}: {line}" if line else line for line in lines)
@@ -399,12 +412,6 @@ def _find_flagfiles(argv: list[str]) -> list[str]:
     return found
 
 
-def command(verb: str) -> str:
-    """Returns how a command of `cxr` is called, in the form that this one was."""
-    as_one = sys.argv[0].startswith("cxr ")
-    return f"cxr {verb}" if as_one else f"python -m cxr.{verb}"
-
-
 def _find_flagfile(name: str) -> str:
     """Returns the file that `vgg16`, `vgg16.flags` or `configs/vgg16.flags` means."""
     path = pathlib.Path(name)
@@ -412,7 +419,7 @@ def _find_flagfile(name: str) -> str:
     names_it = path.as_posix() in (path.stem, packaged.name, f"configs/{packaged.name}")
     if path.is_file() or not (names_it and packaged.is_file()):
         return name
-    note(f"--flagfile={name}: the recipe of that name in cxr, {packaged}")
+    note(f"--flagfile={name}: the recipe that comes with cxr, {packaged}")
     return str(packaged)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 _SILENCE_S = 9.0  # so that no silence is longer than ten seconds
 _LOOK_S = 0.5
+_ANNOUNCES = " ..."  # how a line ends that says what is done next
 
 
 class _Watch:
@@ -38,14 +39,15 @@ _watch = _Watch(time.monotonic())
 
 
 def told(text: str) -> None:
-    """Takes note of what was printed; its last line may say what is being done.
+    """Takes note of text that was printed, which says what is being done.
 
-    That of several, such as a table, does so only where it ends in ` ...`.
+    Of several lines that is the last one, if it announces work with `...`, else the
+    first, as the lines below are about it.
     """
     _watch.said_s = _watch.since_s = time.monotonic()
-    *before, line = text.strip().split("\n")
-    if line and (not before or line.endswith(" ...")):
-        _watch.doing = line.removesuffix(" ...")
+    lines = text.strip().split("\n")
+    if doing := (lines[-1] if lines[-1].endswith(_ANNOUNCES) else lines[0]):
+        _watch.doing = doing.removesuffix(_ANNOUNCES)
 
 
 def at(doing: str) -> None:

@@ -126,6 +126,21 @@ def test_arguments_and_exit_codes_pass_through(monkeypatch, capsys):
     assert "error: no good" in capsys.readouterr().err
 
 
+def test_what_a_verb_says_names_other_verbs(monkeypatch, capsys):
+    def entry(argv):
+        cli.say("next: python -m cxr.evaluate --workdir=r")
+        raise cli.DataError("convert again: python -m tools.make_tfrecords ...")
+
+    module = types.SimpleNamespace(main=entry)
+    monkeypatch.setattr(command, "_load", lambda name: module)
+    assert call(monkeypatch, "train") == cli.EXIT_DATA
+    told = capsys.readouterr()
+    assert told.out == "next: cxr evaluate --workdir=r\n"
+    assert told.err == "error: convert again: cxr convert ...\n"
+    cli.say("python -m cxr.evaluate")
+    assert capsys.readouterr().out == "python -m cxr.evaluate\n"
+
+
 def test_a_missing_package_of_a_verb_is_one_sentence(monkeypatch, capsys):
     def load(name):
         raise ImportError("No module named 'scipy'")
@@ -165,10 +180,3 @@ def test_pip_makes_the_command():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     module, _, function = project["scripts"]["cxr"].partition(":")
     assert getattr(importlib.import_module(module), function) is command.main
-
-
-def test_commands_are_named_as_this_one_was_called(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["cxr train"])
-    assert cli.command("evaluate") == "cxr evaluate"
-    monkeypatch.setattr(sys, "argv", ["/somewhere/cxr/train.py"])
-    assert cli.command("evaluate") == "python -m cxr.evaluate"

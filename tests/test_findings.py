@@ -99,6 +99,19 @@ def test_the_trivial_baseline(good, differences, code, severity):
     assert found[code] == severity
 
 
+@pytest.mark.parametrize(
+    ("gap", "said"), [(0.03, "0.030 higher"), (-0.2, "0.200 lower")]
+)
+def test_the_gap_to_the_trivial_baseline_in_words(good, gap, said):
+    summary = dict(good)
+    summary["trivial_baseline"] = {
+        "metrics": {"roc_auc": {"value": 0.95}},
+        "differences": {"roc_auc": {"value": gap, "ci95": [gap - 0.01, gap + 0.01]}},
+    }
+    (text,) = (f.text for f in findings.find(summary, {}) if "Nine numbers" in f.text)
+    assert f"ROC AUC of 0.950; the model's is {said} (95 %" in text
+
+
 def test_a_shift_of_the_score_is_named_by_its_rate():
     validation = fabricated.clustered(9, patients=120, separation=4.0)
     table = fabricated.clustered(1, patients=120, separation=4.0, moved=2.5)

@@ -39,8 +39,11 @@ def test_it_names_the_last_line_or_what_has_been_reached_since(clock, capsys):
     assert due(clock, 125) == "... 20 s: epoch 1, step 3 of 9"
     cli.note("")
     assert due(clock, 135) == "... 10 s: epoch 1, step 3 of 9"
-    cli.say("| a table |\n| of two |")
-    assert due(clock, 145) == "... 10 s: epoch 1, step 3 of 9"
+
+
+def test_of_several_lines_it_names_what_they_are_about(clock, capsys):
+    cli.say("\nfinished: runs/a", "  model    runs/a/model", "next: evaluate")
+    assert due(clock, 110) == "... 10 s: finished: runs/a"
 
 
 def test_the_thread_writes_and_ends_with_the_block(monkeypatch):

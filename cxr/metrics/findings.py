@@ -157,8 +157,12 @@ def _baseline(baseline: Mapping[str, Any] | None) -> Iterator[Finding]:
     if not gap["ci95"]:
         yield Finding("trivial_baseline", "info", f"{line}.")
         return
+    side = "lower" if gap["value"] < 0 else "higher"
     low, high = (f"{bound:+.3f}" for bound in gap["ci95"])
-    line += f"; the model's less that: {gap['value']:+.3f} (95 %: {low} to {high})"
+    line += (
+        f"; the model's is {abs(gap['value']):.3f} {side} (95 % interval of the "
+        f"difference: {low} to {high})"
+    )
     if gap["ci95"][0] > 0:
         yield Finding("trivial_baseline", "info", f"{line}.")
     else:

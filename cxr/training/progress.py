@@ -54,7 +54,7 @@ def say_finished(run: runs.Run, workdir: str, *, latest: bool) -> None:
         f"\nfinished: {workdir}\n"
         f"  model     {model} ({best})\n"
         f"  history   {table}, {curve}\n"
-        f"next: {cli.command('evaluate')} --workdir={workdir} --split=test"
+        f"next: python -m cxr.evaluate --workdir={workdir} --split=test"
     )
 
 
