@@ -511,6 +511,7 @@ def test_no_name_is_interpreted_or_lost(kind, tmp_path, monkeypatch):
     rows = fabricated.example_rows(table)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a glyph is missing, a panel has no room
+        warnings.simplefilter("ignore", ResourceWarning)  # garbage of other tests
         summary = summarise(evaluation, rows=rows, validation=validation)
         name, mode = NAMES[kind][0], "subtype"
         summary["subgroups"] = {name: summary["subgroups"][mode]}

@@ -520,6 +520,7 @@ def test_a_comparison_on_one_class_says_what_is_undefined():
     one = fabricated.take(table, np.flatnonzero(table.labels == 1))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.simplefilter("ignore", ResourceWarning)  # garbage of other tests
         found = comparison.compare(_asked(one), _asked(one), ("a", "b"))
     assert "ROC AUC is undefined here" in found["verdict"]
     assert "no clear difference in accuracy" in found["verdict"]

@@ -282,7 +282,9 @@ def test_the_log_holds_what_training_printed(config, capsys, monkeypatch):
     for line in (said.out + said.err).splitlines():
         assert line in kept
         kept.remove(line)
-    assert [line for line in kept if line not in dated] == ["stopped by SIGTERM"]
+    assert [line for line in kept if line not in dated] == [
+        "stopped by SIGTERM at step 7"
+    ]
     train.train(config)  # nothing to do, nothing to tell
     assert pathlib.Path(config.workdir, runs.TRAIN_LOG).read_text() == log
 
