@@ -107,7 +107,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
         report["runs"][str(size)] = {
             name: loader_report.summary(found)
             for name, found in measured.items()
-            if found
+            if len(found) == config.repeats  # else turns have no counterpart
         }
     for run in report["runs"].values():
         loader_report.judge_pixels(run)
@@ -199,12 +199,21 @@ def _one_round(
                 found[name]["imports_rss_mb"] = ready["rss_mb"]
                 running[name] = process
         for _ in range(config.epochs):
-            for name, process in running.items():
+            for name, process in list(running.items()):
                 later = found[name]["later"]
-                if sum(epoch["seconds"] for epoch in later) < config.seconds:
-                    later.append(process.ask("epochs"))
+                if sum(epoch["seconds"] for epoch in later) >= config.seconds:
+                    continue
+                epoch = process.ask("epochs")
+                if "missing" in epoch:  # it ended in the middle
+                    found[name] = epoch
+                    del running[name]
+                else:
+                    later.append(epoch)
         for name, process in running.items():
-            found[name]["check"] = process.ask("check")
+            check = process.ask("check")
+            found[name] = (
+                check if "missing" in check else found[name] | {"check": check}
+            )
     return found
 
 
