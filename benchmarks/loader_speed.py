@@ -78,7 +78,7 @@ def main(argv: list[str]) -> int:
     cli.reject_positional(positional)
     report = compare(config)
     cli.say(loader_report.markdown(report))
-    print(f"loaders.json, loaders.md and loaders.png in {config.output_dir}")
+    cli.say(f"loaders.json, loaders.md and loaders.png in {config.output_dir}")
     return 0
 
 
@@ -98,7 +98,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     for size in map(int, config.batch_sizes):
         measured: dict[str, list[dict]] = {name: [] for name in names}
         for repeat in range(config.repeats):
-            _log(f"batch size {size}, repeat {repeat + 1} of {config.repeats}")
+            cli.note(f"batch size {size}, repeat {repeat + 1} of {config.repeats}")
             for name, found in _one_round(config, work, names, size).items():
                 if "missing" in found:
                     report["missing"][name] = found["missing"]
@@ -136,7 +136,7 @@ def _prepare(config: CompareConfig, work: pathlib.Path) -> None:
             validation_fraction=0.0,
             test_fraction=0.0,
         )
-        sets[encoding] = converter.convert(flags, log=_log)
+        sets[encoding] = converter.convert(flags, log=cli.note)
     if (work / "films.npy").exists():
         return
     films = []
@@ -222,7 +222,3 @@ def _interpreter(config: CompareConfig, name: str) -> str | None:
     if family in _PEERS:
         return config.interpreters.get(family)
     return sys.executable
-
-
-def _log(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

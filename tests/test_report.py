@@ -9,7 +9,7 @@ import matplotlib.colors
 import numpy as np
 import pytest
 
-from cxr.evaluation import report, report_figures, report_sections
+from cxr.evaluation import report, report_figures, report_films
 from cxr.metrics import comparison
 from cxr.metrics.evaluation import Evaluation
 from cxr.metrics.predictions import Predictions
@@ -417,7 +417,7 @@ def test_cells_lead_to_films_and_alarms_have_a_sign(tmp_path):
         "status": "ok",
         "source": str(tmp_path / "films" / "a b.png"),
     }
-    text = report_sections.film_rows([row], folder=str(tmp_path / "run"))
+    text = report_films.film_rows([row], folder=str(tmp_path / "run"))
     assert '<a href="../films/a%20b.png">NORMAL/&lt;a&gt;.png</a>' in text
     assert "#7" in text and "+0.400" in text
     table = html.table(("a",), [(html.Alarm("0.90"),)])

@@ -7,6 +7,7 @@ from typing import Any
 from cxr.evaluation import (
     checklist,
     participants,
+    report_films,
     report_sections,
     report_subgroups,
 )
@@ -42,8 +43,8 @@ def render(
         "shift": report_sections.shift(summary, pictures),
         "participants": participants.section(summary),
         "subgroups": report_subgroups.section(summary, pictures),
-        "films": report_sections.films(pictures, films, folder=folder),
-        "attention": report_sections.attention(
+        "films": report_films.films(pictures, films, folder=folder),
+        "attention": report_films.attention(
             summary, pictures, films.get("attention", ()), folder=folder
         ),
         "runs": report_sections.runs(summary, pictures),
@@ -179,7 +180,7 @@ def render_comparison(
             f"{result['draws']:,} resamples of the {drawn}, the same for both. With "
             "two classes each model keeps its own frozen threshold."
         ),
-        html.picture(picture, alt="differences with intervals"),
+        html.picture(picture, "differences with intervals"),
         html.table(("metric", first, second, "difference", "95 % interval"), rows),
     ]
     return html.page(title, body)
