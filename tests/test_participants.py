@@ -11,7 +11,7 @@ import pytest
 
 from cxr import cli, model_card, records, set_card, set_flow
 from cxr.conversion import converter, verification, workers
-from cxr.evaluation import checklist, checklist_items, participants, report
+from cxr.evaluation import checklist, checklist_items, participants
 from cxr.metrics.evaluation import Evaluation
 from cxr.metrics.summary import summarise
 from cxr.reporting import flow, formatting
@@ -294,7 +294,7 @@ def summary_of(table, **changes):
 def test_every_item_is_answered_or_says_who_must(classes):
     summary = summary_of(fabricated.clustered(1, classes=classes))
     origins = {"data": "tiny <b>1.0.0</b>", "model": "cnn"}
-    page = report.render(summary, {}, origins)
+    page = fabricated.page(summary, {}, origins)
     anchors = pages.anchors(page)
     items = checklist.render(summary, origins, anchors)
     parser = parse(items)

@@ -11,7 +11,7 @@ from cxr.evaluation import (
     report_sections,
     report_subgroups,
 )
-from cxr.metrics import findings
+from cxr.metrics.findings import Finding
 from cxr.reporting import formatting, html
 
 
@@ -19,6 +19,7 @@ def render(
     summary: Mapping[str, Any],
     pictures: Mapping[str, pathlib.Path],
     provenance: Mapping[str, str],
+    found: Sequence[Finding],
     films: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
 ) -> str:
     """The report as one HTML document.
@@ -28,6 +29,7 @@ def render(
       pictures: name -> PNG; what is missing is left out.
       provenance: label -> text, shown in the table of origins; `data` and
         the remarks are also used elsewhere on the page.
+      found: what to hear before the numbers.
       films: picture -> `film_table.rows` of its films.
 
     Returns:
@@ -55,7 +57,7 @@ def render(
     }
     written = {anchor: part for anchor, part in body.items() if part}
     parts = [
-        _first_screen(summary, provenance, list(written)),
+        _first_screen(summary, provenance, found, list(written)),
         *written.values(),
     ]
     return html.page(f"{_what(summary)}, {summary['split']} split", parts)
@@ -69,8 +71,12 @@ def _what(summary: Mapping[str, Any]) -> str:
 
 
 def _first_screen(
-    summary: Mapping[str, Any], provenance: Mapping[str, str], anchors: list[str]
+    summary: Mapping[str, Any],
+    provenance: Mapping[str, str],
+    found: Sequence[Finding],
+    anchors: list[str],
 ) -> str:
+    notes = [("plain" if one.severity == "info" else "warn", one.text) for one in found]
     cards = [
         _card(summary["metrics"][name], label)
         for name, label in report_sections.HEADLINE
@@ -87,7 +93,7 @@ def _first_screen(
             "split</h1>",
             html.paragraph(_lead(summary, provenance), kind="lead"),
             f'<div class="answers">{"".join(cards)}</div>',
-            html.notes(_findings(summary, provenance)),
+            html.notes(notes),
             f"<nav>{links}</nav></header>",
         ]
     )
@@ -139,16 +145,6 @@ def _resampled(summary: Mapping[str, Any]) -> str:
         "Intervals resample patients, not films; a film whose patient is unknown "
         "counts as a patient. "
     )
-
-
-def _findings(
-    summary: Mapping[str, Any], provenance: Mapping[str, str]
-) -> list[tuple[str, str]]:
-    """What a careful reader should know beside the four numbers."""
-    return [
-        ("plain" if found.severity == "info" else "warn", found.text)
-        for found in findings.find(summary, provenance)
-    ]
 
 
 def render_comparison(
