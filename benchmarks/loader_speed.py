@@ -78,7 +78,7 @@ def main(argv: list[str]) -> int:
     cli.reject_positional(positional)
     report = compare(config)
     cli.say(loader_report.markdown(report))
-    print(f"loaders.json, loaders.md and loaders.png in {config.output_dir}")
+    cli.say(f"loaders.json, loaders.md and loaders.png in {config.output_dir}")
     return 0
 
 
@@ -98,7 +98,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     for size in map(int, config.batch_sizes):
         measured: dict[str, list[dict]] = {name: [] for name in names}
         for repeat in range(config.repeats):
-            _log(f"batch size {size}, repeat {repeat + 1} of {config.repeats}")
+            cli.note(f"batch size {size}, repeat {repeat + 1} of {config.repeats}")
             for name, found in _one_round(config, work, names, size).items():
                 if "missing" in found:
                     report["missing"][name] = found["missing"]
@@ -107,7 +107,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
         report["runs"][str(size)] = {
             name: loader_report.summary(found)
             for name, found in measured.items()
-            if found
+            if len(found) == config.repeats  # else turns have no counterpart
         }
     for run in report["runs"].values():
         loader_report.judge_pixels(run)
@@ -136,7 +136,7 @@ def _prepare(config: CompareConfig, work: pathlib.Path) -> None:
             validation_fraction=0.0,
             test_fraction=0.0,
         )
-        sets[encoding] = converter.convert(flags, log=_log)
+        sets[encoding] = converter.convert(flags, log=cli.note)
     if (work / "films.npy").exists():
         return
     films = []
@@ -199,12 +199,21 @@ def _one_round(
                 found[name]["imports_rss_mb"] = ready["rss_mb"]
                 running[name] = process
         for _ in range(config.epochs):
-            for name, process in running.items():
+            for name, process in list(running.items()):
                 later = found[name]["later"]
-                if sum(epoch["seconds"] for epoch in later) < config.seconds:
-                    later.append(process.ask("epochs"))
+                if sum(epoch["seconds"] for epoch in later) >= config.seconds:
+                    continue
+                epoch = process.ask("epochs")
+                if "missing" in epoch:  # it ended in the middle
+                    found[name] = epoch
+                    del running[name]
+                else:
+                    later.append(epoch)
         for name, process in running.items():
-            found[name]["check"] = process.ask("check")
+            check = process.ask("check")
+            found[name] = (
+                check if "missing" in check else found[name] | {"check": check}
+            )
     return found
 
 
@@ -213,7 +222,3 @@ def _interpreter(config: CompareConfig, name: str) -> str | None:
     if family in _PEERS:
         return config.interpreters.get(family)
     return sys.executable
-
-
-def _log(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -222,7 +222,7 @@ def say(*lines: str) -> None:
 
 def warn(message: str) -> None:
     """Prints a line on stderr that begins with `warning: `."""
-    note(f"warning: {message}")
+    note(f"{pulse.WARNING}{message}")
 
 
 def note(message: str) -> None:

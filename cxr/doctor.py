@@ -35,7 +35,7 @@ class DoctorConfig:
 
 def examine(config: DoctorConfig) -> list[Check]:
     """Looks at everything; imports no TensorFlow into this process."""
-    asked = packages.wanted()
+    asked = packages.requirements()
     cli.note("asking TensorFlow, in a process of its own (about 10 s) ...")
     answer = accelerators.ask_tensorflow(config.timeout_s)
     seen = answer.found["gpus"] if answer.found else ()

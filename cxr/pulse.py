@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 _SILENCE_S = 9.0  # so that no silence is longer than ten seconds
 _LOOK_S = 0.5
+WARNING = "warning: "  # how one begins, behind the name of a run or not
 _ANNOUNCES = " ..."  # how a line ends that says what is done next
 
 
@@ -42,9 +43,11 @@ def told(text: str) -> None:
     """Takes note of text that was printed, which says what is being done.
 
     Of several lines that is the last one, if it announces work with `...`, else the
-    first, as the lines below are about it.
+    first, as the lines below are about it. A warning says nothing of what is done.
     """
     _watch.said_s = _watch.since_s = time.monotonic()
+    if WARNING in text:
+        return
     lines = text.strip().split("\n")
     if doing := (lines[-1] if lines[-1].endswith(_ANNOUNCES) else lines[0]):
         _watch.doing = doing.removesuffix(_ANNOUNCES)

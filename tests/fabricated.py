@@ -14,7 +14,8 @@ from PIL import Image
 
 from cxr import cli, files, records, runs, tfrecord
 from cxr.config import TrainConfig
-from cxr.metrics import classification
+from cxr.evaluation import report
+from cxr.metrics import classification, findings
 from cxr.metrics.predictions import Predictions
 from cxr.model_info import DataIdentity, ModelInfo, Threshold
 
@@ -291,3 +292,8 @@ def write_run(
     )
     runs.publish_model_info(workdir, info)
     return runs.open_run(workdir)
+
+
+def page(summary: dict, pictures: dict, origins: dict) -> str:
+    """Renders report.html with what an evaluation finds."""
+    return report.render(summary, pictures, origins, findings.find(summary, origins))

@@ -77,6 +77,47 @@ def test_ours_and_a_bound_on_real_films_and_a_peer_that_is_missing(films, tmp_pa
     assert Image.open(tmp_path / "loaders.png").size[0] > 800
 
 
+class Peer:
+    """Answers as a loader's process does, until it ends."""
+
+    def __init__(self, lives):
+        self.lives = lives  # answers
+
+    def ask(self, command):
+        self.lives -= 1
+        if self.lives < 0:
+            return {"missing": "RuntimeError: out of memory"}
+        timed = {"images": 16, "seconds": 1.0, "first_batch_s": 0.1}
+        timed |= {"rss_mb": 9.0, "peak_rss_mb": 9.0}
+        check = {"images": 20, "pixel_sum": 1.0, "pixel_mean": 1.0}
+        return check if command == "check" else timed
+
+    def read(self):
+        return self.ask("ready")
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize("lives", [0, 1, 2, 3, 4])
+def test_a_peer_that_ends_in_the_middle_is_missing(tmp_path, monkeypatch, lives):
+    ours, peer = "cxr resident raw", "keras directory"
+    peers = [Peer(99), Peer(99), Peer(99), Peer(lives)]  # sound in the first round
+    monkeypatch.setattr(loader_speed, "_prepare", lambda config, work: None)
+    monkeypatch.setattr(loader_speed, "_start", lambda *_: peers.pop(0))
+    config = CompareConfig(
+        input_dir="",
+        output_dir=str(tmp_path),
+        loaders=(ours, peer),
+        batch_sizes=("8",),
+        repeats=2,
+        epochs=2,
+    )
+    report = loader_speed.compare(config)
+    assert set(report["runs"]["8"]) == {ours}
+    assert report["missing"] == {peer: "RuntimeError: out of memory"}
+
+
 def test_without_numba_the_loop_alone_is_missing(films, tmp_path, monkeypatch):
     (tmp_path / "numba.py").write_text("raise ImportError('numba is not here')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)

@@ -159,4 +159,4 @@ def test_names_without_patients_are_said_loudly(source):
     lines = []
     config = config_for(source, patient_pattern="^(?P<patient>x)")
     converter.convert(config, log=lines.append)
-    assert any(line.startswith("WARNING: 24 file names") for line in lines)
+    assert any(line.startswith("warning: 24 file names") for line in lines)

@@ -10,9 +10,9 @@ import pytest
 import cxr
 from cxr import cli, doctor, platforms
 from cxr.diagnosis import accelerators, check, machine, packages
-from cxr.diagnosis.accelerators import Answer
+from cxr.diagnosis.accelerators import ProbeResult
 
-ANSWER = Answer(
+ANSWER = ProbeResult(
     7.0,
     {"tensorflow": "2.21.0", "gpus": [], "why_none": "", "precision": "float32"},
 )
@@ -58,12 +58,14 @@ def one(checks, name):
 
 def asked(**extras):
     base = extras.pop("base", ["numpy>=2.1,<3"])
-    return packages.Wanted(">=3.11", {"": base, **extras}, "pip install 'cxr[{}]'")
+    return packages.Requirements(
+        ">=3.11", {"": base, **extras}, "pip install 'cxr[{}]'"
+    )
 
 
 def install_everything(versions):
     """Makes up an installation that has all that is asked for."""
-    for lines in packages.wanted().extras.values():
+    for lines in packages.requirements().extras.values():
         for requirement in packages._parsed(lines):
             floors = [s.version for s in requirement.specifier if s.operator == ">="]
             versions[requirement.name] = (floors or ["1"])[0]
@@ -204,7 +206,7 @@ def test_cuda_is_wanted_where_a_driver_is(
 
 
 def test_a_checkout_asks_what_its_pyproject_says():
-    found = packages.wanted()
+    found = packages.requirements()
     assert {"dicom", "export", "fast-jpeg", "gpu", "test"} <= set(found.extras)
     assert found.install.format("dicom") == "pip install -e '.[dicom]'"
     assert any(line.startswith("tensorflow>=") for line in found.extras[""])
@@ -215,7 +217,7 @@ def test_an_installation_asks_what_pip_recorded(tmp_path, monkeypatch):
     (tmp_path / "cxr-0.1.0.dist-info" / "METADATA").write_text(METADATA)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(cxr, "__file__", str(tmp_path / "cxr" / "__init__.py"))
-    found = packages.wanted()
+    found = packages.requirements()
     assert found.python == ">=3.11"
     assert found.extras[""] == ["numpy<3,>=2.1"]
     assert found.install.format("dicom") == "pip install 'cxr[dicom]'"
@@ -296,12 +298,12 @@ def test_no_gpu_is_explained(tmp_path, monkeypatch):
     assert (found.status, found.value) == ("slow", [])
     assert "no NVIDIA driver" in found.text
     monkeypatch.setattr(platforms, "_GPU_DRIVER", (tmp_path,))
-    broken = Answer(7.0, {**ANSWER.found, "why_none": "libx.so cannot be loaded"})
+    broken = ProbeResult(7.0, {**ANSWER.found, "why_none": "libx.so cannot be loaded"})
     assert "libx.so cannot be loaded" in accelerators.gpus(broken)[0].text
-    assert "does not answer" in accelerators.gpus(Answer(1.0, fault="x"))[0].text
+    assert "does not answer" in accelerators.gpus(ProbeResult(1.0, fault="x"))[0].text
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     assert "CUDA_VISIBLE_DEVICES=-1 hides" in accelerators.gpus(broken)[0].text
-    seen = Answer(7.0, {**ANSWER.found, "gpus": ["H100", "H100"]})
+    seen = ProbeResult(7.0, {**ANSWER.found, "gpus": ["H100", "H100"]})
     assert accelerators.gpus(seen)[0].value == ["H100", "H100"]
 
 
@@ -309,7 +311,7 @@ def test_no_gpu_is_explained(tmp_path, monkeypatch):
     ("precision", "status"), [("float32", "slow"), ("mixed_bfloat16", "ok")]
 )
 def test_the_precision_that_auto_takes(precision, status):
-    answer = Answer(7.0, {**ANSWER.found, "precision": precision})
+    answer = ProbeResult(7.0, {**ANSWER.found, "precision": precision})
     found = one(accelerators.tensorflow(answer), "precision")
     assert (found.status, found.value) == (status, precision)
 

@@ -367,10 +367,10 @@ def test_maps_that_ignore_what_was_learnt_are_told(monkeypatch):
 
 
 def test_a_model_that_ranks_by_chance_is_not_explained(tmp_path):
-    from cxr.evaluation import evaluator, report_sections
+    from cxr.evaluation import evaluator, report_films
 
     area = {"value": 0.55, "ci95": [0.45, 0.65]}
     evaluated = SimpleNamespace(summary={"metrics": {"roc_auc": area}})
     assert evaluator._explain(evaluated, tmp_path, predictor=None, count=8) == {}
-    section = report_sections.attention(evaluated.summary, {})
+    section = report_films.attention(evaluated.summary, {})
     assert "Not shown: the interval of the ROC AUC reaches one half" in section

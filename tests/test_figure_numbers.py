@@ -12,7 +12,7 @@ from scipy import special
 
 from cxr.benchmark import report as bench_report
 from cxr.config import TrainConfig
-from cxr.evaluation import film_plots, report, report_figures
+from cxr.evaluation import film_plots, report_figures
 from cxr.metrics import comparison
 from cxr.metrics.evaluation import Evaluation
 from cxr.metrics.summary import summarise
@@ -536,5 +536,5 @@ def test_no_name_is_interpreted_or_lost(kind, tmp_path, monkeypatch):
     legends = {f"{name} ({count:,})" for name, count in counts}
     assert legends <= set(words(figures["score_histograms"]))
     assert any(text.startswith(f"{short[1]} (AUC") for text in words(figures["roc"]))
-    page = report.render(summary, pictures, {})
+    page = fabricated.page(summary, pictures, {})
     assert "<b>x" not in page

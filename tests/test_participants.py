@@ -11,7 +11,7 @@ import pytest
 
 from cxr import cli, model_card, records, set_card, set_flow
 from cxr.conversion import converter, verification, workers
-from cxr.evaluation import checklist, participants, report
+from cxr.evaluation import checklist, checklist_items, participants
 from cxr.metrics.evaluation import Evaluation
 from cxr.metrics.summary import summarise
 from cxr.reporting import flow, formatting
@@ -294,7 +294,7 @@ def summary_of(table, **changes):
 def test_every_item_is_answered_or_says_who_must(classes):
     summary = summary_of(fabricated.clustered(1, classes=classes))
     origins = {"data": "tiny <b>1.0.0</b>", "model": "cnn"}
-    page = report.render(summary, {}, origins)
+    page = fabricated.page(summary, {}, origins)
     anchors = pages.anchors(page)
     items = checklist.render(summary, origins, anchors)
     parser = parse(items)
@@ -306,7 +306,7 @@ def test_every_item_is_answered_or_says_who_must(classes):
     assert {t.removeprefix("#") for t in targets - {""}} <= anchors
     assert "report.html" in parser.links
     rows = re.findall("<tr><td.*?</tr>", items)
-    assert len(rows) == len(checklist.ITEMS) >= 40
+    assert len(rows) == len(checklist_items.ITEMS) >= 40
     answers = [re.sub("<.*?>", "", row.rsplit("<td", 1)[1]) for row in rows]
     assert all(len(answer) > 12 for answer in answers)
     unanswered = [a for a in answers if "not answerable by software: " in a]
@@ -315,7 +315,7 @@ def test_every_item_is_answered_or_says_who_must(classes):
     assert len(missing) == 5
     done = len(answers) - len(unanswered) - len(missing)
     assert f"{done} of {len(answers)} items are answered" in items
-    asked = {standard for item in checklist.ITEMS for standard in item.standards}
+    asked = {standard for item in checklist_items.ITEMS for standard in item.standards}
     assert asked == {"STARD-AI", "CLAIM", "TRIPOD+AI"}
 
 

@@ -44,6 +44,8 @@ def test_it_names_the_last_line_or_what_has_been_reached_since(clock, capsys):
 def test_of_several_lines_it_names_what_they_are_about(clock, capsys):
     cli.say("\nfinished: runs/a", "  model    runs/a/model", "next: evaluate")
     assert due(clock, 110) == "... 10 s: finished: runs/a"
+    cli.warn("few patients")
+    assert due(clock, 120) == "... 10 s: finished: runs/a"
 
 
 def test_the_thread_writes_and_ends_with_the_block(monkeypatch):

@@ -214,7 +214,7 @@ def test_a_class_that_its_brightness_gives_away_is_told(tmp_path):
             put(tmp_path / f"in/{name}/{index}.png", film(at, index) // 2 + 100 * at)
     lines = lines_of(tmp_path / "in")
     assert any(
-        "WARNING: PNEUMONIA is told from the rest by one property alone, brightness"
+        "warning: PNEUMONIA is told from the rest by one property alone, brightness"
         in x
         for x in lines
     )

@@ -9,7 +9,7 @@ import matplotlib.colors
 import numpy as np
 import pytest
 
-from cxr.evaluation import report, report_figures, report_sections
+from cxr.evaluation import report, report_figures, report_films
 from cxr.metrics import comparison
 from cxr.metrics.evaluation import Evaluation
 from cxr.metrics.predictions import Predictions
@@ -92,7 +92,7 @@ def binary(tmp_path_factory):
         "flags": "--seed=0\n",
         "test_reads": "Twice.",
     }
-    return summary, report.render(summary, pictures, origins)
+    return summary, fabricated.page(summary, pictures, origins)
 
 
 def test_it_is_well_formed_and_links_lead_somewhere(binary):
@@ -142,7 +142,7 @@ def test_what_comes_from_outside_is_escaped(binary):
     )
     frozen = {"value": 0.5, "rule": "half", "chosen_on": None}
     summary = summarise(Evaluation(odd, "test", 'b"&', frozen, draws=50))
-    page = report.render(summary, {}, {})
+    page = fabricated.page(summary, {}, {})
     parse(page)
     assert "<script>" not in page
 
@@ -161,7 +161,7 @@ def test_undefined_numbers_are_dashes_and_json_is_strict():
     _, summary = evaluated(one_class)
     json.dumps(summary, allow_nan=False)
     assert summary["metrics"]["roc_auc"] == {"value": None, "ci95": None}
-    page = report.render(summary, {}, {})
+    page = fabricated.page(summary, {}, {})
     parse(page)
     assert f'<div class="value">{formatting.DASH}</div>' in page
     assert "nan" not in " ".join(parse(page).text).lower().split()
@@ -174,7 +174,7 @@ def test_more_classes_and_several_runs_have_their_tables():
     summary["across_runs"] = {
         name: {"mean": 0.5, "sd": 0.01} for name in summary["metrics"]
     }
-    text = " ".join(parse(report.render(summary, {}, {})).text)
+    text = " ".join(parse(fabricated.page(summary, {}, {})).text)
     assert "BACTERIA or VIRUS against NORMAL" in text
     assert "0.500 ± 0.010" in text
     assert "mean ± standard deviation" in text
@@ -192,7 +192,7 @@ def test_probabilities_near_the_ends_do_not_look_like_them():
 
 def words(summary, origins=None, pictures=None) -> str:
     """The text of a page, its white space made single."""
-    page = report.render(summary, pictures or {}, origins or {})
+    page = fabricated.page(summary, pictures or {}, origins or {})
     return " ".join(" ".join(parse(page).text).split())
 
 
@@ -345,7 +345,7 @@ def test_without_a_threshold_no_sentence_speaks_of_one(tmp_path):
     summary["runs"] = [{"name": "a", "metrics": summary["metrics"]}] * 2
     summary["across_runs"] = {n: {"mean": 0.5, "sd": 0.0} for n in summary["metrics"]}
     pictures = report_figures.draw(tmp_path, summary, evaluation, None)
-    page = report.render(summary, pictures, {})
+    page = fabricated.page(summary, pictures, {})
     assert "at the frozen threshold" not in page
     assert "own frozen threshold" not in page
     binary = asked(fabricated.clustered(1))
@@ -367,7 +367,7 @@ def test_names_are_escaped_wherever_they_stand():
     for row in rows:
         row["subtype"] = row["label"]
     summary = asked(table, rows=rows, validation=validation)
-    page = report.render(summary, {}, {"data": names[1]})
+    page = fabricated.page(summary, {}, {"data": names[1]})
     parse(page)
     assert "<b>" not in page
     assert "&lt;b&gt;x&lt;/b&gt;$\\frac$ against =1+1" in page
@@ -385,20 +385,20 @@ def test_the_attention_line_stands_below_its_picture(tmp_path):
         "outside_body": {"films": 0, "share": None, "ci95": None, "area": None},
         "sanity": {"films": 8, "rank_correlation": 0.71, "alarm": True},
     }
-    page = report.render(summary, {"attention": picture}, {})
+    page = fabricated.page(summary, {"attention": picture}, {})
     assert '<li class="warn">right 1.34 times</li>' in page
     assert "Grad-CAM for ILL: orange speaks for it, blue against" in page
     assert "5.0 % to 15.0 %" in page
     assert (
         "a rank correlation of 0.71 to these, over 8 films: they show the film" in page
     )
-    assert "right 1.34" not in report.render(summary, {}, {})
+    assert "right 1.34" not in fabricated.page(summary, {}, {})
 
 
 def test_a_wrong_films_frame_is_named_by_the_colour_it_has(tmp_path):
     picture = tmp_path / "samples.png"
     picture.write_bytes(b"png")
-    page = report.render(asked(fabricated.clustered(1)), {"samples": picture}, {})
+    page = fabricated.page(asked(fabricated.clustered(1)), {"samples": picture}, {})
     assert "dashed orange frame: wrong" in page
     red, green, blue = matplotlib.colors.to_rgb(plotting.RED)
     hue, *_ = matplotlib.colors.rgb_to_hsv((red, green, blue))
@@ -417,7 +417,7 @@ def test_cells_lead_to_films_and_alarms_have_a_sign(tmp_path):
         "status": "ok",
         "source": str(tmp_path / "films" / "a b.png"),
     }
-    text = report_sections.film_rows([row], folder=str(tmp_path / "run"))
+    text = report_films.film_rows([row], folder=str(tmp_path / "run"))
     assert '<a href="../films/a%20b.png">NORMAL/&lt;a&gt;.png</a>' in text
     assert "#7" in text and "+0.400" in text
     table = html.table(("a",), [(html.Alarm("0.90"),)])

@@ -323,4 +323,4 @@ def test_what_is_excluded_is_counted(tmp_path, glob, left):
 def test_a_glob_that_matches_nothing_is_told(tmp_path):
     touch(tmp_path, "A/1.png", "B/3.png")
     tree = sources.find(tmp_path, sources.SourceConfig(exclude=("masks",)))
-    assert any(note.startswith("WARNING: --exclude=masks") for note in tree.notes)
+    assert any(note.startswith("warning: --exclude=masks") for note in tree.notes)

@@ -13,7 +13,7 @@ from cxr import cli
 
 
 class BeamWorkers:
-    """Runs functions over jobs in a pipeline; has `workers.Workers`' interface.
+    """Runs functions over jobs in a pipeline; has `workers.WorkerPool`' interface.
 
     Args:
       options: of the pipeline, such as `--runner=FlinkRunner`.

@@ -226,7 +226,7 @@ def _convert(config: ConversionConfig, log: Callable[[str], None]) -> records.Re
             converted, plan, rejected, manifest, looks, statistics, card
         )
         for warning in _write_report(config.folder, outcome, time.monotonic() - began):
-            log(f"WARNING: {warning}")
+            log(f"warning: {warning}")
         manifest = metadata.publish(config.folder, outcome)
         shutil.rmtree(work)
     record_set = records.RecordSet(config.folder, manifest)
@@ -403,7 +403,7 @@ def _announce(
         )
     if plan.apart:
         log(
-            f"WARNING: {len(plan.apart)} pairs of images look alike and stand on two "
+            f"warning: {len(plan.apart)} pairs of images look alike and stand on two "
             f"sides, such as {plan.apart[0].path} and {plan.apart[0].other}; see "
             f"{REPORT}"
         )
@@ -416,7 +416,7 @@ def _announce(
         )
         advice = patients.advice(paths, plan.class_names) or "give a --patient_pattern"
         log(
-            f"WARNING: {plan.unmatched} file names tell no patient: each counts as a "
+            f"warning: {plan.unmatched} file names tell no patient: each counts as a "
             "patient of its own, so images of one patient may stand on two sides; "
             f"{advice}"
         )
@@ -479,7 +479,7 @@ def _say_doubts(converted: list[spool.Converted], log: Callable[[str], None]) ->
     """Says what cannot be known of the images that were taken."""
     if burned := [image.path for image in converted if image.burned_in]:
         log(
-            f"WARNING: {len(burned)} DICOM files say that annotations are burned into "
+            f"warning: {len(burned)} DICOM files say that annotations are burned into "
             f"their pixels, such as {burned[0]}; {REPORT} lists them"
         )
     unchecked = collections.Counter(i.unchecked for i in converted if i.unchecked)

@@ -52,6 +52,6 @@ class Exclusion:
         return [
             f"left aside: {count:,} files, by --exclude={glob}"
             if count
-            else f"WARNING: --exclude={glob}: no file has such a path"
+            else f"warning: --exclude={glob}: no file has such a path"
             for glob, count in self.counts.items()
         ]

@@ -82,7 +82,7 @@ def find_sets(
     return folders
 
 
-def verify(path: pathlib.Path, pool: workers.Workers) -> list[Fault]:
+def verify(path: pathlib.Path, pool: workers.WorkerPool) -> list[Fault]:
     """Checks one set completely.
 
     Args:

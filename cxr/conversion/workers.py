@@ -33,7 +33,7 @@ class Mapper(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Workers:
+class WorkerPool:
     """Runs functions over jobs in `count` processes; in this one without a pool."""
 
     count: int
@@ -71,7 +71,7 @@ class Workers:
 
 
 @contextlib.contextmanager
-def started(count: int, *, preload: str) -> Iterator[Workers]:
+def started(count: int, *, preload: str) -> Iterator[WorkerPool]:
     """Yields workers, which end with the block.
 
     Args:
@@ -80,13 +80,13 @@ def started(count: int, *, preload: str) -> Iterator[Workers]:
     """
     count = count or platforms.available_cores()
     if count == 1:
-        yield Workers(1, None)
+        yield WorkerPool(1, None)
         return
     pool = concurrent.futures.ProcessPoolExecutor(
         count, mp_context=_context(preload), initializer=_start
     )
     try:
-        yield Workers(count, pool)
+        yield WorkerPool(count, pool)
     finally:
         pool.shutdown(cancel_futures=True)  # waits for the jobs under way
 

@@ -27,7 +27,7 @@ _LAST_WAIT_S = 5  # after a kill; a process inside a broken driver may not even 
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
+class ProbeResult:
     """What became of the question to TensorFlow.
 
     Attributes:
@@ -43,7 +43,7 @@ class Answer:
     late: bool = False
 
 
-def ask_tensorflow(timeout_s: float, command: Sequence[str] = ()) -> Answer:
+def ask_tensorflow(timeout_s: float, command: Sequence[str] = ()) -> ProbeResult:
     """Imports TensorFlow in a child and returns what it says.
 
     Args:
@@ -65,21 +65,21 @@ def ask_tensorflow(timeout_s: float, command: Sequence[str] = ()) -> Answer:
             code = child.wait(timeout_s)
         except subprocess.TimeoutExpired:
             fault = f"no answer within {timeout_s:g} s"
-            return Answer(time.monotonic() - began, fault=fault, late=True)
+            return ProbeResult(time.monotonic() - began, fault=fault, late=True)
         finally:
             _end(child)
         seconds = time.monotonic() - began
         if code:
-            return Answer(seconds, fault=_describe_end(code, _last_line(err)))
+            return ProbeResult(seconds, fault=_describe_end(code, _last_line(err)))
         try:
-            return Answer(seconds, json.loads(_last_line(out)))
+            return ProbeResult(seconds, json.loads(_last_line(out)))
         except ValueError:
-            return Answer(
+            return ProbeResult(
                 seconds, fault=f"an answer of another kind: {_last_line(out)}"
             )
 
 
-def tensorflow(answer: Answer) -> list[Check]:
+def tensorflow(answer: ProbeResult) -> list[Check]:
     """Looks at whether TensorFlow runs, and what networks compute in."""
     found = answer.found
     if answer.late:
@@ -108,7 +108,7 @@ def tensorflow(answer: Answer) -> list[Check]:
     ]
 
 
-def gpus(answer: Answer) -> list[Check]:
+def gpus(answer: ProbeResult) -> list[Check]:
     """Looks at GPUs, or says why there are none."""
     if answer.found and (names := answer.found["gpus"]):
         return [Check("gpu", "names", "ok", names, ", ".join(names))]

@@ -31,7 +31,7 @@ _LOST = {
 }
 
 
-class Wanted:
+class Requirements:
     """What cxr asks for.
 
     Attributes:
@@ -45,13 +45,13 @@ class Wanted:
         self.python, self.extras, self.install = python, extras, install
 
 
-def wanted() -> Wanted:
+def requirements() -> Requirements:
     """Reads what cxr asks for; of an installation that is neither, nothing."""
     project = _own_project()
     if project is not None:
         extras = {"": project["dependencies"], **project["optional-dependencies"]}
         python = project["requires-python"]
-        return Wanted(python, extras, "pip install -e '.[{}]'")
+        return Requirements(python, extras, "pip install -e '.[{}]'")
     recorded: Any = {}
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         recorded = importlib.metadata.metadata("cxr").json
@@ -59,10 +59,10 @@ def wanted() -> Wanted:
     names = ["", *recorded.get("provides_extra", [])]
     extras = {name: [line for line in lines if _is_of(line, name)] for name in names}
     python = recorded.get("requires_python", "")
-    return Wanted(python, extras, "pip install 'cxr[{}]'")
+    return Requirements(python, extras, "pip install 'cxr[{}]'")
 
 
-def base(asked: Wanted) -> list[Check]:
+def base(asked: Requirements) -> list[Check]:
     """Looks at Python and at what every installation brings.
 
     Every package is one check of the name that pip knows it by; `needed`.
@@ -82,7 +82,9 @@ def base(asked: Wanted) -> list[Check]:
     ]
 
 
-def extras(asked: Wanted, *, has_driver: bool, gpus: Sequence[str]) -> list[Check]:
+def extras(
+    asked: Requirements, *, has_driver: bool, gpus: Sequence[str]
+) -> list[Check]:
     """Looks at the optional parts.
 
     Args:
@@ -146,7 +148,9 @@ def _package(requirement: "Requirement") -> Check:
     )
 
 
-def _extra(name: str, asked: Wanted, has_driver: bool, gpus: Sequence[str]) -> Check:
+def _extra(
+    name: str, asked: Requirements, has_driver: bool, gpus: Sequence[str]
+) -> Check:
     lacking = list(_lacking(asked.extras[name], name, asked))
     if not lacking or (name == "gpu" and gpus):
         return Check("extras", name, "ok", [], f"{name}: installed")
@@ -162,7 +166,7 @@ def _extra(name: str, asked: Wanted, has_driver: bool, gpus: Sequence[str]) -> C
     return Check("extras", name, status, lacking, text)
 
 
-def _lacking(lines: Sequence[str], extra: str, asked: Wanted) -> Iterator[str]:
+def _lacking(lines: Sequence[str], extra: str, asked: Requirements) -> Iterator[str]:
     """Yields what an extra asks for and this installation has not."""
     for requirement in _parsed(lines, extra):
         if requirement.name == "cxr":  # an extra that takes in others of ours

@@ -29,6 +29,7 @@ from cxr.input import film_measures
 from cxr.input.film_measures import Measures
 from cxr.metrics import findings
 from cxr.metrics.evaluation import Evaluation
+from cxr.metrics.findings import Finding
 from cxr.metrics.predictions import Predictions
 from cxr.metrics.summary import summarise
 from cxr.metrics.trivial_baseline import Baseline
@@ -122,9 +123,9 @@ def evaluate_run(
         drawn |= _explain(evaluated, folder, predictor, config.explain)
     described = origins.describe(run, record_set)
     described |= origins.remarks(run, record_set, config.split)
-    publish(folder, evaluated, described, drawn, config.source_dir)
+    found = publish(folder, evaluated, described, drawn, config.source_dir)
     model_card.publish(run)
-    say(summary, folder, described)
+    say(summary, folder, found)
     cli.say(
         f"{len(table.labels)} images predicted in {predicted_s:.1f} s, measured and "
         f"drawn in {time.perf_counter() - begin:.1f} s"
@@ -241,7 +242,7 @@ def publish(
     described: dict[str, str],
     drawn: dict[str, Drawn],
     source_dir: str = "",
-) -> None:
+) -> list[Finding]:
     """Writes metrics.json, mistakes.csv, and the page where there are pictures for it.
 
     Args:
@@ -250,16 +251,19 @@ def publish(
       described: of `origins`.
       drawn: name -> picture; empty for no page.
       source_dir: as `film_table.rows`'.
+
+    Returns:
+      what a reader must hear before the numbers.
     """
     # When it was evaluated is no property of the result: the same run and films give
     # the same file.
     changing = ("evaluated", "test_reads", "under_way")
-    lasting = {n: t for n, t in described.items() if n not in changing}
     summary = evaluated.summary
     summary["split_policy"] = evaluated.record_set.split_policy
-    summary["provenance"] = lasting
+    summary["provenance"] = {n: t for n, t in described.items() if n not in changing}
+    found = findings.find(summary, described)
     summary["warnings"] = [
-        dataclasses.asdict(found) for found in findings.find(summary, lasting)
+        dataclasses.asdict(one) for one in found if one.code not in changing
     ]
     runs.write_json(folder / METRICS, summary)
     to_rows = functools.partial(
@@ -271,21 +275,22 @@ def publish(
     wrong = to_rows(film_table.wrong(evaluated.evaluation))
     tables.publish(folder / film_table.MISTAKES, film_table.COLUMNS, wrong)
     if not drawn:
-        return
+        return found
     films = {
         name: to_rows(one.indices)
         for name, one in drawn.items()
         if one.indices is not None
     }
     pictures = {name: one.path for name, one in drawn.items()}
-    page = report.render(summary, pictures, described, films)
+    page = report.render(summary, pictures, described, found, films)
     files.publish(folder / REPORT, page)
     items = checklist.render(summary, described, html.anchors(page))
     files.publish(folder / checklist.PAGE, items)
+    return found
 
 
 def say(
-    summary: dict[str, Any], folder: pathlib.Path, described: dict[str, str]
+    summary: dict[str, Any], folder: pathlib.Path, found: Sequence[Finding]
 ) -> None:
     """The answer in a few lines."""
     n, unknown = summary["n"], summary["n_without_patient"]
@@ -304,9 +309,9 @@ def say(
         cli.say(f"  {name:12s} {entry['value']:.4f} {shown}")
     majority = summary["majority"]
     cli.say(f"  always {majority['class']}: accuracy {majority['accuracy']:.4f}")
-    if found := summary.get("trivial_baseline"):
-        cli.say(f"  trivial baseline: {_beside(found)}")
-    for finding in findings.find(summary, described):
+    if baseline := summary.get("trivial_baseline"):
+        cli.say(f"  trivial baseline: {_beside(baseline)}")
+    for finding in found:
         if finding.severity != "info":
             cli.warn(finding.text)
     page = folder / REPORT

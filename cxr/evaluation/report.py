@@ -7,10 +7,11 @@ from typing import Any
 from cxr.evaluation import (
     checklist,
     participants,
+    report_films,
     report_sections,
     report_subgroups,
 )
-from cxr.metrics import findings
+from cxr.metrics.findings import Finding
 from cxr.reporting import formatting, html
 
 
@@ -18,6 +19,7 @@ def render(
     summary: Mapping[str, Any],
     pictures: Mapping[str, pathlib.Path],
     provenance: Mapping[str, str],
+    found: Sequence[Finding],
     films: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
 ) -> str:
     """The report as one HTML document.
@@ -27,6 +29,7 @@ def render(
       pictures: name -> PNG; what is missing is left out.
       provenance: label -> text, shown in the table of origins; `data` and
         the remarks are also used elsewhere on the page.
+      found: what to hear before the numbers.
       films: picture -> `film_table.rows` of its films.
 
     Returns:
@@ -42,8 +45,8 @@ def render(
         "shift": report_sections.shift(summary, pictures),
         "participants": participants.section(summary),
         "subgroups": report_subgroups.section(summary, pictures),
-        "films": report_sections.films(pictures, films, folder=folder),
-        "attention": report_sections.attention(
+        "films": report_films.films(pictures, films, folder=folder),
+        "attention": report_films.attention(
             summary, pictures, films.get("attention", ()), folder=folder
         ),
         "runs": report_sections.runs(summary, pictures),
@@ -54,7 +57,7 @@ def render(
     }
     written = {anchor: part for anchor, part in body.items() if part}
     parts = [
-        _first_screen(summary, provenance, list(written)),
+        _first_screen(summary, provenance, found, list(written)),
         *written.values(),
     ]
     return html.page(f"{_what(summary)}, {summary['split']} split", parts)
@@ -68,8 +71,12 @@ def _what(summary: Mapping[str, Any]) -> str:
 
 
 def _first_screen(
-    summary: Mapping[str, Any], provenance: Mapping[str, str], anchors: list[str]
+    summary: Mapping[str, Any],
+    provenance: Mapping[str, str],
+    found: Sequence[Finding],
+    anchors: list[str],
 ) -> str:
+    notes = [("plain" if one.severity == "info" else "warn", one.text) for one in found]
     cards = [
         _card(summary["metrics"][name], label)
         for name, label in report_sections.HEADLINE
@@ -86,7 +93,7 @@ def _first_screen(
             "split</h1>",
             html.paragraph(_lead(summary, provenance), kind="lead"),
             f'<div class="answers">{"".join(cards)}</div>',
-            html.notes(_findings(summary, provenance)),
+            html.notes(notes),
             f"<nav>{links}</nav></header>",
         ]
     )
@@ -140,16 +147,6 @@ def _resampled(summary: Mapping[str, Any]) -> str:
     )
 
 
-def _findings(
-    summary: Mapping[str, Any], provenance: Mapping[str, str]
-) -> list[tuple[str, str]]:
-    """What a careful reader should know beside the four numbers."""
-    return [
-        ("plain" if found.severity == "info" else "warn", found.text)
-        for found in findings.find(summary, provenance)
-    ]
-
-
 def render_comparison(
     result: Mapping[str, Any], picture: pathlib.Path, data: str
 ) -> str:
@@ -179,7 +176,7 @@ def render_comparison(
             f"{result['draws']:,} resamples of the {drawn}, the same for both. With "
             "two classes each model keeps its own frozen threshold."
         ),
-        html.picture(picture, alt="differences with intervals"),
+        html.picture(picture, "differences with intervals"),
         html.table(("metric", first, second, "difference", "95 % interval"), rows),
     ]
     return html.page(title, body)

@@ -1,9 +1,7 @@
 """The sections of report.html; each is empty where there is nothing to say."""
 
-import os
 import pathlib
-import urllib.parse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cxr.reporting import formatting, html
@@ -45,11 +43,10 @@ def discrimination(summary: Summary, pictures: Pictures) -> str:
         "confusion_matrix": "confusion matrix"
         + (" at the frozen threshold" if summary["threshold"] else ""),
     }
-    pair = [_picture(pictures, name, alt) for name, alt in alts.items()]
+    pair = [html.picture(pictures.get(name), alt) for name, alt in alts.items()]
     parts = [
-        _picture(
-            pictures,
-            "roc",
+        html.picture(
+            pictures.get("roc"),
             "ROC curve, whole and enlarged",
             "Sensitivity against false alarms as the threshold falls.",
         ),
@@ -102,9 +99,8 @@ def threshold(summary: Summary, pictures: Pictures) -> str:
             "missed here."
         ),
         html.table(_POINT_HEADER, rows, text_columns=(0, 1)),
-        _picture(
-            pictures,
-            "predictive_values",
+        html.picture(
+            pictures.get("predictive_values"),
             "PPV and NPV against prevalence",
             f"Among these films the prevalence is {formatting.percent(ill)}; where the "
             "disease is rarer or more common the same model means something else.",
@@ -166,9 +162,8 @@ def calibration(summary: Summary, pictures: Pictures) -> str:
             f"{'; '.join(gaps)}."
         ),
         html.paragraph(temperature["verdict"]) if temperature else "",
-        _picture(
-            pictures,
-            "calibration",
+        html.picture(
+            pictures.get("calibration"),
             "reliability diagram",
             "Equal-mass bins; bars are 95 % intervals over patients. On the dotted "
             "line the probabilities mean what they say.",
@@ -264,9 +259,8 @@ def shift(summary: Summary, pictures: Pictures) -> str:
     pairs.append(("share of positives", share["validation"], share["here"]))
     rows = [(name, *map(formatting.number, values)) for name, *values in pairs]
     parts = [
-        _picture(
-            pictures,
-            "score_histograms",
+        html.picture(
+            pictures.get("score_histograms"),
             "score histograms, validation and this split",
             "A class whose hill moved between the panels looks different to the model "
             "on these films. The outer bars hold all that lies beyond.",
@@ -281,139 +275,6 @@ def shift(summary: Summary, pictures: Pictures) -> str:
     return html.section(
         "Whether these films are like validation's", parts, anchor="shift"
     )
-
-
-def films(
-    pictures: Pictures,
-    rows: Mapping[str, Sequence[Mapping[str, Any]]],
-    *,
-    folder: str = ".",
-) -> str:
-    """Sample predictions and the hardest mistakes, with tables that lead to the films.
-
-    Args:
-      pictures: name -> PNG.
-      rows: picture -> `film_table.rows` of its films.
-      folder: where the page lies; links to films start there.
-    """
-    parts = []
-    for name, alt, caption in (
-        (
-            "samples",
-            "sample predictions",
-            "Drawn at random with a fixed seed, not picked, in the proportions that "
-            "the films had (the model sees them squashed to a square). Solid green "
-            "frame: right; dashed orange frame: wrong. With two classes p is the "
-            "positive class' probability.",
-        ),
-        (
-            "mistakes",
-            "hardest mistakes",
-            "The mistakes it was surest of; some may be label errors. mistakes.csv "
-            "has all.",
-        ),
-    ):
-        parts.append(_picture(pictures, name, alt, caption))
-        parts.append(film_rows(rows.get(name, ()), folder=folder))
-    if not any(parts):
-        return ""
-    return html.section("The films themselves", parts, anchor="films")
-
-
-def film_rows(rows: Sequence[Mapping[str, Any]], *, folder: str) -> str:
-    """The films of a picture as a table to open; empty without rows."""
-    if not rows:
-        return ""
-    header = ("film", "file", "patient", "truth", "said", "p", "margin", "status")
-    cells = []
-    for row in rows:
-        margin = row["margin"]
-        name: object = row["path"]
-        if row["source"]:
-            target = urllib.parse.quote(os.path.relpath(row["source"], folder))
-            name = html.Link(row["path"], target)
-        cells.append(
-            (
-                f"#{row['number']}",
-                name,
-                row["patient_id"],
-                row["label"],
-                row["prediction"],
-                formatting.probability(row["probability"]),
-                formatting.DASH if margin is None else f"{margin:+.3f}",
-                row["status"],
-            )
-        )
-    content = html.table(header, cells, text_columns=(0, 1, 2, 3, 4, 7))
-    return html.details("These films: file, patient, margin to the threshold", content)
-
-
-def attention(
-    summary: Summary,
-    pictures: Pictures,
-    rows: Sequence[Mapping[str, Any]] = (),
-    *,
-    folder: str = ".",
-) -> str:
-    """Grad-CAM overlays with their limits."""
-    found, title = summary.get("attention"), "Where it looked"
-    if not found:
-        return ""
-    if why := found.get("not_shown"):
-        return html.section(title, [html.paragraph(why)], anchor="attention")
-    if "attention" not in pictures:
-        return ""
-    lines = [("warn" if found["alarm"] else "plain", found["line"])]
-    lines += _limits_of_attention(found)
-    parts = [
-        _picture(
-            pictures,
-            "attention",
-            "Grad-CAM overlays",
-            f"Grad-CAM for {found['class']}: orange speaks for it, blue against, each "
-            "film on its own scale. A coarse hint at where the model looked, not proof "
-            "of why.",
-        ),
-        html.notes(lines),
-        _edges(found),
-        film_rows(rows, folder=folder),
-    ]
-    return html.section(title, parts, anchor="attention")
-
-
-def _edges(found: Mapping[str, Any]) -> str:
-    """The share of each edge and outside the body, with intervals over films."""
-    parts = dict(found["parts"])
-    outside = found.get("outside_body")
-    if outside and outside["films"]:
-        parts[f"black outside the body ({outside['films']} films have some)"] = outside
-    cells = [
-        (
-            name,
-            formatting.percent(entry["share"]),
-            " to ".join(map(formatting.percent, entry["ci95"]))
-            if entry["ci95"]
-            else formatting.DASH,
-            formatting.percent(entry["area"]),
-        )
-        for name, entry in parts.items()
-    ]
-    header = ("part of the film", "of what speaks for it", "95 % over films", "area")
-    return html.table(header, cells)
-
-
-def _limits_of_attention(found: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What the sanity check says of the maps."""
-    sanity = found.get("sanity")
-    if not sanity or sanity["rank_correlation"] is None:
-        return []
-    line = (
-        "Maps of the same network with shuffled weights have a rank correlation of "
-        f"{sanity['rank_correlation']:.2f} to these, over {sanity['films']} films"
-    )
-    if sanity["alarm"]:
-        return [("warn", f"{line}: they show the film more than what was learnt.")]
-    return [("plain", f"{line}: they depend on what was learnt.")]
 
 
 def runs(summary: Summary, pictures: Pictures) -> str:
@@ -439,14 +300,14 @@ def runs(summary: Summary, pictures: Pictures) -> str:
             "ensemble's interval how much chance in the patients matters."
         ),
         html.table((*header, "log loss", "ECE"), rows),
-        _picture(pictures, "runs", "ROC AUC and accuracy of each run"),
+        html.picture(pictures.get("runs"), "ROC AUC and accuracy of each run"),
     ]
     return html.section("From run to run", parts, anchor="runs")
 
 
 def training(pictures: Pictures) -> str:
     """Loss and accuracy curves."""
-    curves = _picture(pictures, "curves", "loss and accuracy over the epochs")
+    curves = html.picture(pictures.get("curves"), "loss and accuracy over the epochs")
     if not curves:
         return ""
     return html.section("How it was trained", [curves], anchor="training")
@@ -526,12 +387,3 @@ def films_of_patients(summary: Summary) -> str:
 def _with_intervals(measured: Mapping[str, dict], names: Iterable[str]) -> list[str]:
     """Cells of a table: some metrics, each with its interval."""
     return [formatting.with_interval(measured[name]) for name in names]
-
-
-def _picture(
-    pictures: Pictures, name: str, alt: str, caption: str = "", *, narrow: bool = False
-) -> str:
-    """A picture with its caption, nothing where it was not drawn."""
-    if name not in pictures:
-        return ""
-    return html.picture(pictures[name], alt=alt, caption=caption, narrow=narrow)

@@ -32,24 +32,18 @@ def section(summary: Summary, pictures: Mapping[str, pathlib.Path]) -> str:
             "compared. Intervals resample patients. Many groups are looked at, and "
             "about one interval in twenty misses by chance."
         ),
-        _picture(pictures),
+        html.picture(
+            pictures.get("subgroups"),
+            "subgroups with intervals, each grouping on the metric that it is compared "
+            "on; the table below has the numbers",
+            "Dashed: all films.",
+        ),
         _table(summary),
         *(html.paragraph(f"{text}") for text in _artefacts(notes)),
         _too_few(notes),
         html.notes([("plain", line) for line in unknown(summary)]),
     ]
     return html.section("For whom it works", parts, anchor="subgroups")
-
-
-def _picture(pictures: Mapping[str, pathlib.Path]) -> str:
-    if "subgroups" not in pictures:
-        return ""
-    return html.picture(
-        pictures["subgroups"],
-        alt="subgroups with intervals, each grouping on the metric that it is "
-        "compared on; the table below has the numbers",
-        caption="Dashed: all films.",
-    )
 
 
 def _table(summary: Summary) -> str:

@@ -83,8 +83,8 @@ def evaluate_ensemble(
         drawn["runs"] = film_plots.Drawn(folder / "runs.png")
         report_figures.draw_runs(drawn["runs"].path, summary, ("roc_auc", "accuracy"))
     described = _origins(members, pooled=pooled is not None)
-    evaluator.publish(folder, ensemble, described, drawn, config.source_dir)
-    evaluator.say(summary, folder, described)
+    found = evaluator.publish(folder, ensemble, described, drawn, config.source_dir)
+    evaluator.say(summary, folder, found)
     return ensemble
 
 

@@ -165,9 +165,18 @@ def bars(
 
 
 def picture(
-    path: str | os.PathLike, *, alt: str, caption: str = "", narrow: bool = False
+    path: str | os.PathLike | None, alt: str, caption: str = "", *, narrow: bool = False
 ) -> str:
-    """A PNG embedded in the page, with a text for those who cannot see it."""
+    """A PNG embedded in the page, with a text for those who cannot see it.
+
+    Args:
+      path: of the PNG; None for one that was not drawn, which is nothing.
+      alt: what it shows, in words.
+      caption: stands beneath.
+      narrow: shows it no wider than text.
+    """
+    if path is None:
+        return ""
     data = base64.b64encode(pathlib.Path(path).read_bytes()).decode("ascii")
     below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     kind = ' class="narrow"' if narrow else ""

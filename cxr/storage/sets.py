@@ -124,11 +124,10 @@ def _fetch(remote: Remote, listed: Mapping[str, Object] | None = None) -> pathli
     held = folder / records.MANIFEST
     if held.is_file() and held.read_bytes() != content:
         held.unlink()  # complete again only when the rest is
-    sizes = {shard.file: (shard.bytes, shard.sha256) for shard in manifest.shards}
-    sizes |= {n: (f["bytes"], f["sha256"]) for n, f in manifest.files.items()}
-    sizes |= {n: (listed[n].size, "") for n in _FOR_PEOPLE if n in listed}
+    expected = _files(manifest)
+    expected |= {n: (listed[n].size, "") for n in _FOR_PEOPLE if n in listed}
     wanted = {}
-    for name, (size, sha256) in sizes.items():
+    for name, (size, sha256) in expected.items():
         there = listed.get(name)
         if there is None or there.size != size:
             found = f"{there.size} bytes" if there else "missing"
@@ -143,11 +142,16 @@ def _fetch(remote: Remote, listed: Mapping[str, Object] | None = None) -> pathli
     return folder
 
 
+def _files(manifest: records.Manifest) -> dict[str, tuple[int, str]]:
+    """Returns the size in bytes and SHA-256 of every file that a manifest lists."""
+    found = {shard.file: (shard.bytes, shard.sha256) for shard in manifest.shards}
+    return found | {n: (f["bytes"], f["sha256"]) for n, f in manifest.files.items()}
+
+
 def _send(folder: pathlib.Path, remote: Remote, log: Callable[[str], None]) -> None:
     """Sends what the bucket lacks of a complete set, its manifest last."""
     manifest = records.load(folder).manifest
-    hashes = {shard.file: shard.sha256 for shard in manifest.shards}
-    hashes |= {name: f["sha256"] for name, f in manifest.files.items()}
+    hashes = {name: sha256 for name, (_, sha256) in _files(manifest).items()}
     hashes |= {name: "" for name in _FOR_PEOPLE if (folder / name).is_file()}
     note, listed = cache.Note(folder), remote.list()
     missing = [
