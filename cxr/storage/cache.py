@@ -20,7 +20,7 @@ _POLL_S = 0.5
 _MIB = 1 << 20
 
 
-class Expected(NamedTuple):
+class Wanted(NamedTuple):
     """An object to have a copy of.
 
     Attributes:
@@ -98,7 +98,7 @@ class _Busy(cli.UnavailableError):
     """Another process has the folder, in words for who."""
 
 
-def fetch(remote: Remote, folder: pathlib.Path, wanted: Mapping[str, Expected]) -> None:
+def fetch(remote: Remote, folder: pathlib.Path, wanted: Mapping[str, Wanted]) -> None:
     """Fetches what a folder lacks, each file whole or not at all; `alone` is held.
 
     Args:
@@ -139,7 +139,7 @@ def fetch(remote: Remote, folder: pathlib.Path, wanted: Mapping[str, Expected]) 
         note.save()
 
 
-def _known(path: pathlib.Path, name: str, wanted: Expected, note: Note) -> bool:
+def _known(path: pathlib.Path, name: str, wanted: Wanted, note: Note) -> bool:
     """Whether a copy is there: by the note, or where a kill left none, by its hash."""
     if note.holds(name, wanted.sha256, wanted.tag):
         return True
@@ -151,7 +151,7 @@ def _known(path: pathlib.Path, name: str, wanted: Expected, note: Note) -> bool:
     return True
 
 
-def _check(remote: Remote, name: str, path: pathlib.Path, wanted: Expected) -> None:
+def _check(remote: Remote, name: str, path: pathlib.Path, wanted: Wanted) -> None:
     size = path.stat().st_size
     if size != wanted.size:
         raise cli.DataError(

@@ -24,7 +24,7 @@ def fetch(input_dir: str) -> pathlib.Path:
     listed = remote.list()
     if not listed:
         raise cli.UsageError(f"--input_dir={input_dir}: no objects there")
-    wanted = {name: cache.Expected(o.size, "", o.tag) for name, o in listed.items()}
+    wanted = {name: cache.Wanted(o.size, "", o.tag) for name, o in listed.items()}
     with cache.alone(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for path in folder.rglob("*"):  # a film that was removed there is none here

@@ -135,7 +135,7 @@ def _fetch(remote: Remote, listed: Mapping[str, Object] | None = None) -> pathli
                 f"{remote.url}/{name}: {found}, the manifest says {size} bytes; "
                 "publish the set again"
             )
-        wanted[name] = cache.Expected(size, sha256, there.tag)
+        wanted[name] = cache.Wanted(size, sha256, there.tag)
     cache.fetch(remote, folder, wanted)
     if not held.is_file():
         files.publish(held, content)
