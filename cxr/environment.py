@@ -11,7 +11,10 @@ from cxr import documents
 from cxr.model_info import DataIdentity
 
 FILE = "environment.json"
-_ORDERS = ("whole", "nearby")  # of cxr/input/orders.py
+# How an epoch is shuffled: a run goes on in the order that it has begun with, wherever
+# its images lie then.
+WHOLE_SPLIT, NEARBY = "whole", "nearby"
+_ORDERS = (WHOLE_SPLIT, NEARBY)
 _SHOWN_PACKAGES = ("tensorflow", "keras", "keras-cv", "numpy", "pillow", "scikit-learn")
 
 
@@ -27,7 +30,7 @@ class Environment:
       devices: what trains.
       replicas: their number.
       precision: Keras' name of the compute type.
-      order: how its epochs are shuffled, see cxr/input/orders.py; None of an older run.
+      order: `WHOLE_SPLIT` or `NEARBY`, see cxr/input/orders.py; None of an older run.
       data: the set that is trained on.
     """
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from cxr import environment
+
 _BLOCK = 64  # streaming: consecutive records that stay together, one disk seek
 _WINDOW = 8192  # streaming: records shuffled among each other, about 100 MB of JPEG
 
@@ -42,16 +44,11 @@ def shuffled_near(shard_sizes: tuple[int, ...], seed: int, epoch: int) -> np.nda
     return order[np.lexsort((ranks, window))]
 
 
-# How an epoch is shuffled, by the name that a run records: it goes on in the order that
-# it has begun with, wherever its images lie then.
-WHOLE_SPLIT, NEARBY = "whole", "nearby"
-
-
 def epoch_order(
     kind: str, shard_sizes: tuple[int, ...], seed: int, epoch: int
 ) -> np.ndarray:
-    """Returns the order of an epoch, int64 [n], of `WHOLE_SPLIT` or `NEARBY`."""
-    if kind == WHOLE_SPLIT:
+    """Returns the order of an epoch, int64 [n], of a kind that a run records."""
+    if kind == environment.WHOLE_SPLIT:
         return shuffled(sum(shard_sizes), seed, epoch)
     return shuffled_near(shard_sizes, seed, epoch)
 

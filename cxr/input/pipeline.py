@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from cxr import cli, platforms, records
+from cxr import cli, environment, platforms, records
 from cxr.input import orders
 from cxr.input.held import Held
 from cxr.input.jpeg import decoder as jpeg
@@ -131,8 +131,8 @@ class ImageSource:
       mode: `ram`, `stream` or `hybrid`.
       nbytes: size of the decoded split.
       image_size: height = width of the images.
-      order: how an epoch of training is shuffled, `orders.WHOLE_SPLIT` in memory, else
-        `orders.NEARBY`; may be set to what a run has begun with.
+      order: how an epoch of training is shuffled, `environment.WHOLE_SPLIT` in memory,
+        else `environment.NEARBY`; may be set to what a run has begun with.
     """
 
     def __init__(
@@ -142,7 +142,9 @@ class ImageSource:
         self.image_size = reader.image_size
         self.nbytes = reader.n * reader.image_size**2
         self.mode = "ram" if resident else "hybrid" if held else "stream"
-        self.order = orders.WHOLE_SPLIT if resident or whole else orders.NEARBY
+        self.order = (
+            environment.WHOLE_SPLIT if resident or whole else environment.NEARBY
+        )
         self._reader = reader
         self._threads = platforms.available_cores()
         self._resident = Resident(reader, self._threads) if resident else None
