@@ -187,7 +187,7 @@ def _cases(config: PeersConfig) -> list[Case]:
 
 def _environment(threads: int) -> dict[str, Any]:
     return {
-        "processor": _processor(),
+        "processor": platforms.processor_name(),
         "bfloat16_unit": platforms.bfloat16_unit(),
         "cores": platforms.available_cores(),
         "threads": threads,
@@ -197,14 +197,6 @@ def _environment(threads: int) -> dict[str, Any]:
         "devices": {},
         "versions": {},
     }
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 # --- the same for everyone

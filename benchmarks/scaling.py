@@ -25,7 +25,7 @@ from typing import Any
 
 from benchmarks import noise_set
 from benchmarks import scaling_model as model
-from cxr import cli, files
+from cxr import cli, files, platforms
 from tools import launch_local
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -120,20 +120,14 @@ def measure(repeats: int) -> dict[str, Any]:
         }
         for index, size in enumerate(joined[0]["reductions"])
     ]
+    processor = platforms.processor_name()
     return {
-        "machine": f"{WORKERS} processes of one core each, {_processor()}",
+        "machine": f"{WORKERS} processes of one core each, {processor}",
         "python": platform.python_version(),
         "steps": steps,
         "reductions": reductions,
         "reader_bytes": reader_bytes,
     }
-
-
-def _processor() -> str:
-    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 def link(found: dict[str, Any]) -> model.Link:
@@ -147,7 +141,6 @@ def step(case: dict[str, Any]) -> model.Step:
     """Returns a measured step of one worker alone."""
     return model.Step(
         statistics.median(case["alone_s"]),
-        case["images"],
         case["reduced_bytes"],
         case["collectives"],
     )
@@ -218,7 +211,7 @@ def clusters_table(found: dict[str, Any]) -> str:
     """Returns what VGG16 would reach on many H100s, by network."""
     rows = []
     for batch, per_s in _H100_IMAGES_PER_S.items():
-        one = model.Step(batch / per_s, batch, 0, 1)
+        one = model.Step(batch / per_s, 0, 1)
         for network, between in _NETWORKS.items():
             cells = []
             for nodes in _NODES:
@@ -254,7 +247,7 @@ def _two(value: float) -> str:
 def films_table(found: dict[str, Any]) -> str:
     """Returns what sets of many films would take, JPEG of 224 px."""
     film = costs(found)
-    one = model.Step(256 / _H100_IMAGES_PER_S[256], 256, 0, 1)
+    one = model.Step(256 / _H100_IMAGES_PER_S[256], 0, 1)
     nodes, network = 8, _NETWORKS["Ethernet, 100 Gb/s"]
     share = model.efficiency(one, _gradients_s(found, nodes, network))
     gpus, rows = nodes * _GPUS_A_NODE, []

@@ -26,13 +26,11 @@ class Step:
 
     Attributes:
       seconds: of its own share of the batch.
-      images: of that share.
       reduced_bytes: what is summed over the workers: gradients and statistics.
       collectives: in how many calls.
     """
 
     seconds: float
-    images: int
     reduced_bytes: int
     collectives: int
 

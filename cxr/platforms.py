@@ -11,6 +11,7 @@ import functools
 import importlib.util
 import os
 import pathlib
+import platform
 import sys
 import threading
 from collections.abc import Iterator
@@ -268,3 +269,12 @@ def process_exists(pid: int) -> bool:
     except OverflowError:  # no system counts that far
         return False
     return True
+
+
+def processor_name() -> str:
+    """Returns the processor as its maker calls it, where the system tells."""
+    with contextlib.suppress(OSError):
+        for line in _CPUS.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -11,7 +11,7 @@ from benchmarks import scaling_model as model
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "scaling.md"
 LINK = model.Link(latency_s=1e-3, bytes_per_s=1e6)
-STEP = model.Step(seconds=0.5, images=32, reduced_bytes=1_000_000, collectives=3)
+STEP = model.Step(seconds=0.5, reduced_bytes=1_000_000, collectives=3)
 
 
 def test_an_all_reduce_is_a_ring():

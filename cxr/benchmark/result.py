@@ -26,7 +26,6 @@
 import dataclasses
 import importlib.metadata
 import os
-import pathlib
 import platform
 from collections.abc import Mapping
 from typing import Any
@@ -216,7 +215,7 @@ def environment(devices: Devices, load: float) -> dict[str, Any]:
     """
     return {
         "device": ", ".join(devices.names),
-        "processor": _processor(),
+        "processor": platforms.processor_name(),
         "cores": platforms.available_cores(),
         "memory_gib": _memory_bytes() / 2**30,
         "platform": platform.platform(),
@@ -228,10 +227,3 @@ def environment(devices: Devices, load: float) -> dict[str, Any]:
 
 def _memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _processor() -> str:
-    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
