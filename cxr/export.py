@@ -1,6 +1,8 @@
 """Exports a trained run to formats that others load: `python -m cxr.export`."""
 
 import dataclasses
+import importlib.util
+import pathlib
 
 from cxr import cli, runs, startup
 from cxr.storage import run_folders
@@ -16,6 +18,14 @@ against the run's own model on films, and DIR is published whole or not at all, 
 page on what its answers mean, an example and its speed.
 """
 
+# Each format's module in cxr/exporting, and the packages that it needs.
+_FORMATS = {
+    "saved_model": (),
+    "onnx": ("onnx", "tf2onnx", "onnxruntime"),
+    "litert": ("ai_edge_litert",),
+    "openvino": ("openvino",),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class ExportConfig:
@@ -26,16 +36,27 @@ class ExportConfig:
     format: str = cli.option(
         "saved_model",
         "target format; all but saved_model need the extra 'export'",
-        choices=("saved_model", "onnx", "litert", "openvino"),
+        choices=tuple(_FORMATS),
     )
     int8: bool = cli.option(
         False, "8-bit weights and activations (litert); needs the training films"
     )
 
     def validate(self) -> None:
-        """Refuses 8 bits in a format that has none here."""
+        """Refuses what cannot be written: before TensorFlow is loaded."""
         if self.int8 and self.format != "litert":
             raise cli.UsageError(f"--int8: of --format=litert alone, not {self.format}")
+        target = pathlib.Path(self.output)
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise cli.UsageError(
+                f"--output={target}: exists; name a new folder, or remove that one"
+            )
+        needed = _FORMATS[self.format]
+        if missing := [name for name in needed if not importlib.util.find_spec(name)]:
+            raise cli.UnavailableError(
+                f"--format={self.format}: needs {', '.join(missing)}\n"
+                "install what exports need: pip install 'cxr[export]'"
+            )
 
 
 def main(argv: list[str]) -> None:

@@ -1,5 +1,6 @@
 """Models leave checked, whole, and say what their answers mean."""
 
+import importlib
 import io
 import json
 import pathlib
@@ -10,7 +11,7 @@ from PIL import Image
 
 import cxr
 from cxr import cli, export, images, runs
-from cxr.exporting import decoding, exporter, saved_model
+from cxr.exporting import decoding, saved_model
 from cxr.training import models
 from tests import fabricated
 from tests.test_predict import write_run
@@ -101,7 +102,7 @@ def test_a_saved_model_takes_files(workdir, tmp_path):
 
 @pytest.mark.parametrize("name", ["onnx", "litert", "openvino"])
 def test_other_formats_answer_alike(workdir, tmp_path, name):
-    module = exporter._module(name)
+    module = importlib.import_module(f"cxr.exporting.{name}")
     folder = exported(workdir, tmp_path / name, f"--format={name}")
     found = module.load(folder)(pixels())
     np.testing.assert_allclose(found, expected(workdir, pixels()), atol=1e-5)
@@ -150,16 +151,18 @@ def test_a_model_that_answers_differently_is_not_published(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_stands_there_is_left_alone(workdir, tmp_path):
+def test_what_stands_there_is_left_alone(workdir, tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
+    monkeypatch.setattr(export.startup, "load_tensorflow", pytest.fail)
     with pytest.raises(cli.UsageError, match="exists"):
         exported(workdir, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_missing_package_is_named(workdir, tmp_path, monkeypatch):
-    monkeypatch.setattr(exporter.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(export.startup, "load_tensorflow", pytest.fail)
     with pytest.raises(cli.UnavailableError, match=r"pip install 'cxr\[export\]'"):
         exported(workdir, tmp_path / "out", "--format=onnx")
     assert list(tmp_path.iterdir()) == []

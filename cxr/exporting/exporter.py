@@ -1,14 +1,13 @@
 """Writes a run's model in a format, checks it against the run, publishes it whole."""
 
 import importlib
-import importlib.util
 import json
 import os
 import pathlib
 import shutil
 import statistics
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -47,20 +46,14 @@ def export(run: runs.Run, name: str, output: str, *, int8: bool = False) -> Resu
     Args:
       run: the finished run.
       name: `saved_model`, `onnx`, `litert` or `openvino`.
-      output: folder that does not exist yet.
+      output: folder that does not exist yet, or is empty.
       int8: 8-bit weights and activations, of `litert`.
 
     Raises:
-      UnavailableError: a package that the format needs is missing.
       DataError: what was written answers differently from the run's model.
-      UsageError: the folder exists.
     """
     target = pathlib.Path(output)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise cli.UsageError(
-            f"--output={output}: exists; name a new folder, or remove that one"
-        )
-    module = _module(name)
+    module = importlib.import_module(f"cxr.exporting.{name}")
     source = models.load(run)
     films, films_are = _films(run)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -78,18 +71,6 @@ def export(run: runs.Run, name: str, output: str, *, int8: bool = False) -> Resu
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return result
-
-
-def _module(name: str) -> Any:
-    """Returns the format's module, once what it needs is there."""
-    module = importlib.import_module(f"cxr.exporting.{name}")
-    missing = [need for need in module.NEEDS if not importlib.util.find_spec(need)]
-    if missing:
-        raise cli.UnavailableError(
-            f"--format={name}: needs {', '.join(missing)}\n"
-            "install what exports need: pip install 'cxr[export]'"
-        )
-    return module
 
 
 def _films(run: runs.Run) -> tuple[np.ndarray, str]:

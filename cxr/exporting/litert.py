@@ -8,7 +8,6 @@ import tensorflow as tf
 
 from cxr.exporting.exported import Exported, Forward
 
-NEEDS = ("ai_edge_litert",)
 FILE = "model.tflite"
 EXAMPLE = """
 import numpy as np

@@ -1,12 +1,12 @@
 """ONNX, with what the answers mean among its metadata."""
 
 import pathlib
+import warnings
 
 import numpy as np
 
 from cxr.exporting.exported import Exported, Forward
 
-NEEDS = ("onnx", "tf2onnx", "onnxruntime")
 FILE = "model.onnx"
 EXAMPLE = """
 import numpy as np, onnxruntime
@@ -28,7 +28,10 @@ def write(exported: Exported, folder: pathlib.Path) -> None:
     import onnx
 
     path = folder / FILE
-    exported.network.export(str(path), format="onnx", verbose=False)
+    with warnings.catch_warnings():
+        # Keras looks whether numpy has `object`, which numpy warns of.
+        warnings.filterwarnings("ignore", "In the future `np.object`", FutureWarning)
+        exported.network.export(str(path), format="onnx", verbose=False)
     model = onnx.load(path)
     for name, value in exported.meaning().items():
         model.metadata_props.add(key=name, value=value)

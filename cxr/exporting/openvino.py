@@ -6,7 +6,6 @@ import numpy as np
 
 from cxr.exporting.exported import Exported, Forward
 
-NEEDS = ("openvino",)
 FILE = "model.xml"
 EXAMPLE = """
 import numpy as np, openvino

@@ -9,7 +9,6 @@ import tensorflow as tf
 from cxr.exporting import decoding
 from cxr.exporting.exported import Exported, Forward
 
-NEEDS: tuple[str, ...] = ()
 EXAMPLE = """
 import tensorflow as tf
 
