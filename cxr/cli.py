@@ -413,14 +413,25 @@ def _find_flagfiles(argv: list[str]) -> list[str]:
 
 
 def _find_flagfile(name: str) -> str:
-    """Returns the file that `vgg16`, `vgg16.flags` or `configs/vgg16.flags` means."""
-    path = pathlib.Path(name)
-    packaged = CONFIGS / f"{path.stem}.flags"
-    names_it = path.as_posix() in (path.stem, packaged.name, f"configs/{packaged.name}")
-    if path.is_file() or not (names_it and packaged.is_file()):
+    meant = find_packaged(name, ".flags")
+    if meant is None:
         return name
-    note(f"--flagfile={name}: the recipe that comes with cxr, {packaged}")
-    return str(packaged)
+    note(f"--flagfile={name}: the recipe that comes with cxr, {meant}")
+    return str(meant)
+
+
+def find_packaged(name: str, suffix: str) -> pathlib.Path | None:
+    """Returns the file of `CONFIGS` that a name means, None for a file that is here.
+
+    Args:
+      name: such as `vgg16`, `vgg16.flags` or `configs/vgg16.flags`.
+      suffix: of the file's name, such as `.flags`.
+    """
+    path = pathlib.Path(name)
+    short = path.name.removesuffix(suffix)
+    packaged = CONFIGS / f"{short}{suffix}"
+    names_it = path.as_posix() in (short, packaged.name, f"configs/{packaged.name}")
+    return packaged if names_it and packaged.is_file() and not path.is_file() else None
 
 
 def _parse(

@@ -106,7 +106,7 @@ def read(name: str) -> SetCard:
       UsageError: no such file.
       DataError: no card; names the file, the key and the value.
     """
-    path = _find(name)
+    path = cli.find_packaged(name, _PACKAGED) or pathlib.Path(name)
     if not path.is_file():
         packaged = sorted(p.name for p in cli.CONFIGS.glob(f"*{_PACKAGED}"))
         raise cli.UsageError(
@@ -115,14 +115,6 @@ def read(name: str) -> SetCard:
         )
     with documents.reading(f"--set_card={name}"):
         return parse(documents.read_text(path, _MAX_BYTES))
-
-
-def _find(name: str) -> pathlib.Path:
-    path = pathlib.Path(name)
-    packaged = cli.CONFIGS / f"{path.name.removesuffix(_PACKAGED)}{_PACKAGED}"
-    short = packaged.name.removesuffix(_PACKAGED)
-    names_it = path.as_posix() in (short, packaged.name, f"configs/{packaged.name}")
-    return packaged if names_it and not path.is_file() else path
 
 
 def _text(fields: documents.Fields, key: str) -> str:

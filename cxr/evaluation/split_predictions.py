@@ -13,7 +13,8 @@ from cxr import documents, records, runs, tables
 from cxr.evaluation.opening import EvaluateConfig, class_indices
 from cxr.input import pipeline
 from cxr.input.reader import Reader
-from cxr.metrics import classification, predictions
+from cxr.metrics import predictions
+from cxr.prediction import rows
 from cxr.prediction.predictor import Predictor, load_predictor
 
 _READ_COLUMNS = ("time", "split", "dataset", "fingerprint", "model_sha256", "films")
@@ -57,8 +58,12 @@ def obtain(
     predictor = predictor or load_predictor(run)
     table = predict(record_set, split, predictor, config, classes)
     info = run.info
-    rows = said(table, info.positive_class, run.threshold, info.model_sha256, statuses)
-    predictions.publish(folder, table, source, rows)
+    predictions.publish(
+        folder,
+        table,
+        source,
+        said(table, info.positive_class, run.threshold, info.model_sha256, statuses),
+    )
     return table
 
 
@@ -78,19 +83,19 @@ def said(
       model_sha256: of the model; empty for several.
       statuses: of each film; empty for none known.
     """
-    names = table.class_names
-    positive = names.index(positive_class) if len(names) == 2 else None
-    decided = classification.decide(table.probabilities, positive, threshold)
+    decided = rows.decisions(
+        table.probabilities, table.class_names, positive_class, threshold
+    )
     return [
         {
             "path": path,
-            "prediction": names[index],
+            "prediction": name,
             "threshold": threshold,
-            "above_threshold": None if threshold is None else bool(index == positive),
+            "above_threshold": above,
             "model_sha256": model_sha256,
             "status": status,
         }
-        for path, index, status in zip(
+        for path, (name, above), status in zip(
             table.filenames, decided, statuses or itertools.repeat("ok"), strict=False
         )
     ]

@@ -57,6 +57,28 @@ def columns(class_names: Sequence[str]) -> list[str]:
     return ["path", "prediction", *probabilities, *behind]
 
 
+def decisions(
+    probabilities: np.ndarray,
+    class_names: Sequence[str],
+    positive_class: str,
+    threshold: float | None,
+) -> list[tuple[str, bool | None]]:
+    """Returns of each film the class decided for, and whether that is the positive one.
+
+    Args:
+      probabilities: float [n, C], finite.
+      class_names: of the columns.
+      positive_class: that the threshold speaks of.
+      threshold: None where the most probable class decides; then the second is None.
+    """
+    positive = class_names.index(positive_class) if len(class_names) == 2 else None
+    decided = classification.decide(probabilities, positive, threshold)
+    return [
+        (class_names[index], None if threshold is None else bool(index == positive))
+        for index in decided
+    ]
+
+
 def decide(
     path: str,
     probabilities: np.ndarray | None,
@@ -74,7 +96,6 @@ def decide(
       run: whose threshold decides.
       patient_id: of the film.
     """
-    threshold = run.threshold
     if probabilities is not None and not np.isfinite(probabilities).all():
         probabilities = None
         status = error_status("not_finite", "the model gave no number")
@@ -82,17 +103,14 @@ def decide(
     if probabilities is not None:
         values = [float(value) for value in probabilities]
         found = dict(zip(run.class_names, values, strict=True))
-        decided = classification.decide(
-            np.array([values]), run.positive_index, threshold
+        ((name, above),) = decisions(
+            np.array([values]), run.class_names, run.info.positive_class, run.threshold
         )
-        name = run.class_names[decided[0]]
-        if threshold is not None:
-            above = bool(name == run.info.positive_class)
     return Prediction(
         path=path,
         prediction=name,
         probabilities=found,
-        threshold=threshold,
+        threshold=run.threshold,
         patient_id=patient_id,
         above_threshold=above,
         model_sha256=run.info.model_sha256,
