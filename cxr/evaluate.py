@@ -40,7 +40,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
     cli.note(f"evaluating on {config.split} ...")
     evaluated = []
-    for name, pair in zip(_names(workdirs), opened, strict=True):
+    for name, pair in zip(several_runs.short_names(workdirs), opened, strict=True):
         with cli.naming(name if len(opened) > 1 else ""):
             evaluated.append(evaluator.evaluate_run(*pair, config))
     summaries = [run.summary for run in evaluated]
@@ -99,12 +99,6 @@ def main(argv: list[str]) -> int:
             sent.enter_context(run.sending())
         evaluate(config)
     return 0
-
-
-def _names(workdirs: list[pathlib.Path]) -> list[str]:
-    """What the lines of each run begin with: its folder's name, or the whole path."""
-    names = [workdir.name for workdir in workdirs]
-    return names if len(set(names)) == len(names) else list(map(str, workdirs))
 
 
 if __name__ == "__main__":

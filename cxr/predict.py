@@ -7,6 +7,7 @@ import sys
 
 from cxr import cli, images, reasons, runs
 from cxr.prediction import predict_files, rows
+from cxr.reporting.formatting import counted
 from cxr.storage import run_folders
 
 USAGE = """
@@ -94,8 +95,9 @@ def main(argv: list[str]) -> int:
         positive = run.info.positive_class if run.info.threshold else ""
         cli.say(rows.to_text(counts.few, positive))
     cli.say(
-        f"{counts.images} images: {said}; {counts.warnings} warnings, "
-        f"{num_errors} errors; table in {config.output}"
+        f"{counted(counts.images, 'image')}: {said}; "
+        f"{counted(counts.warnings, 'warning')}, {counted(num_errors, 'error')}; table "
+        f"in {config.output}"
     )
     if config.precision != "float32":
         cli.say(

@@ -277,14 +277,14 @@ def test_films_without_labels_beside_training_ones_are_counted(tmp_path, unlabel
     touch(tmp_path, "train/A/1.png", "train/B/2.png", unlabelled)
     tree = sources.find(tmp_path)
     assert {s.side for s in tree.sources} == {"train"}
-    assert any("1 files" in note and "left aside" in note for note in tree.notes)
+    assert any("1 file" in note and "left aside" in note for note in tree.notes)
 
 
 def test_a_flat_split_folder_is_no_class(tmp_path):
     touch(tmp_path, "A/1.png", "B/2.png", "Test/3.png")
     tree = sources.find(tmp_path)
     assert {s.label for s in tree.sources} == {"A", "B"}
-    assert any("Test/, 1 files" in note for note in tree.notes)
+    assert any("Test/, 1 file:" in note for note in tree.notes)
 
 
 def test_class_folders_beside_split_folders_are_refused(tmp_path):

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from cxr import cli
+from cxr import cli, pulse
 from cxr.conversion import workers
 
 
@@ -36,3 +36,12 @@ def test_workers_do_every_job(count):
         assert sorted(pool.map(double, iter(range(50)))) == list(range(0, 100, 2))
         with pytest.raises(cli.StorageError, match="three"):
             list(pool.map(refuse_three, range(50)))
+
+
+def test_results_tell_how_far_they_are(monkeypatch):
+    monkeypatch.setattr(pulse, "_watch", pulse._Watch(0.0))
+    results = workers.watch([2, (1, "x")], total=1200, label="verifying", unit="image")
+    assert next(results) == 2
+    assert pulse._watch.doing == "verifying: 2 of 1,200 images"
+    assert list(results) == [(1, "x")]
+    assert pulse._watch.doing == "verifying: 3 of 1,200 images"

@@ -34,6 +34,7 @@ from cxr.conversion import (
     workers,
 )
 from cxr.reasons import Rejected
+from cxr.reporting.formatting import counted
 from cxr.storage import films, places, sets
 
 REPORT = "report.html"
@@ -350,7 +351,8 @@ def _convert_images(
     todo = sum(len(chunk.sources) for chunk in missing)
     total = sum(len(chunk.sources) for chunk in chunks)
     if todo < total:
-        log(f"taking over {total - todo} images from an interrupted conversion")
+        taken = counted(total - todo, "image")
+        log(f"taking over {taken} from an interrupted conversion")
     began = time.monotonic()
     results = pool.map(spool.convert, missing)
     for _ in workers.watch(results, total=todo, label="converting", unit="image"):
@@ -358,7 +360,8 @@ def _convert_images(
     seconds = time.monotonic() - began
     if todo:
         rate = todo / seconds
-        log(f"converted {todo} images in {seconds:.1f} s ({rate:.0f} images/s)")
+        done = counted(todo, "image")
+        log(f"converted {done} in {seconds:.1f} s ({rate:.0f} images/s)")
     return [image for chunk in chunks for image in spool.read_converted(chunk)]
 
 
@@ -496,10 +499,11 @@ def _summarise(
     for split in record_set.manifest.splits.values():
         counts = ", ".join(f"{n} {label}" for label, n in split.class_counts.items())
         log(
-            f"{split.name}: {split.num_examples} images ({counts}), "
-            f"{split.num_patients} patients, {len(split.shards)} shards, "
+            f"{split.name}: {counted(split.num_examples, 'image')} ({counts}), "
+            f"{counted(split.num_patients, 'patient')}, "
+            f"{counted(len(split.shards), 'shard')}, "
             f"{split.num_bytes / 1e6:.1f} MB"
         )
     if num_rejected:
-        log(f"{num_rejected} files kept out, see {metadata.QUARANTINE}")
+        log(f"{counted(num_rejected, 'file')} kept out, see {metadata.QUARANTINE}")
     log(f"complete in {seconds:.1f} s; report: {record_set.path / REPORT}")

@@ -5,6 +5,8 @@ import fnmatch
 import re
 from collections.abc import Sequence
 
+from cxr.reporting.formatting import counted
+
 
 class Exclusion:
     """Globs of paths to leave aside.
@@ -50,7 +52,7 @@ class Exclusion:
     def notes(self) -> list[str]:
         """Returns what was left aside, a line a glob, for people."""
         return [
-            f"left aside: {count:,} files, by --exclude={glob}"
+            f"left aside: {counted(count, 'file')}, by --exclude={glob}"
             if count
             else f"warning: --exclude={glob}: no file has such a path"
             for glob, count in self.counts.items()

@@ -15,6 +15,7 @@ from cxr import class_names, cli, folders
 from cxr.conversion.exclusion import Exclusion
 from cxr.conversion.source import Source
 from cxr.reasons import Rejected
+from cxr.reporting.formatting import counted
 
 # Usual names of split folders, case-folded, and the side they mean.
 SIDES = {
@@ -199,7 +200,9 @@ class Layout:
                 Rejected(path, "mask", "beside the image of the same film")
             )
         for name, count in sorted(masks.items()):
-            self.notes.append(f"left aside: {count:,} files in {name}: {_ARE_MASKS}")
+            self.notes.append(
+                f"left aside: {counted(count, 'file')} in {name}: {_ARE_MASKS}"
+            )
 
     # --- what would be misread
 
@@ -322,7 +325,7 @@ class Layout:
     def _leave_aside(self, folder: pathlib.Path, why: str) -> None:
         name = self._relative(folder)
         count = sum(1 for entry in folders.walk(folder, name) if not entry.is_folder)
-        self.notes.append(f"left aside: {name}/, {count:,} files: {why}")
+        self.notes.append(f"left aside: {name}/, {counted(count, 'file')}: {why}")
 
     def _note_loose_files(self, folder: pathlib.Path) -> None:
         names = [
@@ -334,7 +337,7 @@ class Layout:
             return
         some = ", ".join(ascii(name) for name in names[:3])
         self.notes.append(
-            f"left aside: {len(names):,} files outside class folders in "
+            f"left aside: {counted(len(names), 'file')} outside class folders in "
             f"{self._relative(folder)}: {some}"
         )
 

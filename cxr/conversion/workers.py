@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from cxr import cli, platforms
+from cxr import cli, platforms, pulse
 
 _at_work, _leaving = threading.Lock(), threading.Event()  # of a worker
 _AHEAD = 1  # jobs that wait beside those under way: memory stays bounded
@@ -92,7 +92,7 @@ def started(count: int, *, preload: str) -> Iterator[WorkerPool]:
 
 
 def watch(results: Iterable, *, total: int, label: str, unit: str) -> Iterator[Any]:
-    """Passes results on, with a progress bar where a person watches.
+    """Passes results on, with a progress bar where a person watches, else a pulse.
 
     Args:
       results: each an int, the units done, or a tuple that begins with it.
@@ -103,8 +103,12 @@ def watch(results: Iterable, *, total: int, label: str, unit: str) -> Iterator[A
     with tqdm(
         total=total, desc=label, unit=unit, disable=None, dynamic_ncols=True
     ) as bar:
+        done = 0
         for result in results:
-            bar.update(result[0] if isinstance(result, tuple) else result)
+            new = result[0] if isinstance(result, tuple) else result
+            done += new
+            bar.update(new)
+            pulse.at(f"{label}: {done:,} of {total:,} {unit}s")
             yield result
 
 

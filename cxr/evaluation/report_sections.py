@@ -183,9 +183,9 @@ def _in_words(summary: Summary) -> str:
     lines = []
     for row in rows:
         low, high = (100 * bound for bound in row["ci95"])
-        films = "film" if row["n"] == 1 else "films"
         lines.append(
-            f"Of {row['n']:,} {films} scored {row['low']:g} to {row['high']:g}, "
+            f"Of {formatting.counted(row['n'], 'film')} scored {row['low']:g} to "
+            f"{row['high']:g}, "
             f"{formatting.percent(row['observed'])} were {summary['positive_class']} "
             f"(95 %: {low:.1f} to {high:.1f} %); their mean score is "
             f"{formatting.percent(row['predicted'])}."
@@ -351,7 +351,7 @@ def provenance(origins: Mapping[str, str]) -> str:
 
 def limits(summary: Summary) -> str:
     """What the numbers do not say."""
-    patients_are = patients(summary["n_patients"])
+    patients_are = formatting.counted(summary["n_patients"], "patient")
     if summary["n_without_patient"]:
         patients_are = "patients that are not all known"
     lines = [
@@ -367,16 +367,11 @@ def limits(summary: Summary) -> str:
     return html.section("What this does not say", parts, anchor="limits")
 
 
-def patients(count: int) -> str:
-    """`1 patient`, `1,234 patients`."""
-    return f"{count:,} patient{'' if count == 1 else 's'}"
-
-
 def films_of_patients(summary: Summary) -> str:
     """How many films of how many patients, as far as these are known."""
-    films = f"{summary['n']:,} film{'' if summary['n'] == 1 else 's'}"
+    films = formatting.counted(summary["n"], "film")
     unknown = summary["n_without_patient"]
-    known = patients(summary["n_patients"] - unknown)
+    known = formatting.counted(summary["n_patients"] - unknown, "patient")
     if unknown == summary["n"]:
         return f"{films} of unknown patients"
     return f"{films} of {known}" + (

@@ -9,7 +9,7 @@ from cxr.reporting import formatting, html
 
 Summary = Mapping[str, Any]
 
-# Metric -> how people call it, and what it needs.
+# Metric -> how people call it.
 LABELS = {
     "roc_auc": "ROC AUC",
     "recall": "sensitivity",

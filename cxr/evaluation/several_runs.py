@@ -66,7 +66,7 @@ def evaluate_ensemble(
         validation=validation,
         baseline=baseline,
     )
-    names = _short_names([run.run.workdir for run in members])
+    names = short_names([run.run.workdir for run in members])
     summary["participants"] = participants.describe(first.record_set)
     summary |= _each_run(members, names)
     _publish_table(folder, evaluation, names, first.statuses)
@@ -163,7 +163,7 @@ def compare_runs(
         )
         for run, data in (first, second)
     )
-    short, other = _short_names([first[0].workdir, second[0].workdir])
+    short, other = short_names([first[0].workdir, second[0].workdir])
     result = comparison.compare(before, after, (short, other))
     own_folder = f"comparison-{config.split}-with-{_slug(short)}"
     folder = pathlib.Path(config.output_dir or second[0].workdir / own_folder)
@@ -206,7 +206,7 @@ def _spread(values: list[float | None]) -> dict[str, float | None]:
     return {"mean": statistics.fmean(known), "sd": statistics.stdev(known)}
 
 
-def _short_names(workdirs: list[pathlib.Path]) -> list[str]:
+def short_names(workdirs: list[pathlib.Path]) -> list[str]:
     """Last folder names, or whole paths where those would be equal."""
     names = [workdir.resolve().name for workdir in workdirs]
     return names if len(set(names)) == len(names) else [str(w) for w in workdirs]

@@ -1,6 +1,6 @@
 """Random augmentation of images: drawn per example, applied in one warp.
 
-Five policies: `none`, `mild`, `strong`, `seed`, `keras_cv` (see `POLICIES`).
+`POLICIES` names the ranges.
 Randomness is a pure function of (seed, step, example), so an image is augmented
 alike in any batch, on any replica and after a resume. `draw` makes the numbers,
 `apply` the pixels.

@@ -29,7 +29,7 @@ class OpenedSet(records.RecordSet):
           split: `train`, `validation` or `test`.
           batch_size: B.
           image_size: S, height = width in pixels; the stored size by default.
-          cache: `ram`, `none` (from the disk) or `auto`.
+          cache: as `--cache`: `ram`, `none` (from the disk), `hybrid` or `auto`.
 
         Returns:
           Dataset of `(images uint8 [B, S, S, 1], labels int32 [B], indices int64 [B])`.
@@ -56,7 +56,7 @@ class OpenedSet(records.RecordSet):
           image_size: S, height = width in pixels; the stored size by default.
           seed: of the order.
           start_step: batches to pass over, without reading them.
-          cache: `ram`, `none` (from the disk) or `auto`.
+          cache: as `--cache`: `ram`, `none` (from the disk), `hybrid` or `auto`.
           split: of the set.
 
         Returns:

@@ -53,18 +53,19 @@ def _measured(
     point: dict[str, Any], here: Evaluation, reference: Evaluation
 ) -> dict[str, Any]:
     """Adds what the threshold reaches, here and on validation."""
-    cut = dataclasses.replace(here.scored, threshold=point["threshold"])
-    measured = _measure_point(cut, here.resamples)
-    before = dataclasses.replace(reference.scored, threshold=point["threshold"])
+    rates = _drawn_rates(here, point["threshold"])
+    before = _drawn_rates(reference, point["threshold"])
+    metrics = intervals.intervals(*rates, here.resamples)
     target, missed = point["target"], False
     if target:
-        reached = measured["metrics"][target["metric"]]["value"]
+        reached = metrics[target["metric"]]["value"]
         missed = reached is not None and reached < target["value"]
     return {
         **point,
         "missed": missed,
-        **measured,
-        "validation": _metrics(before, reference.resamples),
+        "metrics": metrics,
+        "predictive_values": _predictive_values(*rates, here.resamples),
+        "validation": intervals.intervals(*before, reference.resamples),
     }
 
 
@@ -132,15 +133,19 @@ def predictive_values(
         return tp / (tp + fp), tn / (tn + fn)
 
 
-def _metrics(scored: Scored, resamples: Resamples) -> dict[str, Any]:
-    value = _rates(scored, np.ones((1, len(scored.labels))))
-    draws = _rates(scored, resamples.weights().astype(np.float64))
-    return intervals.intervals(value, draws, resamples)
+def _drawn_rates(
+    evaluation: Evaluation, threshold: float
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Returns the rates at a threshold, float64 [1] each, and of the draws, [D]."""
+    scored = dataclasses.replace(evaluation.scored, threshold=threshold)
+    weights = evaluation.resamples.weights().astype(np.float64)
+    return _rates(scored, np.ones((1, len(scored.labels)))), _rates(scored, weights)
 
 
-def _measure_point(scored: Scored, resamples: Resamples) -> dict[str, Any]:
-    value = _rates(scored, np.ones((1, len(scored.labels))))
-    draws = _rates(scored, resamples.weights().astype(np.float64))
+def _predictive_values(
+    value: dict[str, np.ndarray], draws: dict[str, np.ndarray], resamples: Resamples
+) -> list[dict[str, Any]]:
+    """Returns PPV and NPV at each prevalence, of `_drawn_rates`."""
     by_prevalence = []
     for prevalence in PREVALENCES:
         both = [
@@ -153,10 +158,7 @@ def _measure_point(scored: Scored, resamples: Resamples) -> dict[str, Any]:
             resamples,
         )
         by_prevalence.append({"prevalence": prevalence, **measured})
-    return {
-        "metrics": intervals.intervals(value, draws, resamples),
-        "predictive_values": by_prevalence,
-    }
+    return by_prevalence
 
 
 def _rates(scored: Scored, weights: np.ndarray) -> dict[str, np.ndarray]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from cxr import reasons
 from cxr.reporting import html
+from cxr.reporting.formatting import counted
 
 _ARROW = '<div class="arrow" aria-hidden="true">\N{DOWNWARDS ARROW}</div>'
 
@@ -19,13 +20,13 @@ def figure(flow: Mapping[str, Any], judged: Mapping[str, Any] | None = None) -> 
     steps = []
     if flow["read"] is not None:
         steps.append(
-            f'<div class="fork">{_box(_files(flow["read"]), "read")}'
+            f'<div class="fork">{_box(counted(flow["read"], "file"), "read")}'
             f"{_kept_out(flow['kept_out'])}</div>"
         )
     steps += [_box(_films(flow), _copies(flow)), _splits(flow, judged)]
     if judged:
-        films = _count(judged["films"], "film")
-        of = f"of {_count(judged['patients'], 'patient')}, split {judged['split']}"
+        films = counted(judged["films"], "film")
+        of = f"of {counted(judged['patients'], 'patient')}, split {judged['split']}"
         steps.append(_box(f"{films} evaluated", of, kind="judged"))
     words = html.escape(in_words(flow, judged))
     return (
@@ -40,11 +41,11 @@ def _caption(flow: Mapping[str, Any]) -> str:
     parts = ["Counted in manifest.json, examples.csv and quarantine.csv of the set."]
     if flow["without_patient"]:
         parts.append(
-            f"Of {_count(flow['without_patient'], 'film')} the patient is not known; "
+            f"Of {counted(flow['without_patient'], 'film')} the patient is not known; "
             "each counts as a patient."
         )
     if flow["table_rows"]:
-        rows = _count(flow["table_rows"], "row")
+        rows = counted(flow["table_rows"], "row")
         parts.append(f"{rows} of the table of labels named no film, or one again.")
     if flow["exclude"]:
         parts.append(f"Not counted: files like {', '.join(flow['exclude'])}.")
@@ -58,18 +59,18 @@ def in_words(flow: Mapping[str, Any], judged: Mapping[str, Any] | None = None) -
         out = sum(flow["kept_out"].values())
         why = ", ".join(f"{n:,} {_meaning(r)}" for r, n in flow["kept_out"].items())
         why = f" ({why})" if why else ""
-        parts = [f"{_files(flow['read'])} read, {out:,} kept out{why}."]
+        parts = [f"{counted(flow['read'], 'file')} read, {out:,} kept out{why}."]
     sides = [
-        f"{name} {_count(s['films'], 'film')} of {_count(s['patients'], 'patient')}"
+        f"{name} {counted(s['films'], 'film')} of {counted(s['patients'], 'patient')}"
         for name, s in flow["splits"].items()
     ]
     if flow["apart"]:
-        sides.append(f"{_count(flow['apart'], 'film')} in none of these")
+        sides.append(f"{counted(flow['apart'], 'film')} in none of these")
     parts.append(f"In the set: {_films(flow)}; {_copies(flow)}. {'; '.join(sides)}.")
     if judged:
         parts.append(
-            f"Evaluated here: {_count(judged['films'], 'film')} of "
-            f"{_count(judged['patients'], 'patient')}, split {judged['split']}."
+            f"Evaluated here: {counted(judged['films'], 'film')} of "
+            f"{counted(judged['patients'], 'patient')}, split {judged['split']}."
         )
     return " ".join(parts)
 
@@ -85,14 +86,14 @@ def _kept_out(kept_out: Mapping[str, int]) -> str:
 def _splits(flow: Mapping[str, Any], judged: Mapping[str, Any] | None) -> str:
     boxes = [
         _box(
-            f"{name}: {_count(side['films'], 'film')}",
-            f"of {_count(side['patients'], 'patient')}",
+            f"{name}: {counted(side['films'], 'film')}",
+            f"of {counted(side['patients'], 'patient')}",
             kind="judged" if judged and judged["split"] == name else "",
         )
         for name, side in flow["splits"].items()
     ]
     if flow["apart"]:
-        boxes.append(_box(_count(flow["apart"], "film"), "in none of these", "aside"))
+        boxes.append(_box(counted(flow["apart"], "film"), "in none of these", "aside"))
     return f'<div class="sides">{"".join(boxes)}</div>'
 
 
@@ -105,8 +106,8 @@ def _box(title: str, text: str, kind: str = "") -> str:
 
 def _films(flow: Mapping[str, Any]) -> str:
     return (
-        f"{_count(flow['films'], 'film')} of {_count(flow['patients'], 'patient')} in "
-        "the set"
+        f"{counted(flow['films'], 'film')} of {counted(flow['patients'], 'patient')} "
+        "in the set"
     )
 
 
@@ -114,17 +115,9 @@ def _copies(flow: Mapping[str, Any]) -> str:
     if not flow["copies"]:
         return "no two byte-identical"
     return (
-        f"{_count(flow['copies'], 'film')} of them byte-identical to one of "
+        f"{counted(flow['copies'], 'film')} of them byte-identical to one of "
         f"{flow['copied']:,} others, on its side"
     )
-
-
-def _files(count: int) -> str:
-    return _count(count, "file")
-
-
-def _count(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _meaning(reason: str) -> str:

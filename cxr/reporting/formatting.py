@@ -1,9 +1,14 @@
-"""Formats numbers for people: digits, per cent, intervals, a dash for none."""
+"""Formats numbers for people: counts, digits, per cent, intervals, a dash for none."""
 
 from collections.abc import Sequence
 
 DASH = "\N{EN DASH}"  # stands for what is undefined
 DISCLAIMER = "For research only. Not a medical device; never for the care of a patient."
+
+
+def counted(count: int, what: str) -> str:
+    """`1 film`, `1,234 films`."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def number(value: float | None, digits: int = 3) -> str:
