@@ -5,6 +5,7 @@ import json
 
 from cxr import cli
 from cxr.conversion import verification, workers
+from cxr.reporting.formatting import counted
 from cxr.storage import sets
 
 USAGE = """
@@ -45,7 +46,7 @@ def main(argv: list[str]) -> int:
         for path, found in faults.items():
             for fault in found:
                 cli.say(f"{path}/{fault}")
-            cli.say(f"{path}: {f'{len(found)} faults' if found else 'sound'}")
+            cli.say(f"{path}: {counted(len(found), 'fault') if found else 'sound'}")
     return cli.EXIT_DATA if any(faults.values()) else 0
 
 

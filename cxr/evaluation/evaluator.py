@@ -34,7 +34,7 @@ from cxr.metrics.predictions import Predictions
 from cxr.metrics.summary import summarise
 from cxr.metrics.trivial_baseline import Baseline
 from cxr.prediction.predictor import Predictor, load_predictor
-from cxr.reporting import html
+from cxr.reporting import formatting, html
 from cxr.training import curves
 
 METRICS = "metrics.json"
@@ -294,11 +294,12 @@ def say(
 ) -> None:
     """The answer in a few lines."""
     n, unknown = summary["n"], summary["n_without_patient"]
-    patients = (
-        "no patient known" if unknown == n else f"{summary['n_patients']} patients"
-    )
+    patients = formatting.counted(summary["n_patients"], "patient")
+    if unknown == n:
+        patients = "no patient known"
     some = f", {unknown} of them unknown" if 0 < unknown < n else ""
-    cli.say(f"\n{summary['split']}: {n} images, {patients}{some}")
+    images = formatting.counted(n, "image")
+    cli.say(f"\n{summary['split']}: {images}, {patients}{some}")
     for name in ("roc_auc", "accuracy", "recall", "specificity"):
         entry = summary["metrics"][name]
         if entry["value"] is None:

@@ -38,8 +38,7 @@ class EvaluateConfig:
         "",
         "where the result goes (default: evaluation-SPLIT in the run, with "
         "-NAME-VERSION for another set than the run's; of an ensemble in the runs' "
-        "common parent; "
-        "comparison-SPLIT-with-A in the second run)",
+        "common parent; comparison-SPLIT-with-A in the second run)",
         heading="what is written",
     )
     source_dir: str = cli.option(
@@ -97,7 +96,10 @@ class EvaluateConfig:
         if self.output_dir:
             return pathlib.Path(self.output_dir)
         parents = [str(path.resolve().parent) for path in self.workdirs()]
-        return pathlib.Path(os.path.commonpath(parents)) / f"evaluation-{self.split}"
+        common, here = pathlib.Path(os.path.commonpath(parents)), pathlib.Path.cwd()
+        if common.is_relative_to(here):  # named as the runs were
+            common = common.relative_to(here)
+        return common / f"evaluation-{self.split}"
 
 
 def open_run(

@@ -15,7 +15,7 @@ import cxr
 from cxr import cli, files, images, records, runs
 from cxr.exporting import exported as models
 from cxr.exporting.exported import Exported, Forward
-from cxr.input.reader import Reader
+from cxr.input.reader import Reader, evenly_spaced
 from cxr.reporting import formatting
 from cxr.synthesis import phantoms
 
@@ -107,8 +107,8 @@ def _read(
     record_set: records.RecordSet, split: str, at_most: int, size: int
 ) -> np.ndarray:
     reader = Reader(record_set, split, image_size=size)
-    chosen = np.linspace(0, reader.n - 1, min(at_most, reader.n)).astype(np.int64)
-    return reader.images(chosen)[..., None].astype(np.float32)
+    found = reader.images(evenly_spaced(reader.n, at_most))
+    return found[..., None].astype(np.float32)
 
 
 def _check(

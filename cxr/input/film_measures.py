@@ -6,7 +6,7 @@ import numpy as np
 
 from cxr import records
 from cxr.images import statistics
-from cxr.input.reader import Reader
+from cxr.input.reader import Reader, evenly_spaced
 
 _READ = 256  # films at a time
 
@@ -36,11 +36,10 @@ def measure(
       at_most: so many films, evenly spaced.
     """
     count = record_set.split(split).num_examples
-    size = min(count, at_most or count)
-    chosen = np.linspace(0, count - 1, size).astype(np.int64)
+    chosen = evenly_spaced(count, at_most or count)
     reader = Reader(record_set, split, image_size=record_set.manifest.image_size)
     cells, numbers = [], []
-    for first in range(0, size, _READ):
+    for first in range(0, len(chosen), _READ):
         for film in reader.images(chosen[first : first + _READ]):
             cells.append(statistics.cells(film))
             numbers.append(statistics.measure(film))

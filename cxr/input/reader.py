@@ -285,6 +285,11 @@ def _position(image: bytes, record: bytes) -> int:
     return begin
 
 
+def evenly_spaced(count: int, at_most: int) -> np.ndarray:
+    """Returns indices of some of `count` examples, int64 [<= at_most], both ends too."""
+    return np.linspace(0, count - 1, min(at_most, count)).astype(np.int64)
+
+
 def aligned_empty(shape: tuple[int, ...]) -> np.ndarray:
     """Returns uint8 memory that TensorFlow takes over without a copy."""
     flat = np.empty(math.prod(shape) + _TENSOR_ALIGNMENT, np.uint8)
