@@ -9,17 +9,17 @@ import collections
 import contextlib
 import csv
 import dataclasses
-import os
 import pathlib
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from cxr import class_names, cli, folders, images
+from cxr import class_names, cli
 from cxr.conversion import attributes
 from cxr.conversion.attributes import Attributes
 from cxr.conversion.exclusion import Exclusion
+from cxr.conversion.film_index import FilmIndex
 from cxr.conversion.layout import side_of
 from cxr.conversion.source import Source
 from cxr.reasons import Rejected
@@ -139,7 +139,7 @@ class LabelTable:
         self.notes: list[str] = []
         self.rejected: list[Rejected] = []
         self._shared: dict[Attributes, Attributes] = {}  # a table has few
-        self._places = _Places(root, exclude, self.rejected)
+        self._index = FilmIndex(root, exclude, self.rejected)
         with _open(config.labels_csv) as (header, rows):
             self._header = header
             self._columns = self._find_columns()
@@ -196,7 +196,7 @@ class LabelTable:
         missing = repeated = 0
         for number, row in rows:
             value = row[self._columns["path"]].strip()
-            path = self._places.find(value) if value else None
+            path = self._index.find(value) if value else None
             if path is None:
                 missing += 1
                 what = f"row {number} of the table; no such film"
@@ -365,7 +365,7 @@ class LabelTable:
 
     def _report_unlabelled(self, labelled: set[str]) -> None:
         known = labelled.union(row.path for row in self.rejected)
-        without = [path for path in self._places.films if path not in known]
+        without = [path for path in self._index.films if path not in known]
         for path in without:
             self.rejected.append(Rejected(path, "no_label", "no row of the table"))
         if without:
@@ -401,71 +401,6 @@ class _Seen(NamedTuple):
             labels=_names([name] if _POSITIVE in signs else []),
             uncertain=_names([name] if signs == {_UNCERTAIN} else []),
         )
-
-
-class _Places:
-    """The films of a folder, to be found by what a table calls them.
-
-    Attributes:
-      films: paths of what is named like a film, sorted.
-    """
-
-    def __init__(
-        self, root: pathlib.Path, exclude: Exclusion, rejected: list[Rejected]
-    ):
-        self.films: list[str] = []
-        self._excluded: set[str] = set()
-        self._by_name: dict[str, list[str]] = {}
-        for entry in folders.walk(root, "."):
-            path = entry.path.removeprefix("./")
-            if os.path.splitext(path)[1].lower() not in images.SUFFIXES:
-                continue
-            if entry.rejected:
-                rejected.append(entry.rejected._replace(path=path))
-                continue
-            if exclude.drops(path):
-                self._excluded.add(path)
-            else:
-                self.films.append(path)
-            name = path.rpartition("/")[2]
-            for key in {name, os.path.splitext(name)[0]}:
-                self._by_name.setdefault(key, []).append(path)
-        self.films.sort()
-        self._known = set(self.films)
-
-    def find(self, value: str) -> str | None:
-        """Returns the path of the film that a table calls `value`.
-
-        Returns:
-          '' for a film that is left aside, None for no film.
-
-        Raises:
-          DataError: several films could be meant.
-        """
-        wanted = [part for part in re.split(r"[/\\]", value) if part not in ("", ".")]
-        path = "/".join(wanted)
-        if path in self._known:
-            return path
-        name = wanted[-1] if wanted else ""
-        stem, suffix = os.path.splitext(name)
-        candidates = self._by_name.get(name, [])
-        if not candidates and suffix.lower() in images.SUFFIXES:
-            candidates = self._by_name.get(stem, [])  # saved as another format since
-        tail = {c: _common_tail(wanted[:-1], c.split("/")[:-1]) for c in candidates}
-        best = max(tail.values(), default=0)
-        nearest = [c for c in candidates if tail[c] == best]
-        if len(nearest) > 1:
-            exact = [c for c in nearest if c.rpartition("/")[2] == wanted[-1]]
-            if len(exact) != 1:
-                raise cli.DataError(
-                    f"the table's {value!r} could be {nearest[0]} or {nearest[1]}; "
-                    "give the films' paths below --input_dir in the table, or leave "
-                    "one aside with --exclude"
-                )
-            nearest = exact
-        if not nearest:
-            return None
-        return "" if nearest[0] in self._excluded else nearest[0]
 
 
 @contextlib.contextmanager
@@ -520,12 +455,3 @@ def _names(names: Iterable[str]) -> frozenset[str]:
 def _interned(names: frozenset[str]) -> frozenset[str]:
     """Returns one object for equal sets: a table has few, its rows are many."""
     return _interned_sets.setdefault(names, names)
-
-
-def _common_tail(wanted: Sequence[str], there: Sequence[str]) -> int:
-    count = 0
-    for mine, other in zip(reversed(wanted), reversed(there), strict=False):
-        if mine != other:
-            break
-        count += 1
-    return count

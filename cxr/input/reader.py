@@ -286,7 +286,7 @@ def _position(image: bytes, record: bytes) -> int:
 
 
 def evenly_spaced(count: int, at_most: int) -> np.ndarray:
-    """Returns indices of some of `count` examples, int64 [<= at_most], both ends too."""
+    """Returns some of `count` indices, ends included, int64 [<= at_most]."""
     return np.linspace(0, count - 1, min(at_most, count)).astype(np.int64)
 
 
