@@ -17,17 +17,21 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-# Of the two each system has one; Python for the web has neither.
+# Of the first two each system has one; Python for the web has neither.
 fcntl: Any = None
 msvcrt: Any = None
+resource: Any = None  # not of Windows
 with contextlib.suppress(ImportError):
     import fcntl
 with contextlib.suppress(ImportError):
     import msvcrt
+with contextlib.suppress(ImportError):
+    import resource
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 _LARGEST_MMAP_THRESHOLD = 32 << 20  # 32 MiB: glibc refuses more
 _MEMORY, _CPUS = pathlib.Path("/proc/meminfo"), pathlib.Path("/proc/cpuinfo")
+_OWN_MEMORY = pathlib.Path("/proc/self/statm")
 _GPU_DRIVER = (
     pathlib.Path("/dev/nvidiactl"),
     pathlib.Path("/dev/dxg"),  # Windows' Linux
@@ -42,7 +46,7 @@ _CUDA_LIBRARIES = {
     "cusolver": "libcusolver.so.11",
     "cudnn": "libcudnn.so.9",
 }
-_FREE_BYTES_UNKNOWN = 4 << 30  # 4 GiB: assumed where the system does not tell
+_BYTES_UNKNOWN = 4 << 30  # 4 GiB: assumed where the system does not tell
 _LOCKED_BYTE = 1 << 30  # Windows locks bytes, and then nobody else may read them
 _seeking = threading.Lock()
 
@@ -59,7 +63,7 @@ def free_memory_bytes() -> int:
     try:
         text = _MEMORY.read_text()
     except OSError:
-        return _FREE_BYTES_UNKNOWN
+        return _BYTES_UNKNOWN
     fields = dict(line.split(":") for line in text.splitlines())
     free = int(fields["MemAvailable"].split()[0]) << 10  # kB
     control_group = pathlib.Path("/sys/fs/cgroup")
@@ -68,6 +72,33 @@ def free_memory_bytes() -> int:
         used = int((control_group / "memory.current").read_text())
         free = min(free, limit - used)
     return max(0, free)
+
+
+def total_memory_bytes() -> int:
+    """Returns the memory of this machine."""
+    with contextlib.suppress(AttributeError, ValueError, OSError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return _BYTES_UNKNOWN
+
+
+def resident_bytes() -> int:
+    """Returns the memory of this process now; where that is not told, its peak."""
+    with contextlib.suppress(OSError):
+        return int(_OWN_MEMORY.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return peak_resident_bytes()
+
+
+def peak_resident_bytes() -> int:
+    """Returns the most memory that this process ever had; 0 where nobody tells."""
+    if resource is None:
+        return 0
+    most: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most << 10  # elsewhere in KiB
+
+
+def load_average() -> float:
+    """Returns the processes that waited or ran in the last minute; 0 if not told."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
 
 @functools.cache

@@ -1,5 +1,6 @@
 """cxr.platforms: what is done where a system lacks what Linux has."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -104,9 +105,10 @@ def test_every_command_makes_the_settings_and_no_import_does():
 ELSEWHERE = """
 import os, signal, sys
 import multiprocessing
-sys.modules["fcntl"] = None
+sys.modules["fcntl"] = sys.modules["resource"] = None
 for holder, names in {
-    os: "sched_getaffinity pread preadv posix_fadvise O_NOFOLLOW O_NONBLOCK".split(),
+    os: "sched_getaffinity pread preadv posix_fadvise O_NOFOLLOW O_NONBLOCK "
+    "getloadavg sysconf".split(),
     signal: ["pthread_sigmask"],
 }.items():
     for name in names:
@@ -119,7 +121,7 @@ def no_proc(event, args):
 
 if __name__ == "__main__":
     sys.addaudithook(no_proc)
-    from cxr import evaluate, predict, train
+    from cxr import bench, evaluate, predict, train
     from tools import make_phantoms, make_tfrecords, verify_tfrecords
 
     make_phantoms.main(["", "--output_dir=films", "--num_patients=40"])
@@ -132,6 +134,8 @@ if __name__ == "__main__":
     train.main(["", *flags, "--workdir=run"])
     evaluate.main(["", "--workdir=run", "--draws=100"])
     predict.main(["", "--workdir=run", "--output=out.csv", "films/test"])
+    short = ["--only=input", "--repeats=1", "--window_ms=20"]
+    assert bench.main(["", "--dataset=chest_xray", "--batch_size=16", *short]) == 0
 """
 
 
@@ -152,6 +156,8 @@ def test_everything_runs_without_what_only_linux_has(tmp_path):
     assert "lock-owner" not in [path.name for path in tmp_path.rglob("*")]
     assert (tmp_path / "run" / "evaluation-test" / "report.html").is_file()
     assert (tmp_path / "out.csv").read_text().startswith("path,prediction")
+    measured = json.loads((tmp_path / "bench" / "bench.json").read_text())
+    assert measured["stages"] and measured["peak_rss_mb"] == 0
 
 
 def test_numpys_products_run_in_one_thread_inside_and_as_before_behind():

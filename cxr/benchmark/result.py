@@ -25,7 +25,6 @@
 
 import dataclasses
 import importlib.metadata
-import os
 import platform
 from collections.abc import Mapping
 from typing import Any
@@ -76,7 +75,7 @@ class Measured:
             "stages": [self._case(name) for name in self._medians()],
             "input_wait_share": self._wait_share(),
             **self.start_times,
-            "peak_rss_mb": timing.peak_mib(),
+            "peak_rss_mb": platforms.peak_resident_bytes() / 2**20,
             "peak_device_mb": self.peak_device_mib,
             "pixel_checksum": self.workload.image_check.checksum(),
             "mfu": mfu,
@@ -193,7 +192,7 @@ class Measured:
             resident=source.mode == "ram",
             cores=platforms.available_cores(),
             memory_mib=source.nbytes / 2**20,
-            memory_fits=source.nbytes < _memory_bytes() / 2,
+            memory_fits=source.nbytes < platforms.total_memory_bytes() / 2,
             encoding=self.workload.manifest.encoding,
             mfu=mfu["value"] if mfu else None,
             jit_compile=self.workload.config.jit_compile,
@@ -217,13 +216,9 @@ def environment(devices: Devices, load: float) -> dict[str, Any]:
         "device": ", ".join(devices.names),
         "processor": platforms.processor_name(),
         "cores": platforms.available_cores(),
-        "memory_gib": _memory_bytes() / 2**30,
+        "memory_gib": platforms.total_memory_bytes() / 2**30,
         "platform": platform.platform(),
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "load": load,
     }
-
-
-def _memory_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

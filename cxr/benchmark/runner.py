@@ -2,11 +2,10 @@
 
 import dataclasses
 import gc
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cxr import cli, records
+from cxr import cli, platforms, records
 from cxr.benchmark import (
     compute_cases,
     input_cases,
@@ -100,7 +99,7 @@ def run(
       WrongStep: a step did not compute what it should have.
       UnavailableError: a device's memory does not hold what is asked for.
     """
-    load = os.getloadavg()[0]
+    load = platforms.load_average()
     progress.say("input: opening the split, drawing the first epoch")
     workload = Workload(config, record_set, stage=protocol.stage)
     if baseline:

@@ -6,9 +6,6 @@ test can put its own, and items/s is items / seconds by construction.
 """
 
 import dataclasses
-import os
-import pathlib
-import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,21 +13,12 @@ from typing import TypedDict
 
 import numpy as np
 
+from cxr import platforms
+
 # A pause lets a pipeline fill its buffers, and a window that begins with full
 # buffers reads too fast. The pipeline holds at most three groups of eight batches.
 _DRAIN_STEPS = 24
 _DRAIN_SHARE = 0.2  # of the window's seconds, for cases too slow to drain that much
-
-
-def resident_mib() -> float:
-    """Returns the memory of this process now."""
-    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-def peak_mib() -> float:
-    """Returns the most memory that this process ever had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # from KiB
 
 
 @dataclasses.dataclass
@@ -94,7 +82,7 @@ def measure(case: Case, *, seconds: float) -> Window:
         stamps.append(time.perf_counter())
     cpu_seconds = time.process_time() - cpu_begin
     step_seconds = np.diff(stamps) / case.steps_per_sample
-    memory = resident_mib()
+    memory = platforms.resident_bytes() / 2**20
     case.check(items)
     total = stamps[-1] - stamps[0]
     return Window(items, total, cpu_seconds, tuple(step_seconds.tolist()), memory)
