@@ -31,10 +31,11 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     Raises:
       UsageError: no such run folder, or images smaller than the model's input.
       DataError: an unfinished or damaged run, or data that do not fit it; a finding
-        that `--fail_on` forbids, after all is written.
+        that `--fail_on` forbids, after all is written; runs that cannot be put side
+        by side.
     """
     workdirs = config.workdirs()
-    opened = [opening.open_run(path, config) for path in workdirs]
+    opened = opening.open_runs(workdirs, config)
     startup.load_tensorflow()
     from cxr.evaluation import evaluator, several_runs
 
@@ -79,7 +80,7 @@ def compare(config: EvaluateConfig) -> dict[str, Any]:
             f"--compare {' '.join(config.compare)}: expected two run folders, received "
             f"{len(config.compare)}"
         )
-    opened = [opening.open_run(pathlib.Path(path), config) for path in config.compare]
+    opened = opening.open_runs([pathlib.Path(p) for p in config.compare], config)
     startup.load_tensorflow()
     from cxr.evaluation import several_runs
 

@@ -186,6 +186,19 @@ def test_two_runs_are_compared_film_by_film(home, tmp_path, capsys):
     assert (folder / "differences.png").is_file()
 
 
+def test_runs_with_other_positive_classes_are_not_put_side_by_side(home, tmp_path):
+    root = shutil.copytree(home / "runs", tmp_path / "runs")
+    info = json.loads((root / "seed-1" / runs.MODEL_INFO).read_text())
+    info["positive_class"] = "NORMAL"
+    runs.write_json(root / "seed-1" / runs.MODEL_INFO, info)
+    pair = tuple(str(root / name) for name in ("seed-0", "seed-1"))
+    refused = "seed-1 NORMAL\n.*--positive_class"
+    with pytest.raises(cli.DataError, match=refused):
+        evaluate.evaluate(config(root))
+    with pytest.raises(cli.DataError, match=refused):
+        evaluate.compare(config(compare=pair))
+
+
 @pytest.mark.slow
 def test_three_classes_have_no_threshold(tmp_path):
     names = ("BACTERIA", "NORMAL", "VIRUS")

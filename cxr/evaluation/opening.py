@@ -102,6 +102,29 @@ class EvaluateConfig:
         return common / f"evaluation-{self.split}"
 
 
+def open_runs(
+    workdirs: Sequence[pathlib.Path], config: EvaluateConfig
+) -> list[tuple[runs.Run, records.RecordSet]]:
+    """Opens runs that are judged side by side, each with its set, see `open_run`.
+
+    Raises:
+      DataError: also where thresholds of one speak of another class than the first's.
+    """
+    opened = [open_run(path, config) for path in workdirs]
+    first = opened[0][0]
+    for run, _ in opened[1:]:
+        if run.threshold is None or first.threshold is None:
+            continue
+        if run.info.positive_class != first.info.positive_class:
+            raise cli.DataError(
+                f"the runs cannot be put side by side: the positive class of "
+                f"{first.workdir} is {first.info.positive_class}, of {run.workdir} "
+                f"{run.info.positive_class}\nthe flags of a finished run with another "
+                "--positive_class decide it anew"
+            )
+    return opened
+
+
 def open_run(
     workdir: pathlib.Path, config: EvaluateConfig
 ) -> tuple[runs.Run, records.RecordSet]:
