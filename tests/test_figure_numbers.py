@@ -420,6 +420,7 @@ def test_the_caption_tells_only_what_is_switched_on(tmp_path, monkeypatch):
         "augmentation": "strong",
         "dropout": 0.25,
         "label_smoothing": 0.1,
+        "debias": 0.5,
         "class_weights": "balanced",
     }.items():
         assert f"--{flag}" not in plain

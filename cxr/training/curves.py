@@ -77,6 +77,11 @@ def caption(config: TrainConfig) -> str:
             "aims at smoothed labels, which keep it above zero "
             f"(--label_smoothing={config.label_smoothing:g})"
         )
+    if config.debias:
+        reasons.append(
+            "is of the network and what brightness and sharpness tell together "
+            f"(--debias={config.debias:g})"
+        )
     if config.class_weights != "none":
         reasons.append(f"weights classes (--class_weights={config.class_weights})")
     return (

@@ -10,6 +10,7 @@ import numpy as np
 
 from cxr import records
 from cxr.input import film_measures
+from cxr.input.reader import evenly_spaced
 from cxr.metrics import trivial_baseline
 
 _LEAST = 1e-6  # a probability: no film's evidence outweighs every image
@@ -29,8 +30,7 @@ def evidence(record_set: records.RecordSet, strength: float) -> np.ndarray | Non
     if not strength:
         return None
     films = film_measures.measure(record_set, "train")
-    some = np.linspace(0, len(films.labels) - 1, min(len(films.labels), _MOST_FITTED))
-    chosen = some.astype(np.int64)
+    chosen = evenly_spaced(len(films.labels), _MOST_FITTED)
     regression = trivial_baseline.Regression(
         films.numbers[chosen], films.labels[chosen]
     )
