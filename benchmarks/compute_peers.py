@@ -16,7 +16,7 @@ from benchmarks import compute_report
 from benchmarks import compute_tasks as tasks
 from benchmarks.compute_tasks import Case, Peer
 from benchmarks.peer_process import PeerProcess
-from cxr import cli, platforms
+from cxr import cli, console, platforms
 
 USAGE = """
 Measures VGG16 and small_cnn, forward and in training, on one resident batch, by
@@ -135,8 +135,8 @@ def main(argv: list[str]) -> int:
     config, positional = cli.parse(argv, PeersConfig, usage=USAGE)
     cli.reject_positional(positional)
     report = compare(config.trial if config.quick else config)
-    cli.say(compute_report.markdown(report))
-    cli.say(f"compute.json, compute.md and compute.png in {config.output_dir}")
+    console.say(compute_report.markdown(report))
+    console.say(f"compute.json, compute.md and compute.png in {config.output_dir}")
     if wrong := [row for row in report["rows"] if row["verdict"] != "ok"]:
         names = ", ".join(f"{row['case']} by {row['peer']}" for row in wrong)
         raise cli.DataError(f"computed something else than the others: {names}")
@@ -154,7 +154,7 @@ def compare(config: PeersConfig) -> dict[str, Any]:
         "missing": [],
     }
     if report["environment"]["load_before"] > _QUIET_LOAD:
-        cli.warn(
+        console.warn(
             "other programs are running: PyTorch's threads wait by spinning and lose "
             "two thirds of their rate beside them; measure on a quiet machine"
         )
@@ -165,7 +165,7 @@ def compare(config: PeersConfig) -> dict[str, Any]:
             report["conversion_s"] = _convert(config, work)
         _prepare(cases, work)
         for case in cases:
-            cli.note(f"{case.name}:")
+            console.note(f"{case.name}:")
             with contextlib.ExitStack() as stack:
                 found = _Measurement(config, case, work, threads, stack)
                 found.take_turns()
@@ -219,7 +219,7 @@ def _convert(config: PeersConfig, work: pathlib.Path) -> float:
         validation_fraction=0.0,
         test_fraction=0.0,
     )
-    converter.convert(flags, log=cli.note)
+    converter.convert(flags, log=console.note)
     return time.perf_counter() - began
 
 
@@ -293,7 +293,7 @@ class _Measurement:
         answer = self._ask("build", peer.name)
         if answer is not None:
             self._rows[peer.name] = {"facts": answer["facts"], "turns": []}
-        cli.note(f"  {peer.name}: ready in {time.perf_counter() - began:.0f} s")
+        console.note(f"  {peer.name}: ready in {time.perf_counter() - began:.0f} s")
 
     def _start(self, family: str) -> None:
         python = self._config.python[family]

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from benchmarks import noise_set
-from cxr import cli, files, platforms
+from cxr import cli, console, files, platforms
 
 ROOT = pathlib.Path(__file__).parents[1]
 OK, FAILED, SKIPPED = "ok", "FAILED", "skipped"
@@ -348,7 +348,7 @@ class Session:
         self.rows.append(row)
         gpus = row.values.get("gpus", self.settings.gpus)
         self.settings = dataclasses.replace(self.settings, gpus=gpus)
-        cli.say(f"{row.status}: {row.what}: {row.result}")
+        console.say(f"{row.status}: {row.what}: {row.result}")
 
 
 # --- what is told
@@ -390,7 +390,7 @@ def main(argv: list[str]) -> int:
         session = Session(settings, left)
         rows = session.run(config.parts(), apart=apart)
     seconds, gpus = time.monotonic() - begin, session.settings.gpus
-    cli.say("\n" + report(rows, seconds, gpus))
+    console.say("\n" + report(rows, seconds, gpus))
     if config.output:
         content = {
             "schema": 1,

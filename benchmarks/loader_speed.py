@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks import loader_report
 from benchmarks.loader_peers import LOADERS
 from benchmarks.peer_process import PeerProcess
-from cxr import cli, files, records, tfrecord
+from cxr import cli, console, files, records, tfrecord
 from cxr.conversion import converter
 
 USAGE = """
@@ -77,8 +77,8 @@ def main(argv: list[str]) -> int:
     config, positional = cli.parse(argv, CompareConfig, usage=USAGE)
     cli.reject_positional(positional)
     report = compare(config)
-    cli.say(loader_report.markdown(report))
-    cli.say(f"loaders.json, loaders.md and loaders.png in {config.output_dir}")
+    console.say(loader_report.markdown(report))
+    console.say(f"loaders.json, loaders.md and loaders.png in {config.output_dir}")
     return 0
 
 
@@ -98,7 +98,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     for size in map(int, config.batch_sizes):
         measured: dict[str, list[dict]] = {name: [] for name in names}
         for repeat in range(config.repeats):
-            cli.note(f"batch size {size}, repeat {repeat + 1} of {config.repeats}")
+            console.note(f"batch size {size}, repeat {repeat + 1} of {config.repeats}")
             for name, found in _one_round(config, work, names, size).items():
                 if "missing" in found:
                     report["missing"][name] = found["missing"]
@@ -136,7 +136,7 @@ def _prepare(config: CompareConfig, work: pathlib.Path) -> None:
             validation_fraction=0.0,
             test_fraction=0.0,
         )
-        sets[encoding] = converter.convert(flags, log=cli.note)
+        sets[encoding] = converter.convert(flags, log=console.note)
     if (work / "films.npy").exists():
         return
     films = []

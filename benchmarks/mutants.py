@@ -24,7 +24,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
-from cxr import cli
+from cxr import cli, console
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _COPIED = ("*.md", ".ci", ".dockerignore", ".github", "CITATION.cff", "docker")
@@ -246,7 +246,7 @@ def run(config: MutantsConfig) -> int:
         for number, mutant in enumerate(draw(tree, config.seed, config.count), 1):
             if config.only and str(number) not in config.only:
                 continue
-            cli.note(f"fault {number}, {mutant.path} ...")
+            console.note(f"fault {number}, {mutant.path} ...")
             path = tree / mutant.path
             source = path.read_text()
             planted = mutant.plant(source)
@@ -260,7 +260,7 @@ def run(config: MutantsConfig) -> int:
                 killer = f"{killer}, which fails without it, too"
             survived += killer is None
             _say(number, mutant, killer, source, planted)
-    cli.say(f"{survived} survived")
+    console.say(f"{survived} survived")
     return survived
 
 
@@ -268,11 +268,11 @@ def _say(
     number: int, mutant: Mutant, killer: str | None, source: str, planted: str
 ) -> None:
     fate = f"killed by {killer}" if killer else "SURVIVED"
-    cli.say(f"{number}. {mutant.path}:{mutant.line} {mutant.kind}: {fate}")
+    console.say(f"{number}. {mutant.path}:{mutant.line} {mutant.kind}: {fate}")
     lines = difflib.unified_diff(
         source.splitlines(), planted.splitlines(), lineterm="", n=0
     )
-    cli.say(*(f"   {line}" for line in list(lines)[3:]))
+    console.say(*(f"   {line}" for line in list(lines)[3:]))
 
 
 def main(argv: list[str]) -> int:

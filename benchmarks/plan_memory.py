@@ -13,7 +13,7 @@ import pathlib
 import resource
 import time
 
-from cxr import cli
+from cxr import cli, console
 from cxr.conversion import planning
 from cxr.conversion.source import Source
 from cxr.conversion.spool import Converted
@@ -69,7 +69,7 @@ def main(argv: list[str]) -> int:
     plan = planning.make(made, flags)
     seconds = time.monotonic() - began
     shards = sum(len(shards) for shards in plan.shards.values())
-    cli.say(
+    console.say(
         f"{config.rows} images in {shards} shards, {seconds:.0f} s; peak memory "
         f"{_peak_gib():.2f} GiB, of which the images {before:.2f}"
     )

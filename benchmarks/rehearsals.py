@@ -29,7 +29,7 @@ import subprocess
 import sys
 import time
 
-from cxr import cli, tables
+from cxr import cli, console, tables
 from cxr.metrics import evaluation, predictions
 
 BLOCKS = 5
@@ -264,7 +264,7 @@ class Rehearsals:
         }
         self.rows.append(row)
         tables.publish(self._path, _COLUMNS, self.rows)
-        cli.say(
+        console.say(
             f"{name}, {rehearsal}, seed {seed}: ROC AUC {row['roc_auc']}, accuracy "
             f"{row['accuracy']}, sensitivity {row['sensitivity']}, specificity "
             f"{row['specificity']}, {seconds:.0f} s"
@@ -324,7 +324,7 @@ def main(argv: list[str]) -> None:
     config, recipes = cli.parse(argv, RehearsalsConfig, usage=__doc__)
     rehearsals = Rehearsals(config, recipes)
     rehearsals.fill()
-    cli.say(rehearsals.to_markdown())
+    console.say(rehearsals.to_markdown())
 
 
 if __name__ == "__main__":

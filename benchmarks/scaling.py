@@ -25,7 +25,7 @@ from typing import Any
 
 from benchmarks import noise_set
 from benchmarks import scaling_model as model
-from cxr import cli, files, platforms
+from cxr import cli, console, files, platforms
 from tools import launch_local
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -285,7 +285,7 @@ def main(argv: list[str]) -> int:
         files.publish(RESULTS, json.dumps(found, indent=1) + "\n")
     found = json.loads(RESULTS.read_text())
     tables = (measured_table, reductions_table, clusters_table, films_table)
-    cli.say("\n\n".join(table(found) for table in tables))
+    console.say("\n\n".join(table(found) for table in tables))
     return 0
 
 

@@ -49,7 +49,7 @@ def main() -> None:
 
 def _run(verb: str, args: list[str]) -> None:
     try:
-        from cxr import cli
+        from cxr import cli, console
     except ImportError as error:
         print(
             f"error: {error}: {sys.executable} lacks packages that cxr needs; install "
@@ -58,7 +58,7 @@ def _run(verb: str, args: list[str]) -> None:
         )
         sys.exit(_EXIT_UNAVAILABLE)
     sys.argv = [f"cxr {verb}", *args]
-    with cli.rewording(_in_our_words):
+    with console.rewording(_in_our_words):
         cli.run(lambda argv: _load(VERBS[verb][0]).main(argv))
 
 

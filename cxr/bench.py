@@ -5,7 +5,7 @@ import json
 import pathlib
 from typing import Any
 
-from cxr import cli, config, files, records, startup
+from cxr import cli, config, console, files, records, startup
 from cxr.benchmark import regression
 from cxr.config import TrainConfig
 from cxr.reporting import formatting
@@ -101,7 +101,7 @@ def bench(train_config: TrainConfig, options: BenchConfig) -> dict[str, Any]:
     files.publish(output / "bench.json", json.dumps(document, indent=1) + "\n")
     files.publish(output / "bench.md", f"{text}\n{formatting.DISCLAIMER}\n")
     report.plot(document, output / "bench.png")
-    cli.say("\n" + text, f"written: {output}/bench.json, bench.md, bench.png")
+    console.say("\n" + text, f"written: {output}/bench.json, bench.md, bench.png")
     return document
 
 
@@ -117,7 +117,7 @@ def main(argv: list[str]) -> int:
     changes = map(regression.Change.from_json, document["changes"])
     slower = [change.case for change in changes if change.slower]
     if slower:
-        cli.say(f"regression: {', '.join(slower)} slower than {options.baseline}")
+        console.say(f"regression: {', '.join(slower)} slower than {options.baseline}")
     return 1 if slower else 0
 
 

@@ -17,13 +17,12 @@ import signal
 import sys
 import textwrap
 import traceback
-import unicodedata
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, TextIO, get_args, get_origin
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, get_args, get_origin
 
 from absl import flags
 
-from cxr import platforms, pulse
+from cxr import console, platforms, pulse
 
 # No error for the user ends with 1: that is Python's code, with a traceback, where the
 # fault is ours, and cxr.bench's answer where something became slower.
@@ -38,12 +37,6 @@ _MAX_ERROR_LINES = 6
 REMOTE_SCHEMES = ("s3", "gs", "az")  # of object storage, as `cxr.storage` reads it
 # Names of flags whose values are paths.
 _PATHS = re.compile(r"(_dir|_csv|_file)$|^(workdir|compare|output|baseline|weights)$")
-# They turn the order of what is shown: embeddings, overrides, isolates.
-_BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-_copies: list[Callable[[str], None]] = []  # who else gets what is printed
-_muted = False  # whether another process says the same
-_name = ""  # of the run that the lines are about
-_reword: Callable[[str], str] = str  # how this command's lines name other commands
 
 
 class CommandError(Exception):
@@ -85,13 +78,6 @@ class Stopped(CommandError):
 
 class Terminated(BaseException):
     """SIGTERM came: what is open is closed in order, as after Ctrl-C."""
-
-
-class OutputClosed(BaseException):
-    """Nobody reads our output any more, as behind `| head`: no error, and no more work.
-
-    A kind of its own, because a broken pipe to a worker is an error.
-    """
 
 
 class Failure(NamedTuple):
@@ -156,7 +142,7 @@ def parse(argv: list[str], *configs: type, usage: str) -> tuple:
         for field in dataclasses.fields(config):
             _define(field, values)
     if _asks_help(argv):
-        say(_help_text(usage, configs))
+        console.say(_help_text(usage, configs))
         raise SystemExit(0)
     positional = _parse(_find_flagfiles(argv), values, configs)
     instances = [_build(config, values) for config in configs]
@@ -184,114 +170,6 @@ def reject_positional(positional: list[str]) -> None:
         )
 
 
-def printable(text: str) -> str:
-    """Returns text in which only newlines control a terminal.
-
-    Names come out of other people's folders and files; one could hold what a terminal
-    obeys.
-    """
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char == "\n" or not holds_controls(char) else ascii(char)[1:-1]
-        for char in text
-    )
-
-
-def listed(names: Sequence[str], most: int = 8) -> str:
-    """Returns `'A', 'B' and 3 more`, for a message."""
-    shown = ", ".join(map(repr, names[:most]))
-    more = len(names) - most
-    return f"{shown} and {more} more" if more > 0 else shown
-
-
-def holds_controls(text: str) -> bool:
-    """Whether text holds control characters, newlines and broken UTF-8 among them."""
-    return not text.isprintable() and any(
-        unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") or char in _BIDI
-        for char in text
-    )
-
-
-def say(*lines: str) -> None:
-    """Prints lines on stdout at once, also into a pipe."""
-    if _muted:
-        return
-    _print("\n".join(lines), sys.stdout)
-
-
-def warn(message: str) -> None:
-    """Prints a line on stderr that begins with `warning: `."""
-    note(f"{pulse.WARNING}{message}")
-
-
-def note(message: str) -> None:
-    """Prints a line on stderr."""
-    _print(message, sys.stderr)
-
-
-@contextlib.contextmanager
-def copying(write: Callable[[str], None]) -> Iterator[None]:
-    """Gives what is said, warned of and noted within the block to `write`, too."""
-    _copies.append(write)
-    try:
-        yield
-    finally:
-        _copies.remove(write)
-
-
-@contextlib.contextmanager
-def muted() -> Iterator[None]:
-    """Says nothing within the block, because another process does; notes still come."""
-    global _muted
-    before, _muted = _muted, True
-    try:
-        yield
-    finally:
-        _muted = before
-
-
-@contextlib.contextmanager
-def naming(name: str) -> Iterator[None]:
-    """Begins each line within the block with a run's name: `seed-0: epoch 1 ...`.
-
-    Args:
-      name: empty where there is one run only, which needs none.
-    """
-    global _name
-    before, _name = _name, name
-    try:
-        yield
-    finally:
-        _name = before
-
-
-@contextlib.contextmanager
-def rewording(reword: Callable[[str], str]) -> Iterator[None]:
-    """Prints within the block what `reword` makes of each text."""
-    global _reword
-    before, _reword = _reword, reword
-    try:
-        yield
-    finally:
-        _reword = before
-
-
-def _print(text: str, stream: TextIO) -> None:
-    text = _reword(text)
-    if _name:
-        lines = text.split("\n")
-        text = "\n".join(f"{_name}: {line}" if line else line for line in lines)
-    text = printable(text)
-    pulse.told(text)
-    for write in _copies:
-        write(text)
-    try:
-        print(text, file=stream, flush=True)
-    except BrokenPipeError as error:
-        raise OutputClosed from error
-
-
 def run(main: Callable[[list[str]], int | None]) -> None:
     """Calls `main(sys.argv)` and exits with the contract's code.
 
@@ -308,8 +186,8 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         try:
             sys.stdout.flush()
         except BrokenPipeError as error:
-            raise OutputClosed from error
-    except OutputClosed:
+            raise console.OutputClosed from error
+    except console.OutputClosed:
         code = _EXIT_OUTPUT_CLOSED
         _discard_output()
     sys.exit(code)
@@ -318,7 +196,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
 def _show_life(line: str) -> None:
     """Prints a line that is for whoever waits now, so no copy of it is kept."""
     with contextlib.suppress(OSError, ValueError):  # nobody there to see it
-        print(printable(line), file=sys.stderr, flush=True)
+        print(console.printable(line), file=sys.stderr, flush=True)
 
 
 def _call(main: Callable[[list[str]], int | None]) -> int:
@@ -331,7 +209,7 @@ def _call(main: Callable[[list[str]], int | None]) -> int:
         assert failure is not None  # of these kinds
         if "--debug" in sys.argv:
             traceback.print_exc()
-        note(failure.text)
+        console.note(failure.text)
         return failure.exit_code
 
 
@@ -416,7 +294,7 @@ def _find_flagfile(name: str) -> str:
     meant = find_packaged(name, ".flags")
     if meant is None:
         return name
-    note(f"--flagfile={name}: the recipe that comes with cxr, {meant}")
+    console.note(f"--flagfile={name}: the recipe that comes with cxr, {meant}")
     return str(meant)
 
 
@@ -459,7 +337,8 @@ def _build(config: type, values: flags.FlagValues) -> Any:
         value = values[field.name].value
         if isinstance(value, list):
             value = tuple(part for text in value for part in text.split(",") if part)
-        if holds_controls("".join(value) if isinstance(value, tuple) else str(value)):
+        text = "".join(value) if isinstance(value, tuple) else str(value)
+        if console.holds_controls(text):
             # A flagfile, a line each, could not give it back.
             raise UsageError(f"--{field.name}={value!a}: holds control characters")
         if _PATHS.search(field.name):

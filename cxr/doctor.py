@@ -3,7 +3,7 @@
 import dataclasses
 import json
 
-from cxr import cli, platforms
+from cxr import cli, console, platforms
 from cxr.diagnosis import accelerators, check, machine, packages
 from cxr.diagnosis.check import Check
 
@@ -36,7 +36,7 @@ class DoctorConfig:
 def examine(config: DoctorConfig) -> list[Check]:
     """Looks at everything; imports no TensorFlow into this process."""
     asked = packages.requirements()
-    cli.note("asking TensorFlow, in a process of its own (about 10 s) ...")
+    console.note("asking TensorFlow, in a process of its own (about 10 s) ...")
     answer = accelerators.ask_tensorflow(config.timeout_s)
     seen = answer.found["gpus"] if answer.found else ()
     return [
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
     if config.format == "json":
         print(json.dumps(check.as_document(checks), indent=2))
     else:
-        cli.say(check.as_text(checks))
+        console.say(check.as_text(checks))
     return cli.EXIT_UNAVAILABLE if any(one.stops for one in checks) else 0
 
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from cxr import cli, folders
+from cxr import cli, console, folders
 
 MAX_BYTES = 16 << 20  # 16 MiB: a manifest of 50,000 shards, a history of a lifetime
 _MAX_TEXT = 4096  # characters: the longest path of most systems
@@ -89,7 +89,7 @@ class Fields:
             raise self._error(name, value, f"one of {', '.join(choices)}")
         if not isinstance(value, str) or len(value) > _MAX_TEXT:
             raise self._error(name, value, f"a text of at most {_MAX_TEXT} characters")
-        if cli.holds_controls(value):
+        if console.holds_controls(value):
             raise self._error(name, value, "a text without control characters")
         if not re.fullmatch(pattern, value, re.ASCII):
             raise self._error(name, value, f"a text like {pattern}")

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cxr import cli, startup
+from cxr import cli, console, startup
 from cxr.evaluation import opening
 from cxr.evaluation.opening import EvaluateConfig
 from cxr.storage import run_folders
@@ -39,14 +39,14 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     startup.load_tensorflow()
     from cxr.evaluation import evaluator, several_runs
 
-    cli.note(f"evaluating on {config.split} ...")
+    console.note(f"evaluating on {config.split} ...")
     evaluated = []
     for name, pair in zip(several_runs.short_names(workdirs), opened, strict=True):
-        with cli.naming(name if len(opened) > 1 else ""):
+        with console.naming(name if len(opened) > 1 else ""):
             evaluated.append(evaluator.evaluate_run(*pair, config))
     summaries = [run.summary for run in evaluated]
     if len(evaluated) > 1:
-        with cli.naming("together"):
+        with console.naming("together"):
             together = several_runs.evaluate_ensemble(evaluated, config)
         summaries.append(together.summary)
     _fail(summaries, config.fail_on)
@@ -92,7 +92,7 @@ def main(argv: list[str]) -> int:
     config, positional = cli.parse(argv, EvaluateConfig, usage=_USAGE)
     if config.compare:
         both = dataclasses.replace(config, compare=(*config.compare, *positional))
-        cli.say(compare(both)["verdict"])
+        console.say(compare(both)["verdict"])
         return 0
     cli.reject_positional(positional)
     with contextlib.ExitStack() as sent:

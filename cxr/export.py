@@ -4,7 +4,7 @@ import dataclasses
 import importlib.util
 import pathlib
 
-from cxr import cli, runs, startup
+from cxr import cli, console, runs, startup
 from cxr.storage import run_folders
 
 _USAGE = """
@@ -65,14 +65,14 @@ def main(argv: list[str]) -> None:
     cli.reject_positional(positional)
     run = runs.open_run(run_folders.fetched(config.workdir))
     startup.load_tensorflow()
-    cli.note(f"writing {config.format} and checking it on films ...")
+    console.note(f"writing {config.format} and checking it on films ...")
     from cxr.exporting import exporter
 
     result = exporter.export(run, config.format, config.output, int8=config.int8)
     times = ", ".join(
         f"batch {size} {ms:.1f} ms" for size, ms in result.latency_ms.items()
     )
-    cli.say(
+    console.say(
         f"{config.output}: {config.format}, checked on {result.films}: largest "
         f"difference of a probability {result.difference:.1g}; {times}"
     )

@@ -9,7 +9,7 @@ import secrets
 import stat
 from collections.abc import Iterator
 
-from cxr import cli, platforms
+from cxr import cli, console, platforms
 
 TEMPORARY_PREFIX = ".tmp-"
 _HASH_CHUNK_BYTES = 1 << 20  # 1 MiB: large enough that Python's loop is free
@@ -54,7 +54,7 @@ def fsync_path(path: str | os.PathLike) -> None:
         device = os.stat(path).st_dev
         if device not in _unsynced:
             _unsynced.add(device)
-            cli.warn(
+            console.warn(
                 f"{path}: this file system does not flush to the disk on demand "
                 f"({error.strerror}): what is written now may not survive a power cut"
             )

@@ -7,7 +7,7 @@ import pathlib
 import socket
 from collections.abc import Callable, Iterator
 
-from cxr import cli, files, platforms
+from cxr import cli, console, files, platforms
 
 _NO_LOCKS = files.UNSUPPORTED | {errno.ENOLCK}
 _MAX_OWNER_BYTES = 1000
@@ -46,7 +46,7 @@ def hold(
             except OSError as error:
                 if error.errno not in _NO_LOCKS:
                     raise
-                cli.warn(
+                console.warn(
                     f"{path}: this file system has no locks ({error.strerror}); a file "
                     "beside it tells who works here"
                 )

@@ -5,7 +5,7 @@ import os
 import pathlib
 import sys
 
-from cxr import cli, images, reasons, runs
+from cxr import cli, console, images, reasons, runs
 from cxr.prediction import predict_files, rows
 from cxr.reporting.formatting import counted
 from cxr.storage import run_folders
@@ -93,20 +93,20 @@ def main(argv: list[str]) -> int:
     said = ", ".join(f"{count} {name}" for name, count in counts.classes.items())
     if counts.few:
         positive = run.info.positive_class if run.info.threshold else ""
-        cli.say(rows.to_text(counts.few, positive))
-    cli.say(
+        console.say(rows.to_text(counts.few, positive))
+    console.say(
         f"{counted(counts.images, 'image')}: {said}; "
         f"{counted(counts.warnings, 'warning')}, {counted(num_errors, 'error')}; table "
         f"in {config.output}"
     )
     if config.precision != "float32":
-        cli.say(
+        console.say(
             f"computed in {config.precision}, the evaluation's numbers are float32's"
         )
     for code, count in counts.errors.items():
-        cli.say(f"  {count} {code}: {reasons.MEANINGS[code]}")
+        console.say(f"  {count} {code}: {reasons.MEANINGS[code]}")
     if counts.unchecked:
-        cli.note(images.unchecked_note(counts.unchecked))
+        console.note(images.unchecked_note(counts.unchecked))
     if num_errors == counts.images:
         raise cli.DataError(
             f"none of the {counts.images} images could be predicted; the column "

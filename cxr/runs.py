@@ -20,6 +20,7 @@ from cxr import (
     documents,
     environment,
     files,
+    folds,
     locks,
     model_file,
     records,
@@ -107,7 +108,7 @@ class Run:
         """Returns the fold of a set that the run tests on; another set as it is."""
         if self.config.fold < 0 or not record_set.manifest.num_folds:
             return record_set
-        fold = records.fold(record_set, self.config.fold)
+        fold = folds.fold(record_set, self.config.fold)
         return fold if self._has_trained_on(fold) else record_set
 
     def trained_on(self) -> records.RecordSet | None:

@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from cxr import cli, records
+from cxr import cli, folds, records
 
 # Rows of quarantine.csv that are rows of a table of labels, not films.
 _NOT_FILMS = frozenset(("no_file", "duplicate_row"))
@@ -96,7 +96,7 @@ def count(
 def of_set(record_set: records.RecordSet) -> Flow:
     """Counts a set on disk; of a fold also what is no part of it."""
     whole = record_set
-    if isinstance(record_set, records.FoldSet):
+    if isinstance(record_set, folds.FoldSet):
         whole = record_set.whole
     rejected: Sequence[tuple[str, str]] | None = None
     if records.QUARANTINE in whole.manifest.files:

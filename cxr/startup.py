@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-from cxr import cli, known_lines, platforms
+from cxr import console, known_lines, platforms
 
 _LAST_LINES_S = 5.0  # a child process may hold the descriptor open: not for ever
 
@@ -26,7 +26,7 @@ def load_tensorflow() -> None:
     """
     if "tensorflow" in sys.modules:
         return
-    cli.note("loading TensorFlow (about 6 s) ...")
+    console.note("loading TensorFlow (about 6 s) ...")
     if _is_quiet():
         logging.getLogger("tensorflow").addFilter(_is_unknown)
     with _without_known_lines():

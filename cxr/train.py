@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 
-from cxr import cli, files, runs, startup
+from cxr import cli, console, files, runs, startup
 from cxr.config import PHANTOM, TrainConfig
 from cxr.storage import places, run_folders
 from cxr.training import preflight
@@ -20,7 +20,7 @@ The same command again resumes an interrupted run; a finished one says so.
 def train(config: TrainConfig) -> list[runs.Run]:
     """Trains one run, or one for each of `config.seeds`; returns them finished."""
     said: list[str] = []  # there is no log before there is a run folder
-    with cli.copying(said.append):
+    with console.copying(said.append):
         preflight.check_cluster(config)
         if config.dataset == PHANTOM:
             from cxr.synthesis import phantom_set
@@ -50,7 +50,7 @@ def train(config: TrainConfig) -> list[runs.Run]:
 
     found = []
     for single in each:
-        with cli.naming(f"seed-{single.seed}" if config.seeds else ""):
+        with console.naming(f"seed-{single.seed}" if config.seeds else ""):
             found.append(trainer.train(single, record_set, said=said))
     return found
 

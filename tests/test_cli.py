@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from cxr import bench, cli, train
+from cxr import bench, cli, console, train
 from cxr.config import TrainConfig
 from cxr.training import signals
 
@@ -218,14 +218,16 @@ def test_work_that_stopped_at_a_safe_moment_is_no_error(monkeypatch, capsys):
     assert capsys.readouterr().err == "stopped by SIGINT\n"
 
 
-@pytest.mark.parametrize("said", ["cli.say('line')", "cli.note('line')", "print(1)"])
+@pytest.mark.parametrize(
+    "said", ["console.say('line')", "console.note('line')", "print(1)"]
+)
 def test_a_reader_that_leaves_is_no_error(said):
     """As behind `| head`: the command ends at once, and says nothing."""
     reads, writes = os.pipe()
     os.close(reads)  # before the first line: nothing depends on time
     stream = "stderr" if "note" in said else "stdout"
     other = "stdout" if stream == "stderr" else "stderr"
-    code = f"from cxr import cli\ncli.run(lambda argv: {said})\n"
+    code = f"from cxr import cli, console\ncli.run(lambda argv: {said})\n"
     with open(writes, "wb") as closed:
         ended = subprocess.run(
             [sys.executable, "-c", code],
@@ -248,12 +250,12 @@ def test_a_broken_pipe_of_another_kind_is_an_error(monkeypatch, capsys):
 
 
 def test_lines_name_the_run_that_they_are_about(capsys):
-    with cli.naming("seed-1"):
-        cli.say("\nfirst\nsecond")
-        with cli.naming(""):
-            cli.say("third")
-        cli.warn("fourth")
-    cli.say("fifth")
+    with console.naming("seed-1"):
+        console.say("\nfirst\nsecond")
+        with console.naming(""):
+            console.say("third")
+        console.warn("fourth")
+    console.say("fifth")
     said = capsys.readouterr()
     assert said.out == "\nseed-1: first\nseed-1: second\nthird\nfifth\n"
     assert said.err == "seed-1: warning: fourth\n"
@@ -261,11 +263,11 @@ def test_lines_name_the_run_that_they_are_about(capsys):
 
 def test_what_is_printed_is_copied_within_the_block(capsys):
     copied = []
-    cli.say("before")
-    with cli.copying(copied.append):
-        cli.say("one", "two")
-        cli.note("three\x1b")
-    cli.say("after")
+    console.say("before")
+    with console.copying(copied.append):
+        console.say("one", "two")
+        console.note("three\x1b")
+    console.say("after")
     assert copied == ["one\ntwo", "three\\x1b"]
     assert capsys.readouterr().out == "before\none\ntwo\nafter\n"
 
@@ -304,12 +306,12 @@ def test_flags_hold_no_control_characters(value):
 
 
 def test_a_terminal_obeys_no_name(capsys):
-    cli.say("one\x1b[2J", "two\rthree\u202e")
-    cli.warn("four\x9b5A\x07")
+    console.say("one\x1b[2J", "two\rthree\u202e")
+    console.warn("four\x9b5A\x07")
     said = capsys.readouterr()
     assert said.out == "one\\x1b[2J\ntwo\\rthree\\u202e\n"
     assert said.err == "warning: four\\x9b5A\\x07\n"
-    assert cli.printable("R\u00f6ntgen \u80ba\n") == "R\u00f6ntgen \u80ba\n"
+    assert console.printable("R\u00f6ntgen \u80ba\n") == "R\u00f6ntgen \u80ba\n"
 
 
 # --- paths behind a `=`
@@ -350,5 +352,5 @@ def test_a_variable_that_is_not_set_is_named(monkeypatch):
 
 
 def test_names_are_listed_for_a_message():
-    assert cli.listed(["a", "b"]) == "'a', 'b'"
-    assert cli.listed(list("abcde"), 2) == "'a', 'b' and 3 more"
+    assert console.listed(["a", "b"]) == "'a', 'b'"
+    assert console.listed(list("abcde"), 2) == "'a', 'b' and 3 more"

@@ -10,7 +10,7 @@ import types
 import pytest
 
 from cxr import __main__ as command
-from cxr import cli
+from cxr import cli, console
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -128,7 +128,7 @@ def test_arguments_and_exit_codes_pass_through(monkeypatch, capsys):
 
 def test_what_a_verb_says_names_other_verbs(monkeypatch, capsys):
     def entry(argv):
-        cli.say("next: python -m cxr.evaluate --workdir=r")
+        console.say("next: python -m cxr.evaluate --workdir=r")
         raise cli.DataError("convert again: python -m tools.make_tfrecords ...")
 
     module = types.SimpleNamespace(main=entry)
@@ -137,7 +137,7 @@ def test_what_a_verb_says_names_other_verbs(monkeypatch, capsys):
     told = capsys.readouterr()
     assert told.out == "next: cxr evaluate --workdir=r\n"
     assert told.err == "error: convert again: cxr convert ...\n"
-    cli.say("python -m cxr.evaluate")
+    console.say("python -m cxr.evaluate")
     assert capsys.readouterr().out == "python -m cxr.evaluate\n"
 
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from cxr import cli, evaluate, records, train
+from cxr import cli, evaluate, folds, records, train
 from cxr.config import TrainConfig
 from cxr.evaluation.opening import EvaluateConfig
 from tests.sample_images import chest, config_for, contents, convert, put, read_csv
@@ -57,7 +57,7 @@ def test_folds_are_whole_patients_of_all_classes(whole):
 def test_a_fold_is_a_set_of_its_own(whole):
     tested, fingerprints = [], set()
     for index in range(FOLDS):
-        view = records.fold(whole, index)
+        view = folds.fold(whole, index)
         records.check(view)
         sizes = {
             name: split.num_examples for name, split in view.manifest.splits.items()
@@ -65,7 +65,7 @@ def test_a_fold_is_a_set_of_its_own(whole):
         assert sizes == {"train": 40, "validation": 40, "test": 40}
         names = {s: {r["filename"] for r in view.examples(s)} for s in records.SPLITS}
         assert len(set.union(*names.values())) == 120
-        following = records.fold(whole, (index + 1) % FOLDS)
+        following = folds.fold(whole, (index + 1) % FOLDS)
         assert names["validation"] == {
             r["filename"] for r in following.examples("test")
         }
@@ -85,7 +85,7 @@ def test_a_sources_test_split_stays_apart(source, tmp_path):
     assert whole.split("test").num_examples == 20
     apart = {row["filename"] for row in whole.examples("test")}
     for index in range(FOLDS):
-        seen = {row["filename"] for row in records.fold(whole, index).examples()}
+        seen = {row["filename"] for row in folds.fold(whole, index).examples()}
         assert len(seen) == 100
         assert seen.isdisjoint(apart)
 
@@ -95,7 +95,7 @@ def test_blocks_are_contiguous(source, tmp_path):
     for index in range(FOLDS):
         patients = {
             int(row["patient_id"]) % 30
-            for row in records.fold(whole, index).examples("test")
+            for row in folds.fold(whole, index).examples("test")
         }
         assert patients == set(range(10 * index, 10 * index + 10))
 
@@ -107,22 +107,22 @@ def test_the_same_folds_from_any_number_of_workers(source, whole, tmp_path):
 
 def test_what_cannot_be_folded_is_refused(source, whole, make_records, tmp_path):
     with pytest.raises(cli.UsageError, match=r"--fold=3: .* folds 0 to 2"):
-        records.fold(whole, 3)
+        folds.fold(whole, 3)
     with pytest.raises(cli.UsageError, match="no folds; convert with --folds"):
-        records.fold(make_records({"train": 4}), 0)
+        folds.fold(make_records({"train": 4}), 0)
     with pytest.raises(cli.DataError, match=r"--folds=31: .*30 patient groups"):
         converted(source, folds=31, output_dir=str(tmp_path))
     with pytest.raises(cli.UsageError, match="--folds=2"):
         config_for(source, folds=2).validate()
 
 
-@pytest.mark.parametrize("folds", ["x", -1, 10**9, None])
-def test_a_manifest_with_odd_folds_has_none(whole, folds):
-    flags = {**whole.manifest.flags, "folds": folds, "positive_class": ["x"]}
+@pytest.mark.parametrize("number", ["x", -1, 10**9, None])
+def test_a_manifest_with_odd_folds_has_none(whole, number):
+    flags = {**whole.manifest.flags, "folds": number, "positive_class": ["x"]}
     manifest = dataclasses.replace(whole.manifest, flags=flags)
     assert manifest.positive_class == ""
     with pytest.raises(cli.UsageError, match="no folds"):
-        records.fold(dataclasses.replace(whole, manifest=manifest), 0)
+        folds.fold(dataclasses.replace(whole, manifest=manifest), 0)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import shutil
 
 import pytest
 
-from cxr import cli, model_card, records, set_card, set_flow
+from cxr import cli, folds, model_card, records, set_card, set_flow
 from cxr.conversion import converter, verification, workers
 from cxr.evaluation import checklist, checklist_items, participants
 from cxr.metrics.evaluation import Evaluation
@@ -233,13 +233,13 @@ def test_of_a_fold_it_says_what_is_no_part_of_it(source):
         path.rename(path.with_name(name))
     folded = convert(root, folds=3)
     assert set_flow.of_set(folded).apart == 0
-    fold = records.fold(folded, 1)
+    fold = folds.fold(folded, 1)
     found = set_flow.of_set(fold)
     held = sum(split["films"] for split in found.splits.values())
     assert found.films == len(folded.examples())
     assert found.films == held + found.apart
     assert found.apart == 24  # the test split that the source had
-    one = set_flow.of_set(records.tested_folds(folded, [1]))
+    one = set_flow.of_set(folds.tested(folded, [1]))
     assert list(one.splits) == ["test"]
     assert one.apart == found.films - one.splits["test"]["films"] > 0
 

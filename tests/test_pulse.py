@@ -6,7 +6,7 @@ import threading
 import pytest
 from tqdm import tqdm
 
-from cxr import cli, pulse
+from cxr import console, pulse
 
 
 @pytest.fixture
@@ -32,19 +32,19 @@ def test_a_line_comes_before_ten_seconds_of_silence_and_again(clock):
 
 def test_it_names_the_last_line_or_what_has_been_reached_since(clock, capsys):
     due(clock, 105)
-    cli.say("\nfirst", "compiling the first step ...")
+    console.say("\nfirst", "compiling the first step ...")
     assert due(clock, 110) == ""
     assert due(clock, 115) == "... 10 s: compiling the first step"
     pulse.at("epoch 1, step 3 of 9")
     assert due(clock, 125) == "... 20 s: epoch 1, step 3 of 9"
-    cli.note("")
+    console.note("")
     assert due(clock, 135) == "... 10 s: epoch 1, step 3 of 9"
 
 
 def test_of_several_lines_it_names_what_they_are_about(clock, capsys):
-    cli.say("\nfinished: runs/a", "  model    runs/a/model", "next: evaluate")
+    console.say("\nfinished: runs/a", "  model    runs/a/model", "next: evaluate")
     assert due(clock, 110) == "... 10 s: finished: runs/a"
-    cli.warn("few patients")
+    console.warn("few patients")
     assert due(clock, 120) == "... 10 s: finished: runs/a"
 
 
@@ -85,7 +85,7 @@ def test_a_command_beats_on_stderr_and_no_copy_is_kept():
         "    seen.set()\n"
         "cli._show_life = shown\n"
         "def main(argv):\n"
-        "    with cli.copying(copied.append):\n"
+        "    with console.copying(copied.append):\n"
         "        seen.wait(60)\n"
         "    assert not copied\n"
         "cli.run(main)\n"

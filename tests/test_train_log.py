@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 
-from cxr import cli, runs
+from cxr import cli, console, runs
 from cxr.training import signals, train_log
 
 DATED = r"=== \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC: training (begins|goes on) \(cxr .+\)"
@@ -18,11 +18,11 @@ def lines(folder):
 def test_it_holds_what_is_printed_and_grows(tmp_path, capsys):
     for what, line in (("training begins", "one"), ("training goes on", "two")):
         with train_log.writing(tmp_path, what, ["before"]):
-            cli.say(line)
-            cli.warn("three")
+            console.say(line)
+            console.warn("three")
             # Line by line: a kill loses none.
             assert lines(tmp_path)[-2:] == [line, "warning: three"]
-        cli.say("not this")
+        console.say("not this")
     found = lines(tmp_path)
     assert [bool(re.fullmatch(DATED, line)) for line in found] == [
         True,
@@ -67,12 +67,12 @@ def test_a_full_disk_is_told_once_and_stops_nothing(tmp_path, monkeypatch, capsy
 
     monkeypatch.setattr(os, "write", fails)
     with train_log.writing(tmp_path, "training begins"):
-        cli.say("one")
+        console.say("one")
         full.append(True)
-        cli.say("two")
-        cli.say("three")
+        console.say("two")
+        console.say("three")
         full.clear()
-        cli.say("four")
+        console.say("four")
     said = capsys.readouterr()
     assert said.out == "one\ntwo\nthree\nfour\n"
     assert said.err.count("training goes on without its log") == 1
@@ -92,7 +92,7 @@ def test_nothing_is_written_through_what_stands_in_its_place(tmp_path, kind, cap
     else:
         path.mkdir()
     with train_log.writing(tmp_path, "training begins"):
-        cli.say("one")
+        console.say("one")
     assert other.read_text() == "theirs"
     assert "without its log" in capsys.readouterr().err
 

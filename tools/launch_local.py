@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from typing import IO
 
-from cxr import cli
+from cxr import cli, console
 
 _USAGE = """
 Starts a training as several workers on this machine, to try --strategy=multi_worker:
@@ -82,7 +82,7 @@ def start(index: int, addresses: list[str], flags: list[str]) -> subprocess.Pope
 
 def _copy(index: int, lines: IO[str]) -> None:
     for line in lines:
-        cli.say(f"[{index}] {line.rstrip()}")
+        console.say(f"[{index}] {line.rstrip()}")
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from cxr import cli
+from cxr import cli, console
 from cxr.synthesis import phantoms
 
 USAGE = """
@@ -43,8 +43,8 @@ def main(argv: list[str]) -> int:
     cli.reject_positional(positional)
     counts = phantoms.write(**dataclasses.asdict(config))
     for folder, count in counts.items():
-        cli.say(f"{folder}: {count} films")
-    cli.say(
+        console.say(f"{folder}: {count} films")
+    console.say(
         f"{sum(counts.values())} films and {phantoms.CSV_NAME} in {config.output_dir}"
     )
     return 0

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 
-from cxr import cli
+from cxr import cli, console
 from cxr.conversion import verification, workers
 from cxr.reporting.formatting import counted
 from cxr.storage import sets
@@ -41,12 +41,14 @@ def main(argv: list[str]) -> int:
     with workers.started(config.workers, preload=verification.__name__) as pool:
         faults = {path: verification.verify(path, pool) for path in paths}
     if config.json:
-        cli.say(json.dumps([_as_dict(path, found) for path, found in faults.items()]))
+        console.say(
+            json.dumps([_as_dict(path, found) for path, found in faults.items()])
+        )
     else:
         for path, found in faults.items():
             for fault in found:
-                cli.say(f"{path}/{fault}")
-            cli.say(f"{path}: {counted(len(found), 'fault') if found else 'sound'}")
+                console.say(f"{path}/{fault}")
+            console.say(f"{path}: {counted(len(found), 'fault') if found else 'sound'}")
     return cli.EXIT_DATA if any(faults.values()) else 0
 
 

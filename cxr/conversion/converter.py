@@ -19,7 +19,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import cxr
-from cxr import class_names, cli, files, images, locks, reasons, records, set_card
+from cxr import (
+    class_names,
+    cli,
+    console,
+    files,
+    images,
+    locks,
+    reasons,
+    records,
+    set_card,
+)
 from cxr.conversion import (
     beam_runner,
     existing_set,
@@ -178,7 +188,7 @@ class ConversionConfig(sources.SourceConfig, planning.PlanConfig, _SetConfig):
 
 
 def convert(
-    config: ConversionConfig, *, log: Callable[[str], None] = cli.say
+    config: ConversionConfig, *, log: Callable[[str], None] = console.say
 ) -> records.RecordSet:
     """Converts a folder of images, or finishes a conversion that was interrupted.
 

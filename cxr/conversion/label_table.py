@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from cxr import class_names, cli
+from cxr import class_names, cli, console
 from cxr.conversion import attributes
 from cxr.conversion.attributes import Attributes
 from cxr.conversion.exclusion import Exclusion
@@ -148,7 +148,7 @@ class LabelTable:
         if not self.films:
             raise cli.UsageError(
                 f"--labels_csv={config.labels_csv}: none of its films has a label; it "
-                f"has the columns {cli.listed(self._header)}\nsay which holds the "
+                f"has the columns {console.listed(self._header)}\nsay which holds the "
                 "labels: --csv_label_column=NAME, or which is the one: --label=NAME"
             )
         self._report_unlabelled({film.path for film in self.films})
@@ -163,7 +163,7 @@ class LabelTable:
                 if name not in self._header:
                     raise cli.UsageError(
                         f"--csv_{role}_column={name}: {self._config.labels_csv} has no "
-                        f"such column; it has {cli.listed(self._header)}"
+                        f"such column; it has {console.listed(self._header)}"
                     )
                 found[role] = self._header.index(name)
                 continue
@@ -173,7 +173,7 @@ class LabelTable:
         if "path" not in found:
             raise cli.UsageError(
                 f"--labels_csv={self._config.labels_csv}: none of its columns is "
-                f"called as films usually are; it has {cli.listed(self._header)}\n"
+                f"called as films usually are; it has {console.listed(self._header)}\n"
                 "say which names the films: --csv_path_column=NAME"
             )
         if (
@@ -307,10 +307,10 @@ class LabelTable:
             raise cli.UsageError(
                 f"--labels_csv={self._config.labels_csv}: {len(several):,} films have "
                 f"several labels, such as {several[0]}: "
-                f"{cli.listed(sorted(seen[several[0]].labels), 4)}\n"
+                f"{console.listed(sorted(seen[several[0]].labels), 4)}\n"
                 "training on several labels at once is not supported; choose one "
                 f"against the rest: --label={finding}\n"
-                f"labels there: {cli.listed(usual)}"
+                f"labels there: {console.listed(usual)}"
             )
         chosen = {}
         for path, film in seen.items():
@@ -332,7 +332,7 @@ class LabelTable:
         elif name not in known:
             raise cli.UsageError(
                 f"--label={name}: no film of {self._config.labels_csv} has it; there "
-                f"are {cli.listed(sorted(known))}"
+                f"are {console.listed(sorted(known))}"
             )
         rest = [
             film.labels

@@ -11,7 +11,7 @@ import pathlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from cxr import class_names, cli, folders
+from cxr import class_names, cli, console, folders
 from cxr.conversion.exclusion import Exclusion
 from cxr.conversion.source import Source
 from cxr.reasons import Rejected
@@ -227,8 +227,8 @@ class Layout:
             if not self._pooled:
                 raise self._misread(parent, classes, classes[0], splits, inside=True)
             self.notes.append(
-                f"every class folder holds {cli.listed(splits)}: pooled, as the split "
-                "policy says"
+                f"every class folder holds {console.listed(splits)}: pooled, as the "
+                "split policy says"
             )
         equal = all(own.keys() == shared for own in inner.values())
         others = sorted(shared - set(splits))
@@ -236,8 +236,8 @@ class Layout:
             raise self._misread(parent, classes, classes[0], others)
         if any(not _IMAGES.fullmatch(name) for name in others):
             self.notes.append(
-                f"every class folder holds {cli.listed(others)}: taken as parts of the "
-                "class"
+                f"every class folder holds {console.listed(others)}: taken as parts of "
+                "the class"
             )
 
     def _misread(
@@ -249,10 +249,9 @@ class Layout:
         *,
         inside: bool = False,
     ) -> cli.DataError:
-        tops = cli.listed([f.name for f in classes], 4)
-        seen = (
-            f"{parent}: {tops} hold folders of the same names, {cli.listed(shared, 4)}"
-        )
+        tops = console.listed([f.name for f in classes], 4)
+        same = console.listed(shared, 4)
+        seen = f"{parent}: {tops} hold folders of the same names, {same}"
         if inside:
             return cli.DataError(
                 f"{seen}:\nsplits inside the classes, where classes inside splits are "

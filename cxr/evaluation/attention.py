@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import ndimage, special, stats
 
-from cxr import cli, images
+from cxr import console, images
 from cxr.evaluation import film_plots
 from cxr.metrics.evaluation import Evaluation
 
@@ -62,7 +62,7 @@ def draw(
     try:
         explainer = gradcam.GradCam(predictor.model)
     except ValueError as error:
-        cli.note(f"no Grad-CAM: {error}")
+        console.note(f"no Grad-CAM: {error}")
         return None, None
     pixels = images.area_resize(read(chosen), predictor.image_size)
     positive = evaluation.class_names.index(evaluation.positive_class)

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from cxr import records
+from cxr import folds, records
 from cxr.input import film_measures
 from cxr.input.film_measures import Measures
 from cxr.metrics.predictions import Predictions
@@ -37,7 +37,7 @@ def predict(
         return dataclasses.replace(model, probabilities=found)
 
     # A fold of such a set is no such split.
-    whole = not isinstance(record_set, records.FoldSet)
+    whole = not isinstance(record_set, folds.FoldSet)
     policy = record_set.manifest.flags.get("split_policy") if whole else None
     return Baseline(
         predictions=of(films, table),

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cxr import cli, files, input_guard, model_card, records, runs, tables
+from cxr import console, files, input_guard, model_card, records, runs, tables
 from cxr.evaluation import (
     attention,
     baseline_predictions,
@@ -126,7 +126,7 @@ def evaluate_run(
     found = publish(folder, evaluated, described, drawn, config.source_dir)
     model_card.publish(run)
     say(summary, folder, found)
-    cli.say(
+    console.say(
         f"{len(table.labels)} images predicted in {predicted_s:.1f} s, measured and "
         f"drawn in {time.perf_counter() - begin:.1f} s"
     )
@@ -299,24 +299,24 @@ def say(
         patients = "no patient known"
     some = f", {unknown} of them unknown" if 0 < unknown < n else ""
     images = formatting.counted(n, "image")
-    cli.say(f"\n{summary['split']}: {images}, {patients}{some}")
+    console.say(f"\n{summary['split']}: {images}, {patients}{some}")
     for name in ("roc_auc", "accuracy", "recall", "specificity"):
         entry = summary["metrics"][name]
         if entry["value"] is None:
-            cli.say(f"  {name:12s} undefined")
+            console.say(f"  {name:12s} undefined")
             continue
         bounds = entry["ci95"]
         shown = f"(95 %: {bounds[0]:.4f} to {bounds[1]:.4f})" if bounds else ""
-        cli.say(f"  {name:12s} {entry['value']:.4f} {shown}")
+        console.say(f"  {name:12s} {entry['value']:.4f} {shown}")
     majority = summary["majority"]
-    cli.say(f"  always {majority['class']}: accuracy {majority['accuracy']:.4f}")
+    console.say(f"  always {majority['class']}: accuracy {majority['accuracy']:.4f}")
     if baseline := summary.get("trivial_baseline"):
-        cli.say(f"  trivial baseline: {_beside(baseline)}")
+        console.say(f"  trivial baseline: {_beside(baseline)}")
     for finding in found:
         if finding.severity != "info":
-            cli.warn(finding.text)
+            console.warn(finding.text)
     page = folder / REPORT
-    cli.say(f"report: {page}" if page.is_file() else f"numbers: {folder / METRICS}")
+    console.say(f"report: {page}" if page.is_file() else f"numbers: {folder / METRICS}")
 
 
 def _beside(found: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from cxr import cli, files, records, runs
+from cxr import cli, console, files, folds, records, runs
 from cxr.evaluation import (
     evaluator,
     film_plots,
@@ -131,26 +131,26 @@ def _origins(members: list[EvaluatedRun], *, pooled: bool) -> dict[str, str]:
     return described
 
 
-def _pooled_folds(members: list[EvaluatedRun], split: str) -> records.FoldSet | None:
+def _pooled_folds(members: list[EvaluatedRun], split: str) -> folds.FoldSet | None:
     """Returns the tested folds of one set in the order of the runs, None for others.
 
     Raises:
       DataError: some runs are of folds, and others not, or of another set's.
     """
     sets = [run.record_set for run in members]
-    folds = [s for s in sets if isinstance(s, records.FoldSet)]
-    if not folds or split != "test":
+    of_folds = [s for s in sets if isinstance(s, folds.FoldSet)]
+    if not of_folds or split != "test":
         return None
-    wholes = {fold.whole.manifest.fingerprint for fold in folds}
+    wholes = {fold.whole.manifest.fingerprint for fold in of_folds}
     numbers = [run.run.config.fold for run in members]
-    if len(folds) < len(members) or len(wholes) > 1:
+    if len(of_folds) < len(members) or len(wholes) > 1:
         raise cli.DataError(
             "the runs cannot be pooled: they are not all folds of one set; "
             f"folds {', '.join(map(str, numbers))}"
         )
     if len(set(numbers)) == 1:
         return None  # seeds of one fold: an ensemble
-    return records.tested_folds(folds[0].whole, numbers)
+    return folds.tested(of_folds[0].whole, numbers)
 
 
 def compare_runs(
@@ -183,7 +183,7 @@ def compare_runs(
     files.publish(
         folder / evaluator.REPORT, report.render_comparison(result, picture, data)
     )
-    cli.say(f"written to {folder}")
+    console.say(f"written to {folder}")
     return result
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from cxr import cli, environment, platforms, records
+from cxr import cli, console, environment, platforms, records
 from cxr.input import orders
 from cxr.input.held import Held
 from cxr.input.jpeg import decoder as jpeg
@@ -104,7 +104,7 @@ def open_split(
             where = "kept on each device"
         if held:
             where = f"streamed, {min(held, reader.n)} of them kept in memory"
-        cli.note(
+        console.note(
             f"{split}: {reader.n} images of {image_size} x {image_size} {where} "
             f"({_gib(nbytes)} decoded, budget {_gib(budget)}, --cache={cache})"
         )
@@ -119,7 +119,7 @@ def _say_decoder() -> None:
     how = "libjpeg-turbo; the extra fast-jpeg (numba) nearly halves the time"
     if jpeg.available():
         how = "the compiled loop (numba)"
-    cli.note(f"JPEG: decoded by {how}")
+    console.note(f"JPEG: decoded by {how}")
 
 
 class ImageSource:

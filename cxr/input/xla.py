@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from cxr import cli
+from cxr import console
 
 
 def compiled(function: Callable) -> Callable:
@@ -31,6 +31,8 @@ def works() -> bool:
             tf.function(lambda x: x + 1, jit_compile=True)(tf.zeros(()))
         except Exception as error:  # TensorFlow has many for a compiler that is missing
             reason = " ".join(str(error).split())[:160]
-            cli.note(f"XLA does not compile here, steps are slower without: {reason}")
+            console.note(
+                f"XLA does not compile here, steps are slower without: {reason}"
+            )
             return False
     return True

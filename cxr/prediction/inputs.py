@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cxr import cli, folders, images, platforms
+from cxr import cli, console, folders, images, platforms
 from cxr.reasons import BadImage, error_status
 
 _EXTREME_ASPECT = 2.5  # long side / short side
@@ -229,13 +229,14 @@ def _walk(folder: str, recursive: bool) -> Iterator[str]:
         if not recursive and os.path.dirname(entry.file) != folder.rstrip(os.sep):
             continue
         if entry.is_folder and entry.rejected:
-            cli.note(f"{entry.file}: left out: {entry.rejected.detail}")
+            console.note(f"{entry.file}: left out: {entry.rejected.detail}")
         elif os.path.splitext(entry.file)[1].lower() in images.SUFFIXES:
             yield entry.file  # also what cannot be read: its row says why
         else:
             passed_over.append(os.path.relpath(entry.file, folder))
     if passed_over:
-        cli.note(
+        console.note(
             f"{folder}: left out what is not named like an image: "
-            f"{cli.listed(passed_over, 3)}; name a file on the command line to try it"
+            f"{console.listed(passed_over, 3)}; name a file on the command line to "
+            "try it"
         )

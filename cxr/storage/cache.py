@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from cxr import cli, files, locks
+from cxr import cli, console, files, locks
 from cxr.storage.remote import Remote
 
 _POLL_S = 0.5
@@ -88,7 +88,9 @@ def alone(folder: pathlib.Path) -> Iterator[None]:
                 break
             except _Busy as busy:
                 if not told:
-                    cli.note(f"{folder}: waiting for {busy}, which works on this copy")
+                    console.note(
+                        f"{folder}: waiting for {busy}, which works on this copy"
+                    )
                 told = True
             time.sleep(_POLL_S)
         yield
@@ -120,7 +122,9 @@ def fetch(remote: Remote, folder: pathlib.Path, wanted: Mapping[str, Wanted]) ->
     if not missing:
         return
     mebibytes = sum(object.size for object in missing.values()) / _MIB
-    cli.note(f"fetching {len(missing)} files, {mebibytes:.0f} MiB, from {remote.url}")
+    console.note(
+        f"fetching {len(missing)} files, {mebibytes:.0f} MiB, from {remote.url}"
+    )
     parts = {}
     for name in missing:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ import posixpath
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from cxr import cli
+from cxr import cli, console
 
 _AT_ONCE = 16  # objects under way: a round trip each would cost more than the bytes
 _OF_THIS_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -134,7 +134,7 @@ class Remote:
     def check_name(self, name: str) -> None:
         """Raises DataError for a name that is no path of plain parts."""
         plain = posixpath.normpath(name) == name and not name.startswith("..")
-        if not plain or "\\" in name or cli.holds_controls(name):
+        if not plain or "\\" in name or console.holds_controls(name):
             raise cli.DataError(
                 f"--{self._flag}: {self.url}/{name!a}: no name that a folder could hold"
             )

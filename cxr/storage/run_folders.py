@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from cxr import cli, documents, files
+from cxr import cli, console, documents, files
 from cxr.storage import cache, places
 from cxr.storage.remote import Remote
 
@@ -186,7 +186,7 @@ class RunFolder:
             for path, file in held.items()
             if not _is(self.folder / path, file.sha256)
         }
-        cli.note(f"fetching {len(missing)} files of the run {self._remote.url}")
+        console.note(f"fetching {len(missing)} files of the run {self._remote.url}")
         for path, file in missing.items():
             with files.publishing(self.folder / path) as temporary:
                 for _ in self._remote.get({file.object: temporary}):
@@ -236,7 +236,7 @@ def _told() -> Iterator[None]:
     try:
         yield
     except (cli.StorageError, cli.UnavailableError) as error:
-        cli.warn(f"{error}")
+        console.warn(f"{error}")
 
 
 def _is(path: pathlib.Path, sha256: str) -> bool:

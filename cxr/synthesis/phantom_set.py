@@ -3,7 +3,7 @@
 import os
 import pathlib
 
-from cxr import cli, records
+from cxr import console, records
 from cxr.config import PHANTOM
 from cxr.conversion import converter
 from cxr.synthesis import phantoms
@@ -27,7 +27,7 @@ def ensure(data_dir: str | os.PathLike) -> records.RecordSet:
     if is_made(root):
         return records.find(root, PHANTOM)
     films = root / f"{PHANTOM}_films"
-    cli.say(f"drawing synthetic films below {films}")
+    console.say(f"drawing synthetic films below {films}")
     phantoms.write(films, num_patients=NUM_PATIENTS)
     config = converter.ConversionConfig(
         input_dir=str(films),

@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.eager import context  # states of tasks have no public name
 
-from cxr import cli
+from cxr import cli, console
 from cxr.config import TrainConfig
 from cxr.input import orders
 from cxr.training import signals
@@ -187,7 +187,7 @@ def joined(config: TrainConfig) -> Iterator[Workers]:
             if workers.is_chief:
                 yield workers
             else:
-                with cli.muted():
+                with console.muted():
                     yield workers
     except tf.errors.OpError as error:
         if not _tells_of_others(error):
@@ -203,7 +203,7 @@ def _strategy() -> tf.distribute.MultiWorkerMirroredStrategy:
         resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
             gpus_per_node=gpus, gpus_per_task=0, auto_set_gpu=False
         )
-    cli.note("waiting for the other workers ...")
+    console.note("waiting for the other workers ...")
     collectives = tf.distribute.experimental.CommunicationImplementation
     has_gpus = bool(tf.config.list_physical_devices("GPU"))
     options = tf.distribute.experimental.CommunicationOptions(
@@ -231,7 +231,7 @@ def _watching(workers: Workers) -> Iterator[None]:
                     continue
                 reason = f"worker {gone[0]} is gone; start all again"
             if not over.wait(_LAST_WORDS_S):
-                cli.note(f"error: {reason}")
+                console.note(f"error: {reason}")
                 os._exit(_EXIT_LOST)
 
     threading.Thread(target=watch, name="watch", daemon=True).start()

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from cxr import cli, platforms
+from cxr import cli, console, platforms
 from cxr.config import TrainConfig
 from cxr.input import orders
 
@@ -143,7 +143,7 @@ def _use_gpus(config: TrainConfig) -> list[tf.config.PhysicalDevice]:
     """Returns the GPUs that train; the others stay free for other programs."""
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus and (reason := platforms.why_no_gpu()):
-        cli.warn(f"an NVIDIA driver is here, but TensorFlow sees no GPU: {reason}")
+        console.warn(f"an NVIDIA driver is here, but TensorFlow sees no GPU: {reason}")
     used = gpus[: 1 if config.strategy == "none" else None]
     used = [] if config.virtual_devices else used
     with contextlib.suppress(RuntimeError):  # set by an earlier run of this process
@@ -152,7 +152,7 @@ def _use_gpus(config: TrainConfig) -> list[tf.config.PhysicalDevice]:
         for gpu in used:
             tf.config.experimental.set_memory_growth(gpu, True)
     if used and _capability(used[0]) >= _NOT_IN_THE_WHEEL:
-        cli.note(
+        console.note(
             "this GPU is newer than TensorFlow's kernels: the first steps compile "
             "them, for minutes; later runs find them in the driver's cache"
         )

@@ -2,7 +2,7 @@
 
 import os
 
-from cxr import cli, records, runs
+from cxr import cli, folds, records, runs
 from cxr.config import TrainConfig
 from cxr.storage import sets
 from cxr.training import pretrained
@@ -19,7 +19,7 @@ def open_data(config: TrainConfig) -> records.RecordSet:
     """
     record_set = sets.find(config.data_dir, config.dataset)
     if config.fold >= 0:
-        record_set = records.fold(record_set, config.fold)
+        record_set = folds.fold(record_set, config.fold)
     records.check(record_set)
     check_fits(config, record_set)
     return record_set

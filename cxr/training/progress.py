@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from cxr import cli, pulse, records, runs
+from cxr import console, pulse, records, runs
 from cxr.config import TrainConfig
 from cxr.storage import places
 from cxr.training import board, curves
@@ -33,7 +33,7 @@ def counts(manifest: records.Manifest) -> str:
 
 def say(message: str) -> None:
     """Prints a line at once, also into a pipe."""
-    cli.say(message)
+    console.say(message)
 
 
 def say_finished(run: runs.Run, workdir: str, *, latest: bool) -> None:

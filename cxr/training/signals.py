@@ -5,7 +5,7 @@ import signal
 import threading
 from collections.abc import Iterator
 
-from cxr import cli
+from cxr import cli, console
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -45,7 +45,7 @@ class Interruption:
             signal.raise_signal(number)
         self.number = number
         name = signal.Signals(number).name
-        cli.note(
+        console.note(
             f"\n{name}: finishing the step in flight, then saving; again to stop at "
             "once without saving"
         )

@@ -2,7 +2,7 @@
 
 import pathlib
 
-from cxr import cli, documents, files, runs
+from cxr import console, documents, files, runs
 from cxr.metrics import predictions
 from cxr.reporting import html
 
@@ -44,4 +44,4 @@ def mark(run: runs.Run) -> list[pathlib.Path]:
 def say(folders: list[pathlib.Path]) -> None:
     """Says which evaluations are stale."""
     for folder in folders:
-        cli.say(f"stale: {folder} is of an earlier model; evaluate again")
+        console.say(f"stale: {folder} is of an earlier model; evaluate again")

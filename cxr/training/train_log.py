@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 
 import cxr
-from cxr import cli, files, runs
+from cxr import cli, console, files, runs
 
 _APPEND = (
     os.O_WRONLY
@@ -41,7 +41,7 @@ def writing(
         log.write(f"=== {now}: {what} (cxr {cxr.__version__})")
         for lines in said:
             log.write(lines)
-        with cli.copying(log.write), _copying_warnings(log.write):
+        with console.copying(log.write), _copying_warnings(log.write):
             yield
     except BaseException as error:
         failure = cli.failure_of(error)
@@ -84,7 +84,7 @@ class _Log:
     def _tell(self, error: Exception) -> None:
         if not self._told:
             self._told = True  # first: the warning comes here, too
-            cli.warn(f"{self._path}: {error}; training goes on without its log")
+            console.warn(f"{self._path}: {error}; training goes on without its log")
 
 
 @contextlib.contextmanager

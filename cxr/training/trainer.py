@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from cxr import cli, environment, records, runs, schedules
+from cxr import cli, console, environment, records, runs, schedules
 from cxr.config import TrainConfig, result_fields
 from cxr.input import augmenters, on_device, pipeline
 from cxr.input.shard_check import ShardCheck
@@ -320,7 +320,7 @@ class Trainer:
         for stage in self._stages:
             steps_in_all = stage.epochs * self._steps_per_epoch
             if config.warmup_steps > steps_in_all * _LONG_WARMUP:
-                cli.warn(
+                console.warn(
                     f"--warmup_steps={config.warmup_steps}: more than a tenth of the "
                     f"{steps_in_all} steps of the stage '{stage.name}'"
                 )
