@@ -191,7 +191,7 @@ def _environment(threads: int) -> dict[str, Any]:
         "bfloat16_unit": platforms.bfloat16_unit(),
         "cores": platforms.available_cores(),
         "threads": threads,
-        "load_before": os.getloadavg()[0],  # processes that ran, mean of a minute
+        "load_before": platforms.load_average(),  # processes that ran, mean of a minute
         "platform": platform.platform(),
         "python": platform.python_version(),
         "devices": {},

@@ -138,8 +138,14 @@ def _ratio(ours: dict, peer: dict, what: str, cores: int) -> float:
 
 def markdown(report: dict[str, Any]) -> str:
     """Returns the tables of loaders.md."""
-    lines = []
-    side = report["image_size"]
+    place, side = report["environment"], report["image_size"]
+    lines = [
+        f"{place['processor']}, {report['cores']} cores; Python {place['python']}, load "
+        f"before: {place['load_before']:.1f}"
+    ]
+    for family, versions in place["versions"].items():
+        listed = ", ".join(f"{k} {v}" for k, v in versions.items())
+        lines.append(f"\n{family}: {listed}")
     for size, run in report["runs"].items():
         lines += [
             f"\n### Batch size {size}, {side} x {side}, {report['cores']} cores\n",

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import platform
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from benchmarks import loader_report
 from benchmarks.loader_peers import LOADERS
 from benchmarks.peer_process import PeerProcess
-from cxr import cli, console, files, records, tfrecord
+from cxr import cli, console, files, platforms, records, tfrecord
 from cxr.conversion import converter
 
 USAGE = """
@@ -26,6 +27,7 @@ that is not installed is reported as such. With --repeats=5, 5,000 films of 224
 pixels take about an hour; --loaders picks a few.
 """
 _PEERS = ("torch", "dali", "ffcv")  # families with an environment of their own
+_OURS = "cxr"  # what runs in this one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +92,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     report = {
         "schema": 1,
         "cores": os.cpu_count(),
+        "environment": _environment(),
         "image_size": config.image_size,
         "input_dir": config.input_dir,
         "missing": {},
@@ -103,6 +106,8 @@ def compare(config: CompareConfig) -> dict[str, Any]:
                 if "missing" in found:
                     report["missing"][name] = found["missing"]
                 else:
+                    versions = report["environment"]["versions"]
+                    versions[_family(name)] = found.pop("versions")
                     measured[name].append(found)
         report["runs"][str(size)] = {
             name: loader_report.summary(found)
@@ -114,6 +119,16 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     report["answers"] = loader_report.answers(report)
     loader_report.publish(report, pathlib.Path(config.output_dir))
     return report
+
+
+def _environment() -> dict[str, Any]:
+    return {
+        "processor": platforms.processor_name(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "load_before": platforms.load_average(),  # processes that ran, of a minute
+        "versions": {},  # of each family's environment
+    }
 
 
 # --- the same films for everyone
@@ -197,6 +212,7 @@ def _one_round(
             found[name] = first if "missing" in first else {"first": first, "later": []}
             if "missing" not in first:
                 found[name]["imports_rss_mb"] = ready["rss_mb"]
+                found[name]["versions"] = ready["versions"]
                 running[name] = process
         for _ in range(config.epochs):
             for name, process in list(running.items()):
@@ -218,7 +234,11 @@ def _one_round(
 
 
 def _interpreter(config: CompareConfig, name: str) -> str | None:
+    family = _family(name)
+    return sys.executable if family == _OURS else config.interpreters.get(family)
+
+
+def _family(name: str) -> str:
+    """Returns whose environment a loader runs in."""
     family = name.split()[0]
-    if family in _PEERS:
-        return config.interpreters.get(family)
-    return sys.executable
+    return family if family in _PEERS else _OURS

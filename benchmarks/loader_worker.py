@@ -6,6 +6,7 @@ go to stdout as JSON behind an `@`, because libraries print too.
 """
 
 import contextlib
+import importlib.metadata
 import pathlib
 import sys
 import time
@@ -18,6 +19,9 @@ from benchmarks.peer_process import answer
 # Seconds of a turn at least. An epoch from memory takes 10 ms, in which waking up
 # after the others' turns would be measured, not loading.
 _TURN_S = 0.25
+# Whose versions say what was compared, where an environment has them.
+_PACKAGES = ("numpy", "numba", "tensorflow", "keras", "tensorflow-datasets", "torch")
+_PACKAGES += ("ffcv", "nvidia-dali-cuda120", "pillow", "opencv-python-headless")
 
 
 def serve(name: str, task: Task) -> None:
@@ -25,7 +29,7 @@ def serve(name: str, task: Task) -> None:
     imports, arguments = LOADERS[name]
     build = imports(*arguments)
     getattr(build, "prepare", lambda task: None)(task)
-    answer({"ready": name, "rss_mb": _rss_mb("VmHWM")})
+    answer({"ready": name, "rss_mb": _rss_mb("VmHWM"), "versions": _versions()})
     loader = None
     for command in sys.stdin:
         began = time.perf_counter()
@@ -36,6 +40,14 @@ def serve(name: str, task: Task) -> None:
             answer(_timed(_repeated(loader.epoch, began), began))
         else:
             answer(_checksum(loader.whole()))
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
 
 
 def _repeated(epoch: Callable[[], Iterator[Any]], began: float) -> Iterator[Any]:

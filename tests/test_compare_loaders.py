@@ -73,6 +73,9 @@ def test_ours_and_a_bound_on_real_films_and_a_peer_that_is_missing(films, tmp_pa
     table = (tmp_path / "loaders.md").read_text()
     assert table.rstrip().endswith(formatting.DISCLAIMER)
     assert "cxr resident raw" in table
+    versions = report["environment"]["versions"]
+    assert versions.keys() == {"cxr"}
+    assert f"cxr: numpy {np.__version__}" in table
     assert "ffcv raw: not measured" in table
     assert Image.open(tmp_path / "loaders.png").size[0] > 800
 
@@ -88,7 +91,7 @@ class Peer:
         if self.lives < 0:
             return {"missing": "RuntimeError: out of memory"}
         timed = {"images": 16, "seconds": 1.0, "first_batch_s": 0.1}
-        timed |= {"rss_mb": 9.0, "peak_rss_mb": 9.0}
+        timed |= {"rss_mb": 9.0, "peak_rss_mb": 9.0, "versions": {}}
         check = {"images": 20, "pixel_sum": 1.0, "pixel_mean": 1.0}
         return check if command == "check" else timed
 
