@@ -21,9 +21,9 @@ class Drawing:
     """A drawn image.
 
     Attributes:
-        pixels: uint8 [H, W], 0 = black (air) .. 255 = white (bone).
-        box: (x0, y0, x1, y1) of the opacity in pixels, ends exclusive; None on a
-            normal image.
+      pixels: uint8 [H, W], 0 = black (air) .. 255 = white (bone).
+      box: (x0, y0, x1, y1) of the opacity in pixels, ends exclusive; None on a
+        normal image.
     """
 
     pixels: np.ndarray
@@ -42,20 +42,20 @@ def draw(
     """Draws one film.
 
     Args:
-        patient: randomness shared by the patient's films: anatomy and disease.
-        film: randomness of this film: pose, exposure, course, noise, markers.
-        pattern: ``none``, ``focal`` (one lobe consolidated) or ``diffuse``
-            (interstitial, perihilar, mostly both lungs).
-        difficulty: 0 = plain opacities on clean films, 1 = opacities no denser than
-            the haze of a normal film.
-        width: of the film, pixels.
-        height: of the film, pixels.
+      patient: randomness shared by the patient's films: anatomy and disease.
+      film: randomness of this film: pose, exposure, course, noise, markers.
+      pattern: `none`, `focal` (one lobe consolidated) or `diffuse`
+        (interstitial, perihilar, mostly both lungs).
+      difficulty: 0 = plain opacities on clean films, 1 = opacities no denser than
+        the haze of a normal film.
+      width: of the film, pixels.
+      height: of the film, pixels.
 
     Returns:
-        The film, with the opacity's box where there is one.
+      The film, with the opacity's box where there is one.
 
     Raises:
-        ValueError: for an unknown pattern.
+      ValueError: for an unknown pattern.
     """
     if pattern not in disease.PATTERNS:
         raise ValueError(f"pattern={pattern!r}: one of {', '.join(disease.PATTERNS)}")

@@ -1,10 +1,10 @@
 """Plans and writes folders of synthetic chest films with the reference set's names.
 
 The folders, names, modes and imbalance follow the reference set (Kermany et al.,
-2018): ``train``, ``val`` and ``test`` with ``NORMAL`` and ``PNEUMONIA``,
-``IM-0115-0001.jpeg``, ``person12_bacteria_34.jpeg``, about 2.9 pneumonia films a
+2018): `train`, `val` and `test` with `NORMAL` and `PNEUMONIA`,
+`IM-0115-0001.jpeg`, `person12_bacteria_34.jpeg`, about 2.9 pneumonia films a
 normal one, several films a patient, a few RGB files among the grey ones. Bacteria
-and virus patients are numbered apart, as there: ``person7`` alone is no patient.
+and virus patients are numbered apart, as there: `person7` alone is no patient.
 
 Everything about a film is a pure function of (seed, patient, film), so a larger set
 begins with the files of a smaller one, byte for byte.
@@ -45,12 +45,12 @@ class PlannedImage:
     """One film to draw.
 
     Attributes:
-        path: POSIX path below the output folder.
-        label: NORMAL or PNEUMONIA.
-        patient: the name's patient key, such as ``person12_bacteria``.
-        pattern: ``none``, ``focal`` or ``diffuse``.
-        patient_index: counts patients from 0.
-        image_index: counts the patient's films from 0.
+      path: POSIX path below the output folder.
+      label: NORMAL or PNEUMONIA.
+      patient: the name's patient key, such as `person12_bacteria`.
+      pattern: `none`, `focal` or `diffuse`.
+      patient_index: counts patients from 0.
+      image_index: counts the patient's films from 0.
     """
 
     path: str
@@ -67,16 +67,16 @@ def plan(
     """Lists the films of a set.
 
     Args:
-        num_patients: at least 1; each has 1 to 8 films, 1.5 on average.
-        seed: of the whole set.
-        patterns: ``mixed`` (bacteria mostly one focal opacity, virus mostly
-            diffuse), or ``focal`` / ``diffuse`` for all pneumonia films alike.
+      num_patients: at least 1; each has 1 to 8 films, 1.5 on average.
+      seed: of the whole set.
+      patterns: `mixed` (bacteria mostly one focal opacity, virus mostly
+        diffuse), or `focal` / `diffuse` for all pneumonia films alike.
 
     Returns:
-        The films, patient by patient.
+      The films, patient by patient.
 
     Raises:
-        ValueError: for an unknown `patterns` or no patients.
+      ValueError: for an unknown `patterns` or no patients.
     """
     if num_patients < 1:
         raise ValueError(f"num_patients={num_patients}: at least 1")
@@ -107,15 +107,15 @@ def render(
     """Draws and encodes one planned film.
 
     Args:
-        film: from `plan` with the same seed.
-        seed: of the whole set.
-        difficulty: 0..1, see `drawing.draw`.
-        film_width: median width in pixels; widths and aspect ratios spread about
-            it alike for all classes.
+      film: from `plan` with the same seed.
+      seed: of the whole set.
+      difficulty: 0..1, see `drawing.draw`.
+      film_width: median width in pixels; widths and aspect ratios spread about
+        it alike for all classes.
 
     Returns:
-        The JPEG file's bytes and the opacity's box (x0, y0, x1, y1) in its pixels,
-        None on a normal film.
+      The JPEG file's bytes and the opacity's box (x0, y0, x1, y1) in its pixels,
+      None on a normal film.
     """
     patient = np.random.default_rng([seed, film.patient_index, _ANATOMY])
     rng = np.random.default_rng([seed, film.patient_index, _FILM, film.image_index])
@@ -145,25 +145,25 @@ def write(
     patterns: str = "mixed",
     progress: bool = True,
 ) -> dict[str, int]:
-    """Writes a set: the class folders first, ``phantoms.csv`` last.
+    """Writes a set: the class folders first, `phantoms.csv` last.
 
-    A folder with ``phantoms.csv`` is complete. After an interruption the same call
+    A folder with `phantoms.csv` is complete. After an interruption the same call
     finishes the set; films of another one are never mixed in.
 
     Args:
-        output_dir: made when missing; may hold an earlier part of the same set.
-        num_patients: about 1.5 films each.
-        seed: of everything random.
-        difficulty: 0 (plain) .. 1 (hardly readable).
-        film_width: median width of the films in pixels.
-        patterns: see `plan`.
-        progress: show a bar when a person watches.
+      output_dir: made when missing; may hold an earlier part of the same set.
+      num_patients: about 1.5 films each.
+      seed: of everything random.
+      difficulty: 0 (plain) .. 1 (hardly readable).
+      film_width: median width of the films in pixels.
+      patterns: see `plan`.
+      progress: show a bar when a person watches.
 
     Returns:
-        ``folder/CLASS`` -> number of films.
+      `folder/CLASS` -> number of films.
 
     Raises:
-        cli.UsageError: the folder holds films that this set does not have.
+      cli.UsageError: the folder holds films that this set does not have.
     """
     root = pathlib.Path(output_dir)
     films = plan(num_patients, seed=seed, patterns=patterns)
@@ -190,7 +190,7 @@ def read_boxes(
     """Returns path -> box in source pixels (None on a normal film) of a set.
 
     Raises:
-        cli.DataError: ``phantoms.csv`` is missing, so the set is not complete.
+      cli.DataError: `phantoms.csv` is missing, so the set is not complete.
     """
     path = pathlib.Path(output_dir) / CSV_NAME
     if not path.is_file():
