@@ -140,8 +140,8 @@ def markdown(report: dict[str, Any]) -> str:
     """Returns the tables of loaders.md."""
     place, side = report["environment"], report["image_size"]
     lines = [
-        f"{place['processor']}, {report['cores']} cores; Python {place['python']}, load "
-        f"before: {place['load_before']:.1f}"
+        f"{place['processor']}, {report['cores']} cores; Python {place['python']}; "
+        f"load before: {place['load_before']:.1f}"
     ]
     for family, versions in place["versions"].items():
         listed = ", ".join(f"{k} {v}" for k, v in versions.items())

@@ -184,6 +184,17 @@ def test_two_runs_are_compared_film_by_film(home, tmp_path, capsys):
     assert entry["value"] == pytest.approx(entry["b"] - entry["a"])
     assert (folder / "report.html").is_file()
     assert (folder / "differences.png").is_file()
+    assert result["warnings"] == []
+
+
+def test_a_comparison_tells_who_had_met_the_films(home, tmp_path, capsys):
+    root = shutil.copytree(home / "runs", tmp_path / "runs")
+    other = fabricated.write_records(tmp_path / "other", {"test": 12}, name="other")
+    there = {"data_dir": str(other.path.parent.parent), "dataset": "other"}
+    pair = tuple(str(root / f"seed-{seed}") for seed in (0, 1))
+    result = evaluate.compare(config(compare=pair, **there))
+    assert [one["code"] for one in result["warnings"]] == ["trained_on_these"] * 2
+    assert "warning: seed-1: 12 of these 12 films" in capsys.readouterr().err
 
 
 def test_runs_with_other_positive_classes_are_not_put_side_by_side(home, tmp_path):
@@ -225,6 +236,10 @@ def test_another_data_set_is_judged_at_the_same_threshold(run, tmp_path):
     small_dir = str(small.path.parent.parent)
     summary = evaluate.evaluate(config(run, data_dir=small_dir, report=True))
     assert summary["n"] == 12
+    # They are validation's 0 to 11 of the run's own set, drawn alike.
+    assert summary["met_in_training"] == {"films": 12, "patients": 0, "checked": True}
+    (told,) = (w for w in summary["warnings"] if w["code"] == "trained_on_these")
+    assert told["severity"] == "error"
     # Operating points stay those of the training set's validation.
     assert len(summary["operating_points"]) > 1
     page = (run / "evaluation-test-tiny-1.0.0" / "report.html").read_text()
@@ -232,6 +247,17 @@ def test_another_data_set_is_judged_at_the_same_threshold(run, tmp_path):
     assert "another data set than the model was trained on" in page
     with pytest.raises(cli.UsageError, match="stores 8 pixels, the model"):
         evaluate.evaluate(config(run, data_dir=str(other.path.parent.parent)))
+
+
+def test_a_set_whose_training_set_is_gone_says_what_was_not_checked(run, tmp_path):
+    other = fabricated.write_records(tmp_path / "other", {"test": 12}, name="other")
+    info = json.loads((run / runs.MODEL_INFO).read_text())
+    info["data"]["data_dir"] = str(tmp_path / "nowhere")
+    runs.write_json(run / runs.MODEL_INFO, info)
+    there = {"data_dir": str(other.path.parent.parent), "dataset": "other"}
+    summary = evaluate.evaluate(config(run, **there))
+    assert summary["met_in_training"] == {"films": 0, "patients": 0, "checked": False}
+    assert "training_films_unknown" in {one["code"] for one in summary["warnings"]}
 
 
 def test_another_sets_classes_are_mapped_to_the_models(run, tmp_path):
@@ -266,6 +292,7 @@ def test_an_ensembles_page_warns_of_other_data_as_its_runs_pages_do(home, tmp_pa
     evaluate.evaluate(config(*members, data_dir=root, dataset="phantom", report=True))
     page = (runs_root / "evaluation-test" / "report.html").read_text()
     assert "another data set than the model was trained on" in page
+    assert "12 of these 12 films are, byte for byte" in page
     assert "The films are synthetic phantoms" in page
 
 

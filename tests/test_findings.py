@@ -125,6 +125,34 @@ def test_numbers_of_the_training_films_are_an_error(good):
     assert "trained_on_these" not in codes(summary, {"other_data": "Another set."})
 
 
+@pytest.mark.parametrize(
+    ("met", "said"),
+    [
+        (None, {}),
+        ({"films": 0, "patients": 0, "checked": True}, {"no_training_films": "info"}),
+        (
+            {"films": 0, "patients": 0, "checked": False},
+            {"training_films_unknown": "warning"},
+        ),
+        ({"films": 3, "patients": 0, "checked": True}, {"trained_on_these": "error"}),
+        (
+            {"films": 3, "patients": 2, "checked": False},
+            {
+                "trained_on_these": "error",
+                "training_films_unknown": "warning",
+                "patients_of_training": "warning",
+            },
+        ),
+    ],
+)
+def test_films_of_another_set_that_the_model_had_met(good, met, said):
+    plain = {f.code for f in findings.find(good, {})}
+    found = findings.find({**good, "met_in_training": met}, {})
+    assert {f.code: f.severity for f in found if f.code not in plain} == said
+    if met and met["films"]:
+        assert any(f"3 of these {good['n']:,} films" in f.text for f in found)
+
+
 def test_remarks_are_findings_and_other_origins_are_not(good):
     remarks = {"other_data": "Another set.", "data": "chest 1.0.0", "test_reads": "1."}
     found = {f.code: f.text for f in findings.find(good, remarks)}

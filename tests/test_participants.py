@@ -342,10 +342,12 @@ def test_its_answers_are_the_numbers_of_the_evaluation():
 def test_of_another_set_it_promises_no_separate_patients():
     summary = summary_of(fabricated.clustered(1))
     promise = "no patient and no byte-identical film stands on two sides"
+    met = {"films": 3, "patients": 0, "checked": True}
     for origins in ({}, {"other_data": "External validation: of another hospital."}):
-        text = html.unescape(checklist.render(summary, origins, {"participants"}))
+        asked = {**summary, "met_in_training": met if origins else None}
+        text = html.unescape(checklist.render(asked, origins, {"participants"}))
         assert (promise in text) == (not origins)
-        assert ("whether they share patients or films was not" in text) == bool(origins)
+        assert ("3 films of the training's, byte for byte" in text) == bool(origins)
         assert ("of another hospital." in text) == bool(origins)
 
 

@@ -266,7 +266,9 @@ def test_a_comparison_counts_patients_only_where_they_are_known(known, tmp_path)
         table, probabilities=table.probabilities[:, ::-1].copy()
     )
     found = comparison.compare(evaluation, evaluation.of(turned), ("a", "b"))
+    found["warnings"] = [{"text": "a: 3 of these films"}]
     page = report.render_comparison(found, picture, "tiny")
+    assert "a: 3 of these films" in page
     assert ("films of 120 patients, judged" in page) == known
     assert ("films of unknown patients, judged" in page) == (not known)
     assert f"50 resamples of the {'patients' if known else 'films'}" in page

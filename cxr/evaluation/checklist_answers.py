@@ -126,10 +126,12 @@ def flow(facts: Facts) -> Answer:
 def copies(facts: Facts) -> Answer:
     """Whether sides share patients or films."""
     counts = facts.told["flow"]
-    if facts.origins.get("other_data"):
+    if met := facts.summary.get("met_in_training"):
+        films = f"{formatting.counted(met['films'], 'film')} of the training's"
+        checked = films if met["checked"] else "not checked for the training's films"
         return Answer(
-            "another set than the training's: whether they share patients or films was "
-            "not checked; whoever knows both sets",
+            f"another set than the training's: {checked}, byte for byte; whoever knows "
+            "both sets knows whether they share patients",
             ours=False,
         )
     copies = counts["copies"] if counts else 0

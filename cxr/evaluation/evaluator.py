@@ -18,6 +18,7 @@ from cxr.evaluation import (
     film_plots,
     film_table,
     origins,
+    overlap,
     participants,
     report,
     report_figures,
@@ -103,7 +104,7 @@ def evaluate_run(
         reuse=False,
     )
     predicted_s = time.perf_counter() - begin
-    trained = _trained_on(run, record_set)
+    trained = trained_on(run, record_set)
     validation = baseline = None
     if trained:
         validation = _validation(run, predictor, config, record_set, trained, table)
@@ -115,6 +116,7 @@ def evaluate_run(
     summary = summarise(evaluation, rows=rows, validation=validation, baseline=baseline)
     summary["input_guard"] = _summarise_guard(run, unlike)
     summary["participants"] = told
+    summary["met_in_training"] = overlap.describe([trained], record_set, config.split)
     evaluated = EvaluatedRun(
         run, record_set, evaluation, validation, baseline, summary, statuses
     )
@@ -205,7 +207,7 @@ def _summarise_guard(
     }
 
 
-def _trained_on(
+def trained_on(
     run: runs.Run, record_set: records.RecordSet
 ) -> records.RecordSet | None:
     """The set that the run was trained on, None where it has gone or changed.

@@ -60,8 +60,7 @@ def remarks(run: runs.Run, record_set: records.RecordSet, split: str) -> dict[st
         noted["other_data"] = (
             f"External validation: these films are of {manifest.name} "
             f"{manifest.version}, another data set than the model was trained on "
-            f"({own.parent.name} {own.name}); whether patients of its training are "
-            "among them was not checked."
+            f"({own.parent.name} {own.name})."
         )
     if record_set.manifest.name == "phantom":
         noted["synthetic"] = (

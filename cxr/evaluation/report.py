@@ -170,7 +170,12 @@ def render_comparison(
             f"cxr comparison · {data}, {result['split']} split", kind="eyebrow"
         ),
         f"<h1>{html.escape(title)}</h1>",
-        html.notes([("plain", result["verdict"])]),
+        html.notes(
+            [
+                ("plain", result["verdict"]),
+                *(("warn", one["text"]) for one in result["warnings"]),
+            ]
+        ),
         html.paragraph(
             f"{films}, judged by both models; the interval of a difference comes from "
             f"{result['draws']:,} resamples of the {drawn}, the same for both. With "

@@ -12,6 +12,7 @@ from cxr.evaluation import (
     evaluator,
     film_plots,
     origins,
+    overlap,
     participants,
     plots,
     report,
@@ -20,7 +21,7 @@ from cxr.evaluation import (
 )
 from cxr.evaluation.evaluator import EvaluatedRun
 from cxr.evaluation.opening import EvaluateConfig
-from cxr.metrics import comparison, predictions, trivial_baseline
+from cxr.metrics import comparison, findings, predictions, trivial_baseline
 from cxr.metrics.evaluation import Evaluation
 from cxr.metrics.predictions import Predictions
 from cxr.metrics.summary import summarise
@@ -68,6 +69,11 @@ def evaluate_ensemble(
     )
     names = short_names([run.run.workdir for run in members])
     summary["participants"] = participants.describe(first.record_set)
+    # Of folds each film is judged by a run that has not met it.
+    trained = [evaluator.trained_on(run.run, run.record_set) for run in members]
+    summary["met_in_training"] = (
+        None if pooled else overlap.describe(trained, first.record_set, config.split)
+    )
     summary |= _each_run(members, names)
     _publish_table(folder, evaluation, names, first.statuses)
     ensemble = dataclasses.replace(
@@ -165,6 +171,13 @@ def compare_runs(
     )
     short, other = short_names([first[0].workdir, second[0].workdir])
     result = comparison.compare(before, after, (short, other))
+    result["warnings"] = [
+        dataclasses.asdict(dataclasses.replace(found, text=f"{name}: {found.text}"))
+        for name, (run, data) in ((short, first), (other, second))
+        for found in _met_in_training(run, data, config.split)
+    ]
+    for one in result["warnings"]:
+        console.warn(one["text"])
     own_folder = f"comparison-{config.split}-with-{_slug(short)}"
     folder = pathlib.Path(config.output_dir or second[0].workdir / own_folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -185,6 +198,14 @@ def compare_runs(
     )
     console.say(f"written to {folder}")
     return result
+
+
+def _met_in_training(
+    run: runs.Run, data: records.RecordSet, split: str
+) -> list[findings.Finding]:
+    met = overlap.describe([evaluator.trained_on(run, data)], data, split)
+    found = findings.met_in_training(met, data.split(split).num_examples)
+    return [one for one in found if one.severity != "info"]
 
 
 def _ensemble_threshold(

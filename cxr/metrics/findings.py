@@ -61,6 +61,7 @@ def find(summary: Mapping[str, Any], remarks: Mapping[str, str]) -> list[Finding
     if summary["split"] == "train" and not remarks.get("other_data"):
         line = "The model was trained on these very films: far too optimistic."
         found.append(Finding("trained_on_these", "error", line))
+    found += met_in_training(summary.get("met_in_training"), summary["n"])
     if summary["shift"]:
         found += _shift(summary)
     if temperature := summary["calibration"]["temperature"]:
@@ -168,6 +169,40 @@ def _baseline(baseline: Mapping[str, Any] | None) -> Iterator[Finding]:
     else:
         text = f"{line}: it shows nothing that these do not."
         yield Finding("trivial_baseline_as_good", "warning", text)
+
+
+def met_in_training(met: Mapping[str, Any] | None, count: int) -> Iterator[Finding]:
+    """Yields what to hear of films of another set that the model had met before.
+
+    Args:
+      met: as metrics.json has it; None where a model is judged on its own set.
+      count: films of the split.
+    """
+    if not met:
+        return
+    if met["films"]:
+        line = (
+            f"{met['films']:,} of these {formatting.counted(count, 'film')} are, byte "
+            "for byte, among those that the model was trained or chosen on: too "
+            "optimistic."
+        )
+        yield Finding("trained_on_these", "error", line)
+    if not met["checked"]:
+        line = (
+            "Whether films of its training are among these was not checked: the set "
+            "that it was trained on has gone or changed."
+        )
+        yield Finding("training_films_unknown", "warning", line)
+    elif not met["films"]:
+        line = "No film is, byte for byte, one that the model was trained or chosen on."
+        yield Finding("no_training_films", "info", line)
+    if met["patients"]:
+        patients = formatting.counted(met["patients"], "patient")
+        line = (
+            f"{patients} of this split and of its training have the same name; whoever "
+            "knows both sets knows whether they are the same people."
+        )
+        yield Finding("patients_of_training", "warning", line)
 
 
 def _shift(summary: Mapping[str, Any]) -> Iterator[Finding]:
