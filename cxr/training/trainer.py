@@ -245,6 +245,7 @@ class Trainer:
             self._check_shards()
             if not self._workers.is_chief:
                 return
+            best = self._states.best_epoch(self._position)
             progress.say("writing the model and choosing its threshold ...")
             publishing.publish(
                 self._config,
@@ -252,10 +253,9 @@ class Trainer:
                 spec=self._spec,
                 best=self._states.best_weights(self._position),
                 final=self._model.get_weights(),
-                best_epoch=self._states.best_epoch(self._position),
+                best_epoch=best,
                 validation=self._validation,
             )
-            best = self._states.best_epoch(self._position)
             assert self._log  # the chief's
             self._log.published(self._position.rows[best - 1])
         except signals.Interrupted as stop:
