@@ -14,21 +14,28 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def load(workdir: str | os.PathLike, *, precision: str = "float32") -> "Model":
+def load(
+    workdir: str | os.PathLike,
+    *others: str | os.PathLike,
+    precision: str = "float32",
+) -> "Model":
     """Loads a finished run's model, to predict and explain films.
 
     Args:
       workdir: the run folder.
+      *others: more run folders, whose probabilities are averaged with the first's.
       precision: Keras dtype policy to compute in: `float32`, what was evaluated,
         `mixed_bfloat16` or `mixed_float16`.
 
     Raises:
-      cxr.cli.CommandError: no such folder, or no finished and sound run in it.
+      cxr.cli.CommandError: no such folder, no finished and sound run in it, or runs
+        that do not go together.
     """
     from cxr import runs
     from cxr.prediction.model import Model
 
-    return Model(runs.open_run(workdir), precision=precision)
+    members = [runs.open_run(folder) for folder in (workdir, *others)]
+    return Model(*members, precision=precision)
 
 
 def open_set(path: str | os.PathLike) -> "OpenedSet":

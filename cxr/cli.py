@@ -260,7 +260,8 @@ def _define(field: dataclasses.Field, values: flags.FlagValues) -> None:
     elif get_origin(field.type) is tuple:
         assert get_args(field.type) == (str, ...), f"{field.name}: only tuple[str, ...]"
         # Given several times, or several values between commas, or both.
-        define, default = flags.DEFINE_multi_string, list(default or ())
+        define = flags.DEFINE_multi_string
+        default = None if required else list(default)
     elif field.type is bool:
         define = flags.DEFINE_boolean
     elif field.type in (int, float):

@@ -4,8 +4,8 @@ import dataclasses
 import importlib.util
 import pathlib
 
-from cxr import cli, console, runs, startup
-from cxr.storage import run_folders
+from cxr import cli, console, startup
+from cxr.prediction import together
 
 _USAGE = """
 Exports a finished run's model for use without this package:
@@ -31,7 +31,11 @@ _FORMATS = {
 class ExportConfig:
     """What is exported, how, and where it goes."""
 
-    workdir: str = cli.required("run folder or URL of a finished training", remote=True)
+    workdir: tuple[str, ...] = cli.required(
+        "run folder or URL of a finished training; several, or the folder above "
+        "seed-0, seed-1, ..., become one model: their mean",
+        remote=True,
+    )
     output: str = cli.required("folder to write; it must not exist yet")
     format: str = cli.option(
         "saved_model",
@@ -63,12 +67,12 @@ def main(argv: list[str]) -> None:
     """Exports what the command line names."""
     config, positional = cli.parse(argv, ExportConfig, usage=_USAGE)
     cli.reject_positional(positional)
-    run = runs.open_run(run_folders.fetched(config.workdir))
+    members = together.open_runs(config.workdir)
     startup.load_tensorflow()
     console.note(f"writing {config.format} and checking it on films ...")
     from cxr.exporting import exporter
 
-    result = exporter.export(run, config.format, config.output, int8=config.int8)
+    result = exporter.export(members, config.format, config.output, int8=config.int8)
     times = ", ".join(
         f"batch {size} {ms:.1f} ms" for size, ms in result.latency_ms.items()
     )

@@ -6,14 +6,14 @@ import pathlib
 import sys
 
 from cxr import cli, console, images, reasons, runs
-from cxr.prediction import predict_files, rows
+from cxr.prediction import predict_files, rows, together
 from cxr.reporting.formatting import counted
-from cxr.storage import run_folders
 
 USAGE = """
 Predicts new films with a trained run:
 
   python -m cxr.predict --workdir=RUN --output=predictions.csv PATH [PATH ...]
+  python -m cxr.predict --workdir=RUN,RUN --output=...       the mean of several
 
 PATH is an image, a folder (searched to the bottom for image files), a quoted glob, or
 - for a list on standard input, one path a line.
@@ -26,8 +26,9 @@ unless every image failed. Research use only; not a medical device.
 class PredictConfig:
     """What predicts, and where the table goes."""
 
-    workdir: str = cli.required(
-        "run folder or URL of a finished training",
+    workdir: tuple[str, ...] = cli.required(
+        "run folder or URL of a finished training; several, or the folder above "
+        "seed-0, seed-1, ..., predict together",
         heading="model, films and table",
         remote=True,
     )
@@ -70,16 +71,22 @@ class PredictConfig:
 def main(argv: list[str]) -> int:
     """Predicts what the command line names; returns the exit code."""
     config, paths = cli.parse(argv, PredictConfig, usage=USAGE)
-    run = runs.open_run(run_folders.fetched(config.workdir))
-    if runs.owns(run.workdir, config.output):
+    members = together.open_runs(config.workdir)
+    meaning = together.meaning(members)
+    if any(runs.owns(run.workdir, config.output) for run in members):
         raise cli.UsageError(
             f"--output={config.output}: is a file of the run; choose another name"
+        )
+    if config.explain and len(members) > 1:
+        raise cli.UsageError(
+            f"--explain={config.explain}: Grad-CAM explains one run, --workdir names "
+            f"{len(members)}"
         )
     if "-" in paths:
         listed = sys.stdin.read().splitlines()
         paths = [path for path in paths if path != "-"] + list(filter(None, listed))
     counts = predict_files.predict_files(
-        run,
+        members,
         paths,
         config.output,
         batch_size=config.batch_size,
@@ -92,7 +99,7 @@ def main(argv: list[str]) -> int:
     num_errors = sum(counts.errors.values())
     said = ", ".join(f"{count} {name}" for name, count in counts.classes.items())
     if counts.few:
-        positive = run.info.positive_class if run.info.threshold else ""
+        positive = "" if meaning.threshold is None else meaning.positive_class
         console.say(rows.to_text(counts.few, positive))
     console.say(
         f"{counted(counts.images, 'image')}: {said}; "

@@ -12,7 +12,7 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from cxr import (
@@ -254,6 +254,15 @@ def parse_flags(lines: Sequence[str]) -> TrainConfig:
         return cli.parse(["", *args], TrainConfig, usage="")[0]
     except (cli.UsageError, cli.UnavailableError) as error:
         raise ValueError(str(error)) from error
+
+
+def members(workdirs: Iterable[pathlib.Path]) -> list[pathlib.Path]:
+    """Returns run folders; one above seed-0, seed-1, ... stands for all of these."""
+    found: list[pathlib.Path] = []
+    for workdir in workdirs:
+        seeds = sorted(path.parent for path in workdir.glob(f"seed-*/{MODEL_INFO}"))
+        found += seeds if seeds and read_model_info(workdir) is None else [workdir]
+    return found
 
 
 def owns(workdir: pathlib.Path, path: str | os.PathLike) -> bool:

@@ -203,7 +203,7 @@ def test_runs_with_other_positive_classes_are_not_put_side_by_side(home, tmp_pat
     info["positive_class"] = "NORMAL"
     runs.write_json(root / "seed-1" / runs.MODEL_INFO, info)
     pair = tuple(str(root / name) for name in ("seed-0", "seed-1"))
-    refused = "seed-1 NORMAL\n.*--positive_class"
+    refused = "other positive classes, PNEUMONIA and NORMAL\n.*--positive_class"
     with pytest.raises(cli.DataError, match=refused):
         evaluate.evaluate(config(root))
     with pytest.raises(cli.DataError, match=refused):

@@ -46,7 +46,7 @@ def pixels(count: int = 6) -> np.ndarray:
 
 
 def expected(workdir, films: np.ndarray) -> np.ndarray:
-    predictor = cxr.load(workdir)._predictor
+    predictor = cxr.load(workdir)._predictors[0]
     return predictor.predict(films.astype(np.uint8))
 
 

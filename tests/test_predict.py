@@ -18,7 +18,7 @@ from PIL import Image
 from cxr import cli, files, images, predict, runs
 from cxr.config import TrainConfig
 from cxr.model_info import Threshold
-from cxr.prediction import inputs, predict_files, rows
+from cxr.prediction import inputs, predict_files, rows, together
 from tests import fabricated
 
 pytestmark = pytest.mark.slow  # each test predicts
@@ -157,7 +157,8 @@ def test_the_decision_is_the_threshold_on_the_positive_class(
     folder = tmp_path / "run"
     write_run(folder, threshold=threshold, positive=positive)
     half = np.array([0.5, 0.5], np.float32)
-    found = rows.decide("film", half, "ok", runs.open_run(folder))
+    meaning = together.meaning([runs.open_run(folder)])
+    found = rows.decide("film", half, "ok", meaning)
     assert found.prediction == expected
     assert found.above_threshold == (expected == positive)
 
@@ -167,7 +168,7 @@ def test_more_than_two_classes_take_the_most_probable(tmp_path, predictor, capsy
     write_run(tmp_path / "run", classes=("A", "B", "C"), threshold=None)
     film = save(tmp_path / "film.png", grey(200))
     run = runs.open_run(tmp_path / "run")
-    counts = predict_files.predict_files(run, [str(film)], str(tmp_path / "out.csv"))
+    counts = predict_files.predict_files([run], [str(film)], str(tmp_path / "out.csv"))
     assert counts.classes == {"A": 0, "B": 0, "C": 1}
     row = next(csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text())))
     assert (row["prediction"], row["threshold"]) == ("C", "")
@@ -537,7 +538,7 @@ def test_a_real_model_sees_what_training_saw(tmp_path, head):
     for batch_size in (32, 2):
         output = tmp_path / f"{batch_size}.json"
         paths, run = [str(tmp_path / "films")], runs.open_run(folder)
-        predict_files.predict_files(run, paths, str(output), batch_size=batch_size)
+        predict_files.predict_files([run], paths, str(output), batch_size=batch_size)
         tables.append(json.loads(output.read_text()))
     for pair in zip(*tables, strict=True):
         if pair[0]["prediction"] is None:

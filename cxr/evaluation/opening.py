@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cxr import class_names, cli, files, records, runs
+from cxr.prediction import together
 from cxr.storage import places, sets
 
 
@@ -78,12 +79,7 @@ class EvaluateConfig:
 
     def workdirs(self) -> list[pathlib.Path]:
         """Run folders; the folder above seed-0, seed-1, ... stands for all of them."""
-        expanded = []
-        for workdir in (places.local(w, places.RUNS) for w in self.workdir):
-            seeds = sorted(p.parent for p in workdir.glob(f"seed-*/{runs.MODEL_INFO}"))
-            several = seeds and runs.read_model_info(workdir) is None
-            expanded += seeds if several else [workdir]
-        return expanded
+        return runs.members(places.local(w, places.RUNS) for w in self.workdir)
 
     def own_folder(self) -> pathlib.Path | None:
         """Where the evaluation of one run goes, None for its own place."""
@@ -108,20 +104,11 @@ def open_runs(
     """Opens runs that are judged side by side, each with its set, see `open_run`.
 
     Raises:
-      DataError: also where thresholds of one speak of another class than the first's.
+      DataError: also where they tell other classes apart, or their thresholds speak
+        of different ones.
     """
     opened = [open_run(path, config) for path in workdirs]
-    first = opened[0][0]
-    for run, _ in opened[1:]:
-        if run.threshold is None or first.threshold is None:
-            continue
-        if run.info.positive_class != first.info.positive_class:
-            raise cli.DataError(
-                f"the runs cannot be put side by side: the positive class of "
-                f"{first.workdir} is {first.info.positive_class}, of {run.workdir} "
-                f"{run.info.positive_class}\nthe flags of a finished run with another "
-                "--positive_class decide it anew"
-            )
+    together.check([run for run, _ in opened])
     return opened
 
 

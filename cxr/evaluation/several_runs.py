@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import pathlib
 import statistics
-from collections.abc import Sequence
 from typing import Any
 
 from cxr import cli, console, files, folds, records, runs
@@ -25,6 +24,7 @@ from cxr.metrics import comparison, findings, predictions, trivial_baseline
 from cxr.metrics.evaluation import Evaluation
 from cxr.metrics.predictions import Predictions
 from cxr.metrics.summary import summarise
+from cxr.prediction.together import Meaning
 
 COMPARISON = "comparison.json"
 
@@ -75,7 +75,14 @@ def evaluate_ensemble(
         None if pooled else overlap.describe(trained, first.record_set, config.split)
     )
     summary |= _each_run(members, names)
-    _publish_table(folder, evaluation, names, first.statuses)
+    meaning = Meaning(
+        class_names=evaluation.class_names,
+        positive_class=evaluation.positive_class,
+        threshold=evaluation.threshold["value"],
+        model_sha256="+".join(run.run.info.model_sha256 for run in members),
+    )
+    described = split_predictions.said(table, meaning, first.statuses)
+    predictions.publish(folder, table, {"ensemble": ",".join(names)}, described)
     ensemble = dataclasses.replace(
         first,
         evaluation=evaluation,
@@ -108,19 +115,6 @@ def _each_run(members: list[EvaluatedRun], names: list[str]) -> dict[str, Any]:
             for name in measured[0]
         },
     }
-
-
-def _publish_table(
-    folder: pathlib.Path,
-    evaluation: Evaluation,
-    names: list[str],
-    statuses: Sequence[str],
-) -> None:
-    table, threshold = evaluation.predictions, evaluation.threshold["value"]
-    said = split_predictions.said(
-        table, evaluation.positive_class, threshold, statuses=statuses
-    )
-    predictions.publish(folder, table, {"ensemble": ",".join(names)}, said)
 
 
 def _origins(members: list[EvaluatedRun], *, pooled: bool) -> dict[str, str]:

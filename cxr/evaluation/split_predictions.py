@@ -14,8 +14,9 @@ from cxr.evaluation.opening import EvaluateConfig, class_indices
 from cxr.input import pipeline
 from cxr.input.reader import Reader
 from cxr.metrics import predictions
-from cxr.prediction import rows
+from cxr.prediction import rows, together
 from cxr.prediction.predictor import Predictor, load_predictor
+from cxr.prediction.together import Meaning
 
 _READ_COLUMNS = ("time", "split", "dataset", "fingerprint", "model_sha256", "films")
 
@@ -57,42 +58,29 @@ def obtain(
         _log_test_read(run, record_set)
     predictor = predictor or load_predictor(run)
     table = predict(record_set, split, predictor, config, classes)
-    info = run.info
-    predictions.publish(
-        folder,
-        table,
-        source,
-        said(table, info.positive_class, run.threshold, info.model_sha256, statuses),
-    )
+    described = said(table, together.meaning([run]), statuses)
+    predictions.publish(folder, table, source, described)
     return table
 
 
 def said(
-    table: predictions.Predictions,
-    positive_class: str,
-    threshold: float | None,
-    model_sha256: str = "",
-    statuses: Sequence[str] = (),
+    table: predictions.Predictions, meaning: Meaning, statuses: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
-    """Returns of each film what cxr.predict's row has beside the probabilities.
+    """Returns what a table of predictions says of each film, as cxr.predict does.
 
     Args:
       table: the predictions.
-      positive_class: that the threshold speaks of.
-      threshold: None where the most probable class decides.
-      model_sha256: of the model; empty for several.
+      meaning: of their probabilities.
       statuses: of each film; empty for none known.
     """
-    decided = rows.decisions(
-        table.probabilities, table.class_names, positive_class, threshold
-    )
+    decided = rows.decisions(table.probabilities, meaning)
     return [
         {
             "path": path,
             "prediction": name,
-            "threshold": threshold,
+            "threshold": meaning.threshold,
             "above_threshold": above,
-            "model_sha256": model_sha256,
+            "model_sha256": meaning.model_sha256,
             "status": status,
         }
         for path, (name, above), status in zip(

@@ -1,13 +1,15 @@
 """What leaves the house: one network with two columns, and what its answers mean."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
 
-from cxr import runs
+from cxr import cli, runs
+from cxr.prediction import together
 from cxr.prediction.predictor import Predictor, load_predictor
+from cxr.prediction.together import Meaning
 
 # Float32 [N, S, S, 1] in 0..255 to probabilities [N, C].
 Forward = Callable[[np.ndarray], np.ndarray]
@@ -19,38 +21,91 @@ class Exported:
 
     Attributes:
       network: Keras model, float32 [B, S, S, 1] in 0..255 to probabilities [B, C],
-        also of a sigmoid head.
-      predictor: the run's own model, which every format is checked against.
-      run: the finished run.
+        also of a sigmoid head; of several runs their mean.
+      predictors: the runs' own models, which every format is checked against.
+      run: the finished run; of several the first, whose S all have.
+      meaning: of the probabilities.
     """
 
     network: keras.Model
-    predictor: Predictor
+    predictors: tuple[Predictor, ...]
     run: runs.Run
+    meaning: Meaning
 
-    def meaning(self) -> dict[str, str]:
+    @property
+    def name(self) -> str:
+        """What it is called for people."""
+        model, count = self.run.info.model, len(self.predictors)
+        return model if count == 1 else f"the mean of {count} runs"
+
+    @property
+    def positive_index(self) -> int:
+        """Column of the positive class."""
+        return self.meaning.class_names.index(self.meaning.positive_class)
+
+    def probabilities(self, films: np.ndarray) -> np.ndarray:
+        """Returns what the runs' own models say of films, float64 [N, C].
+
+        Args:
+          films: uint8 [N, S, S, 1].
+        """
+        each = [predictor.predict(films) for predictor in self.predictors]
+        return np.mean(each, axis=0, dtype=np.float64)
+
+    def described(self) -> dict[str, str]:
         """Returns what a program must know to use the model, as text."""
-        info, threshold = self.run.info, self.run.threshold
+        info, meaning = self.run.info, self.meaning
+        threshold = meaning.threshold
         return {
-            "classes": ",".join(info.class_names),
-            "positive_class": info.positive_class,
+            "classes": ",".join(meaning.class_names),
+            "positive_class": meaning.positive_class,
             "threshold": "" if threshold is None else repr(threshold),
             "image_size": str(info.image_size),
             "stored_image_size": str(info.stored_image_size),
             "input": "float32 [B, S, S, 1], grey levels 0..255, not normalised",
-            "model_sha256": info.model_sha256,
+            "model_sha256": meaning.model_sha256,
             "intended_use": "research only; not a medical device",
         }
 
 
-def load(run: runs.Run) -> Exported:
-    """Loads a run's model to be exported."""
-    predictor = load_predictor(run)
-    network = predictor.model
-    if run.info.head == "sigmoid":
-        image = keras.Input(network.input_shape[1:], name="image")
-        positive = network(image)
-        both = keras.layers.Concatenate(name="both")([1 - positive, positive])
-        network = keras.Model(image, both, name=network.name)
+def load(members: Sequence[runs.Run]) -> Exported:
+    """Loads the model of a run, or the mean of several, to be exported.
+
+    Raises:
+      DataError: several runs that do not go together, or take images of other sizes.
+    """
+    meaning, first = together.meaning(members), members[0]
+    for run in members[1:]:
+        sizes = [one.info.image_size for one in (first, run)]
+        if sizes[0] != sizes[1]:
+            raise cli.DataError(
+                f"{first.workdir} takes images of {sizes[0]} pixels, {run.workdir} of "
+                f"{sizes[1]}: one exported model takes one size"
+            )
+    predictors = tuple(map(load_predictor, members))
+    networks = [
+        _two_columns(predictor.model, run.info.head)
+        for predictor, run in zip(predictors, members, strict=True)
+    ]
+    network = networks[0] if len(networks) == 1 else _mean(networks)
     network([np.zeros((1, *network.input_shape[1:]), np.float32)])  # Keras asks for it
-    return Exported(network, predictor, run)
+    return Exported(network, predictors, first, meaning)
+
+
+def _two_columns(network: keras.Model, head: str) -> keras.Model:
+    if head != "sigmoid":
+        return network
+    image = keras.Input(network.input_shape[1:], name="image")
+    positive = network(image)
+    both = keras.layers.Concatenate(name="both")([1 - positive, positive])
+    return keras.Model(image, both, name=network.name)
+
+
+def _mean(networks: Sequence[keras.Model]) -> keras.Model:
+    image = keras.Input(networks[0].input_shape[1:], name="image")
+    named = [  # apart, as Keras wants
+        keras.Model(network.inputs, network.outputs, name=f"member_{index}")
+        for index, network in enumerate(networks)
+    ]
+    mean = keras.layers.Average(name="mean")([network(image) for network in named])
+    return keras.Model(image, mean, name="ensemble")

@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import statistics
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -40,27 +41,30 @@ class Result(NamedTuple):
     latency_ms: dict[int, float]
 
 
-def export(run: runs.Run, name: str, output: str, *, int8: bool = False) -> Result:
+def export(
+    members: Sequence[runs.Run], name: str, output: str, *, int8: bool = False
+) -> Result:
     """Writes a model, checks it, and publishes the folder whole or not at all.
 
     Args:
-      run: the finished run.
+      members: finished runs; of several the mean is written.
       name: `saved_model`, `onnx`, `litert` or `openvino`.
       output: folder that does not exist yet, or is empty.
       int8: 8-bit weights and activations, of `litert`.
 
     Raises:
-      DataError: what was written answers differently from the run's model.
+      DataError: what was written answers differently from the run's model, or the
+        runs do not go together.
     """
     target = pathlib.Path(output)
     module = importlib.import_module(f"cxr.exporting.{name}")
-    source = models.load(run)
-    films, films_are = _films(run)
+    source = models.load(members)
+    films, films_are = _films(source.run)
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = files.temporary_name(target.absolute())
     folder.mkdir()
     try:
-        options = {"films": _representative(run)} if int8 else {}
+        options = {"films": _representative(source.run)} if int8 else {}
         module.write(source, folder, **options)
         forward = module.load(folder)
         difference = _check(source, forward, films, int8=int8)
@@ -115,7 +119,7 @@ def _check(
     source: Exported, forward: Forward, films: np.ndarray, *, int8: bool
 ) -> float:
     """Returns the largest difference of a probability; DataError if it is too large."""
-    expected = source.predictor.predict(films.astype(np.uint8))
+    expected = source.probabilities(films.astype(np.uint8))
     parts = [forward(films[i : i + 32]) for i in range(0, len(films), 32)]
     difference = float(np.abs(np.concatenate(parts) - expected).max())
     allowed = _TOLERANCE_INT8 if int8 else _TOLERANCE
@@ -152,15 +156,15 @@ def _describe(
     int8: bool,
 ) -> None:
     """Writes export.json for programs and README.md for people."""
-    meaning = source.meaning()
+    meaning = source.described()
     document = {
         "schema": 1,
         "format": name,
         "int8": int8,
         "cxr": cxr.__version__,
         **meaning,
-        "classes": list(source.run.class_names),
-        "threshold": source.run.threshold,
+        "classes": list(source.meaning.class_names),
+        "threshold": source.meaning.threshold,
         "largest_difference": result.difference,
         "checked_on": result.films,
         "latency_ms": result.latency_ms,
@@ -175,7 +179,7 @@ def _describe(
         f"| {size} | {ms:.1f} |" for size, ms in result.latency_ms.items()
     )
     (folder / "README.md").write_text(
-        f"# {source.run.info.model}, exported as {name}{' (int8)' if int8 else ''}\n\n"
+        f"# {source.name}, exported as {name}{' (int8)' if int8 else ''}\n\n"
         f"{formatting.DISCLAIMER}\n\n"
         f"| what | value |\n| --- | --- |\n{rows}\n\n"
         f"Checked on {result.films}: the largest difference of a probability to the "

@@ -33,7 +33,7 @@ def write(exported: Exported, folder: pathlib.Path) -> None:
         warnings.filterwarnings("ignore", "In the future `np.object`", FutureWarning)
         exported.network.export(str(path), format="onnx", verbose=False)
     model = onnx.load(path)
-    for name, value in exported.meaning().items():
+    for name, value in exported.described().items():
         model.metadata_props.add(key=name, value=value)
     onnx.checker.check_model(model)
     onnx.save(model, path)

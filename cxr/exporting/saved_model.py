@@ -29,13 +29,13 @@ def write(exported: Exported, folder: pathlib.Path) -> None:
 
     def answers(images: tf.Tensor) -> dict[str, tf.Tensor]:
         probabilities = exported.network(images, training=False)
-        positive = exported.run.positive_index
+        positive, threshold = exported.positive_index, exported.meaning.threshold
         decided = tf.argmax(probabilities, axis=-1) == positive
-        if exported.run.threshold is not None:
-            decided = probabilities[:, positive] >= exported.run.threshold
+        if threshold is not None:
+            decided = probabilities[:, positive] >= threshold
         return {
             "probabilities": probabilities,
-            "classes": tf.constant(info.class_names),
+            "classes": tf.constant(exported.meaning.class_names),
             "positive": decided,
         }
 

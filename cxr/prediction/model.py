@@ -1,4 +1,4 @@
-"""A finished run's model as a library: predicts and explains films of any kind.
+"""A run's model, or several runs', as a library: predicts films of any kind.
 
 The command and Python share it, so a film has one answer: the same chain of pixels, the
 same decision, the same warnings.
@@ -12,37 +12,47 @@ import numpy as np
 
 from cxr import images, input_guard, platforms, runs
 from cxr.conversion import patients
-from cxr.prediction import inputs, rows
+from cxr.prediction import inputs, rows, together
 from cxr.prediction.inputs import Item, ReadImage
 from cxr.prediction.rows import Prediction
 
 if TYPE_CHECKING:
     from cxr.prediction.gradcam import GradCam
+    from cxr.prediction.predictor import Predictor
 
 _BATCH = 32
 
 
 class Model:
-    """A trained model with what its answers mean.
+    """A trained model, or the mean of several, with what its answers mean.
 
     Attributes:
-      run: the finished run.
+      run: the finished run; of several the first.
+      meaning: of the probabilities.
       class_names: the classes, in the order of the probabilities.
       positive_class: the class that the threshold speaks of.
       threshold: positive from this probability on; None of more than two classes.
     """
 
-    def __init__(self, run: runs.Run, *, precision: str = "float32"):
+    def __init__(self, run: runs.Run, *others: runs.Run, precision: str = "float32"):
         """Loads the model.
 
         Args:
           run: the finished run.
+          *others: more runs, whose probabilities are averaged with the first's. Its
+            guard tells films unlike those of training.
           precision: Keras dtype policy to compute in; float32 is what was judged.
+
+        Raises:
+          DataError: the runs do not go together, see `together.meaning`.
         """
         from cxr.prediction.predictor import load_predictor  # TensorFlow: late
 
         self.run = run
-        self._predictor = load_predictor(run, precision=precision)
+        self.meaning = together.meaning((run, *others))
+        self._predictors = [
+            load_predictor(one, precision=precision) for one in (run, *others)
+        ]
         self._guard = run.read_guard()
         self._patient_of = patients.parser("")
         self._explainer: GradCam | None = None
@@ -50,17 +60,17 @@ class Model:
     @property
     def class_names(self) -> tuple[str, ...]:
         """The classes, in the order of the probabilities."""
-        return self.run.class_names
+        return self.meaning.class_names
 
     @property
     def positive_class(self) -> str:
         """The class that the threshold speaks of."""
-        return self.run.info.positive_class
+        return self.meaning.positive_class
 
     @property
     def threshold(self) -> float | None:
         """Positive from this probability on; None of more than two classes."""
-        return self.run.threshold
+        return self.meaning.threshold
 
     def predict(
         self, items: Item | Iterable[Item], *, batch_size: int = _BATCH
@@ -96,8 +106,13 @@ class Model:
         self, items: Iterable[Item], *, batch_size: int = _BATCH, threads: int = 0
     ) -> Iterator[list[ReadImage]]:
         """Yields batches of films as read; the next is being read meanwhile."""
-        sizes = self._predictor.stored_image_size, self._predictor.image_size
-        return inputs.read_batches(items, sizes, batch_size, threads)
+        return inputs.read_batches(items, self._sizes, batch_size, threads)
+
+    @property
+    def _sizes(self) -> tuple[int, int]:
+        """At which a film is decoded, and the largest that a network takes."""
+        sizes = [predictor.image_size for predictor in self._predictors]
+        return self._predictors[0].stored_image_size, max(sizes)
 
     @platforms.one_blas_thread()
     def decide(
@@ -109,10 +124,8 @@ class Model:
         predicted: Iterator[np.ndarray] = iter(())
         if readable:
             greys = np.stack(readable)
-            pixels = images.area_resize(greys, self._predictor.image_size)
-            predicted = iter(
-                self._predictor.predict(pixels[..., None], batch_size=batch_size)
-            )
+            each = [self._probabilities(p, greys, batch_size) for p in self._predictors]
+            predicted = iter(np.mean(each, axis=0, dtype=np.float64))
             if self._guard:
                 unlike = iter(self._guard.judge_films(greys))
         found = []
@@ -125,9 +138,15 @@ class Model:
             patient = self._patient_of(os.path.basename(image.path))
             patient_id = ":".join(part for part in patient if part)
             found.append(
-                rows.decide(image.path, probabilities, status, self.run, patient_id)
+                rows.decide(image.path, probabilities, status, self.meaning, patient_id)
             )
         return found
+
+    def _probabilities(
+        self, predictor: "Predictor", greys: np.ndarray, batch_size: int
+    ) -> np.ndarray:
+        pixels = images.area_resize(greys, predictor.image_size)
+        return predictor.predict(pixels[..., None], batch_size=batch_size)
 
     def explain(self, item: Item, class_name: str = "") -> np.ndarray:
         """Returns where the film speaks for a class, uint8 [S, S, 3] (RGB).
@@ -140,11 +159,10 @@ class Model:
           class_name: the positive class of two, the predicted one of more, if empty.
 
         Raises:
-          ValueError: the film cannot be read, the class is none of the model's, or
-            the network has no convolutional map.
+          ValueError: the film cannot be read, the class is none of the model's, the
+            network has no convolutional map, or there are several networks.
         """
-        sizes = self._predictor.stored_image_size, self._predictor.image_size
-        image = inputs.read(item, *sizes)
+        image = inputs.read(item, *self._sizes)
         if image.grey is None:
             raise ValueError(f"{image.path}: {image.status}")
         from cxr.prediction import overlay  # Matplotlib: late
@@ -165,14 +183,17 @@ class Model:
         """
         from cxr.prediction import gradcam  # TensorFlow: late
 
+        predictor, *others = self._predictors
+        if others:
+            raise ValueError("Grad-CAM explains one network, and here are several")
         if self._explainer is None:
-            self._explainer = gradcam.GradCam(self._predictor.model)
-        pixels = images.area_resize(grey, self._predictor.image_size)
+            self._explainer = gradcam.GradCam(predictor.model)
+        pixels = images.area_resize(grey, predictor.image_size)
         batch = pixels[None, ..., None]
         if not class_name:
             class_name = self.positive_class
             if self.threshold is None:
-                probabilities = self._predictor.predict(batch, batch_size=1)
+                probabilities = predictor.predict(batch, batch_size=1)
                 class_name = self.class_names[int(probabilities[0].argmax())]
         if class_name not in self.class_names:
             raise ValueError(

@@ -41,7 +41,7 @@ class Counts:
 
 
 def predict_files(
-    run: runs.Run,
+    members: Sequence[runs.Run],
     paths: Sequence[str],
     output: str,
     *,
@@ -58,7 +58,7 @@ def predict_files(
     not grow with their number.
 
     Args:
-      run: a finished run.
+      members: finished runs; of several the mean is predicted.
       paths: files, folders or globs.
       output: the table, with one of `rows.SUFFIXES`.
       batch_size: images a forward pass.
@@ -71,6 +71,7 @@ def predict_files(
     Raises:
       UsageError: nothing that `paths` name exists.
       UnavailableError: the network cannot be explained.
+      DataError: several runs that do not go together, see `together.meaning`.
     """
     image_paths = inputs.find(paths, recursive=recursive)
     _check_apart(output, image_paths)
@@ -78,12 +79,12 @@ def predict_files(
     startup.load_tensorflow()
     from cxr.prediction.model import Model
 
-    model = Model(run, precision=precision)
+    model = Model(*members, precision=precision)
     # Batches are padded to one size: no larger than what there is to predict.
     batch_size = min(batch_size, len(image_paths))
-    counted = _Counter(run)
+    counted = _Counter(model.class_names)
     with (
-        rows.publishing(output, rows.columns(run.class_names)) as table,
+        rows.publishing(output, rows.columns(model.class_names)) as table,
         tqdm(
             total=len(image_paths), unit="image", disable=None if progress else True
         ) as bar,
@@ -92,7 +93,7 @@ def predict_files(
             for image, one in zip(
                 batch, model.decide(batch, batch_size=batch_size), strict=True
             ):
-                table.add(one.to_row(run.class_names))
+                table.add(one.to_row(model.class_names))
                 if explain and image.grey is not None:
                     _explain(model, image.grey, one, explain, counted.images)
                 counted.add(image, one)
@@ -104,8 +105,8 @@ def predict_files(
 class _Counter:
     """Counts what becomes of images; keeps the first few for the terminal."""
 
-    def __init__(self, run: runs.Run):
-        self._run, self.images = run, 0
+    def __init__(self, class_names: Sequence[str]):
+        self._class_names, self.images = class_names, 0
         self._kinds: collections.Counter[str] = collections.Counter()
         self._errors, self._classes = self._kinds.copy(), self._kinds.copy()
         self._unchecked = self._kinds.copy()
@@ -126,7 +127,7 @@ class _Counter:
             images=self.images,
             warnings=self._kinds["warning"],
             errors=dict(sorted(self._errors.items())),
-            classes={name: self._classes[name] for name in self._run.class_names},
+            classes={name: self._classes[name] for name in self._class_names},
             unchecked=dict(self._unchecked),
             few=tuple(self._first) if self.images <= FEW else (),
         )

@@ -8,8 +8,9 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from cxr import files, runs, tables
+from cxr import files, tables
 from cxr.metrics import classification
+from cxr.prediction.together import Meaning
 from cxr.reasons import error_status
 
 SUFFIXES = (".csv", ".json", ".jsonl")
@@ -58,23 +59,20 @@ def columns(class_names: Sequence[str]) -> list[str]:
 
 
 def decisions(
-    probabilities: np.ndarray,
-    class_names: Sequence[str],
-    positive_class: str,
-    threshold: float | None,
+    probabilities: np.ndarray, meaning: Meaning
 ) -> list[tuple[str, bool | None]]:
     """Returns of each film the class decided for, and whether that is the positive one.
 
     Args:
       probabilities: float [n, C], finite.
-      class_names: of the columns.
-      positive_class: that the threshold speaks of.
-      threshold: None where the most probable class decides; then the second is None.
+      meaning: of them; without a threshold the most probable class is decided for,
+        and the second is None.
     """
-    positive = class_names.index(positive_class) if len(class_names) == 2 else None
+    names, threshold = meaning.class_names, meaning.threshold
+    positive = names.index(meaning.positive_class) if len(names) == 2 else None
     decided = classification.decide(probabilities, positive, threshold)
     return [
-        (class_names[index], None if threshold is None else bool(index == positive))
+        (names[index], None if threshold is None else bool(index == positive))
         for index in decided
     ]
 
@@ -83,17 +81,17 @@ def decide(
     path: str,
     probabilities: np.ndarray | None,
     status: str,
-    run: runs.Run,
+    meaning: Meaning,
     patient_id: str = "",
 ) -> Prediction:
-    """Returns what a run's model says of a film.
+    """Returns what is said of a film.
 
     Args:
       path: of the film.
-      probabilities: float [C] from the run's model; None for what could not be read.
+      probabilities: float [C]; None for what could not be read.
       status: `ok`, `warning: ...` or `error: ...`; replaced where the model gave no
         number.
-      run: whose threshold decides.
+      meaning: of the probabilities.
       patient_id: of the film.
     """
     if probabilities is not None and not np.isfinite(probabilities).all():
@@ -102,18 +100,16 @@ def decide(
     name = above = found = None
     if probabilities is not None:
         values = [float(value) for value in probabilities]
-        found = dict(zip(run.class_names, values, strict=True))
-        ((name, above),) = decisions(
-            np.array([values]), run.class_names, run.info.positive_class, run.threshold
-        )
+        found = dict(zip(meaning.class_names, values, strict=True))
+        ((name, above),) = decisions(np.array([values]), meaning)
     return Prediction(
         path=path,
         prediction=name,
         probabilities=found,
-        threshold=run.threshold,
+        threshold=meaning.threshold,
         patient_id=patient_id,
         above_threshold=above,
-        model_sha256=run.info.model_sha256,
+        model_sha256=meaning.model_sha256,
         status=status,
     )
 
