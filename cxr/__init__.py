@@ -5,6 +5,7 @@ converted set's tf.data batches. Importing the package imports no TensorFlow.
 """
 
 import os
+import pathlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def load(
     """Loads a finished run's model, to predict and explain films.
 
     Args:
-      workdir: the run folder.
+      workdir: the run folder; one above `seed-0`, `seed-1`, ... stands for all these.
       *others: more run folders, whose probabilities are averaged with the first's.
       precision: Keras dtype policy to compute in: `float32`, what was evaluated,
         `mixed_bfloat16` or `mixed_float16`.
@@ -34,8 +35,8 @@ def load(
     from cxr import runs
     from cxr.prediction.model import Model
 
-    members = [runs.open_run(folder) for folder in (workdir, *others)]
-    return Model(*members, precision=precision)
+    folders = runs.members(map(pathlib.Path, (workdir, *others)))
+    return Model(*map(runs.open_run, folders), precision=precision)
 
 
 def open_set(path: str | os.PathLike) -> "OpenedSet":

@@ -175,10 +175,22 @@ def test_the_workspace_page_names_every_module():
 
 def test_the_changes_table_names_files_that_exist():
     page = (ROOT / "WORKSPACE.md").read_text()
-    table = page[page.index("## Where a change goes") : page.index("## Glossary")]
+    table = page[page.index("## Where a change goes") : page.index("## Invariants")]
     files = re.findall(r"`(cxr/[\w/]+\.py)`", table)
     assert len(files) >= 10
     assert all((ROOT / file).is_file() for file in files)
+
+
+def test_every_invariant_names_tests_that_exist():
+    page = (ROOT / "WORKSPACE.md").read_text()
+    table = page[page.index("## Invariants") : page.index("## Glossary")]
+    rows = [line for line in table.splitlines() if line.startswith("| ")][2:]
+    assert len(rows) >= 10
+    for row in rows:
+        held_by = re.findall(r"`(\w+\.py)::(test_\w+)`", row)
+        assert held_by, row
+        for file, name in held_by:
+            assert f"\ndef {name}(" in (ROOT / "tests" / file).read_text(), name
 
 
 def test_no_room_holds_more_than_a_fifth_of_the_code():
