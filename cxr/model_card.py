@@ -72,6 +72,7 @@ def _header(run: runs.Run, evaluations: list[dict[str, Any]]) -> str:
             ],
         }
         for one in evaluations
+        if not one["errors"]  # programs read no warnings
     ]
     if results:
         values["model-index"] = [{"name": run.workdir.name, "results": results}]
@@ -164,6 +165,11 @@ def _results(evaluations: list[dict[str, Any]]) -> list[str]:
         "With 95 % intervals over patients, at the frozen threshold. The last column "
         "is what a regression on nine numbers of brightness and sharpness reaches.",
     ]
+    lines += [
+        f"\n**Not to be used: {one['name']}, {one['split']}.** {text}"
+        for one in evaluations
+        for text in one["errors"]
+    ]
     groups = [
         (one["split"], grouping.replace("_", " "), name, f"{entry['n']:,}")
         + tuple(_value(entry["metrics"][metric]) for metric in _OF_GROUPS)
@@ -199,7 +205,9 @@ def _decision(run: runs.Run) -> list[str]:
 
 
 def _limits(run: runs.Run, evaluations: list[dict[str, Any]]) -> list[str]:
-    external = [one["name"] for one in evaluations if one["external"]]
+    external = [
+        one["name"] for one in evaluations if one["external"] and not one["errors"]
+    ]
     judged = f"judged on {', '.join(sorted(set(external)))}" if external else _UNKNOWN
     return [
         "- Another hospital, machine, age or disease mix gives other numbers; on films "
@@ -246,9 +254,11 @@ def _evaluations(run: runs.Run) -> Iterator[dict[str, Any]]:
                 continue
             own = origins["data_fingerprint"] == run.info.data.fingerprint
             name = origins["data"].split(",")[0]
+            warnings = found.get("warnings", ())
+            errors = [one["text"] for one in warnings if one["severity"] == "error"]
         except (OSError, ValueError, KeyError, TypeError):
             continue  # no evaluation, or one that is damaged
-        yield {**found, "external": not own, "name": name}
+        yield {**found, "external": not own, "name": name, "errors": errors}
 
 
 def _section(title: str, lines: list[str]) -> str:

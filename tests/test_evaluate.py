@@ -240,6 +240,9 @@ def test_another_data_set_is_judged_at_the_same_threshold(run, tmp_path):
     assert summary["met_in_training"] == {"films": 12, "patients": 0, "checked": True}
     (told,) = (w for w in summary["warnings"] if w["code"] == "trained_on_these")
     assert told["severity"] == "error"
+    card = (run / "MODEL_CARD.md").read_text()
+    assert f"**Not to be used: tiny 1.0.0, test.** {told['text']}" in card
+    assert "model-index" not in card  # which programs read
     # Operating points stay those of the training set's validation.
     assert len(summary["operating_points"]) > 1
     page = (run / "evaluation-test-tiny-1.0.0" / "report.html").read_text()
