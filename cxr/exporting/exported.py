@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 
-from cxr import cli, runs
+from cxr import runs
 from cxr.prediction import together
 from cxr.prediction.predictor import Predictor, load_predictor
 from cxr.prediction.together import Meaning
@@ -74,14 +74,8 @@ def load(members: Sequence[runs.Run]) -> Exported:
     Raises:
       DataError: several runs that do not go together, or take images of other sizes.
     """
-    meaning, first = together.meaning(members), members[0]
-    for run in members[1:]:
-        sizes = [one.info.image_size for one in (first, run)]
-        if sizes[0] != sizes[1]:
-            raise cli.DataError(
-                f"{first.workdir} takes images of {sizes[0]} pixels, {run.workdir} of "
-                f"{sizes[1]}: one exported model takes one size"
-            )
+    meaning = together.meaning(members)
+    together.check_sizes(members, "image_size", "of")
     predictors = tuple(map(load_predictor, members))
     networks = [
         _two_columns(predictor.model, run.info.head)
@@ -89,7 +83,7 @@ def load(members: Sequence[runs.Run]) -> Exported:
     ]
     network = networks[0] if len(networks) == 1 else _mean(networks)
     network([np.zeros((1, *network.input_shape[1:]), np.float32)])  # Keras asks for it
-    return Exported(network, predictors, first, meaning)
+    return Exported(network, predictors, members[0], meaning)
 
 
 def _two_columns(network: keras.Model, head: str) -> keras.Model:

@@ -40,14 +40,8 @@ def meaning(members: Sequence[runs.Run]) -> Meaning:
         validation films in common.
     """
     check(members)
+    check_sizes(members, "stored_image_size", "decoded at")
     first = members[0]
-    for run in members[1:]:
-        sizes = [one.info.stored_image_size for one in (first, run)]
-        if sizes[0] != sizes[1]:
-            raise cli.DataError(
-                f"{first.workdir} and {run.workdir} take films that are decoded at "
-                f"{sizes[0]} and {sizes[1]} pixels"
-            )
     threshold = first.threshold
     if len(members) > 1 and first.info.threshold:
         table = predictions.average(_validation(members))
@@ -87,6 +81,24 @@ def check(members: Sequence[runs.Run]) -> None:
             raise cli.DataError(
                 f"{both} have other positive classes, {' and '.join(positives)}\nthe "
                 "flags of a finished run with another --positive_class decide it anew"
+            )
+
+
+def check_sizes(members: Sequence[runs.Run], size: str, meant: str) -> None:
+    """Raises DataError unless a size in pixels is the same in all runs.
+
+    Args:
+      members: the runs.
+      size: its name in model.json.
+      meant: what comes before it in a sentence on films.
+    """
+    first = members[0]
+    for run in members[1:]:
+        sizes = [getattr(one.info, size) for one in (first, run)]
+        if sizes[0] != sizes[1]:
+            raise cli.DataError(
+                f"{first.workdir} and {run.workdir} take films {meant} {sizes[0]} and "
+                f"{sizes[1]} pixels"
             )
 
 
