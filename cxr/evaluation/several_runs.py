@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import pathlib
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 from cxr import cli, console, files, folds, records, runs
@@ -67,22 +68,11 @@ def evaluate_ensemble(
         validation=validation,
         baseline=baseline,
     )
-    names = short_names([run.run.workdir for run in members])
     summary["participants"] = participants.describe(first.record_set)
     # Of folds each film is judged by a run that has not met it.
-    trained = [evaluator.trained_on(run.run, run.record_set) for run in members]
-    summary["met_in_training"] = (
-        None if pooled else overlap.describe(trained, first.record_set, config.split)
-    )
-    summary |= _each_run(members, names)
-    meaning = Meaning(
-        class_names=evaluation.class_names,
-        positive_class=evaluation.positive_class,
-        threshold=evaluation.threshold["value"],
-        model_sha256="+".join(run.run.info.model_sha256 for run in members),
-    )
-    described = split_predictions.said(table, meaning, first.statuses)
-    predictions.publish(folder, table, {"ensemble": ",".join(names)}, described)
+    summary["met_in_training"] = None if pooled else _met_by_any(members, config.split)
+    summary |= _each_run(members)
+    _publish_table(folder, evaluation, members, first.statuses)
     ensemble = dataclasses.replace(
         first,
         evaluation=evaluation,
@@ -101,8 +91,14 @@ def evaluate_ensemble(
     return ensemble
 
 
-def _each_run(members: list[EvaluatedRun], names: list[str]) -> dict[str, Any]:
+def _met_by_any(members: list[EvaluatedRun], split: str) -> dict[str, Any] | None:
+    trained = [evaluator.trained_on(run.run, run.record_set) for run in members]
+    return overlap.describe(trained, members[0].record_set, split)
+
+
+def _each_run(members: list[EvaluatedRun]) -> dict[str, Any]:
     """What each run reaches alone, and how much they differ."""
+    names = short_names([run.run.workdir for run in members])
     measured = [run.summary["metrics"] for run in members]
     return {
         "runs": [
@@ -115,6 +111,24 @@ def _each_run(members: list[EvaluatedRun], names: list[str]) -> dict[str, Any]:
             for name in measured[0]
         },
     }
+
+
+def _publish_table(
+    folder: pathlib.Path,
+    evaluation: Evaluation,
+    members: list[EvaluatedRun],
+    statuses: Sequence[str],
+) -> None:
+    meaning = Meaning(
+        class_names=evaluation.class_names,
+        positive_class=evaluation.positive_class,
+        threshold=evaluation.threshold["value"],
+        model_sha256="+".join(one.run.info.model_sha256 for one in members),
+    )
+    table = evaluation.predictions
+    names = short_names([one.run.workdir for one in members])
+    said = split_predictions.said(table, meaning, statuses)
+    predictions.publish(folder, table, {"ensemble": ",".join(names)}, said)
 
 
 def _origins(members: list[EvaluatedRun], *, pooled: bool) -> dict[str, str]:

@@ -49,8 +49,7 @@ class Exported:
         Args:
           films: uint8 [N, S, S, 1].
         """
-        each = [predictor.predict(films) for predictor in self.predictors]
-        return np.mean(each, axis=0, dtype=np.float64)
+        return together.mean([one.predict(films) for one in self.predictors])
 
     def described(self) -> dict[str, str]:
         """Returns what a program must know to use the model, as text."""
@@ -98,7 +97,7 @@ def _two_columns(network: keras.Model, head: str) -> keras.Model:
 def _mean(networks: Sequence[keras.Model]) -> keras.Model:
     image = keras.Input(networks[0].input_shape[1:], name="image")
     named = [  # apart, as Keras wants
-        keras.Model(network.inputs, network.outputs, name=f"member_{index}")
+        keras.Model(network.inputs[0], network.outputs[0], name=f"member_{index}")
         for index, network in enumerate(networks)
     ]
     mean = keras.layers.Average(name="mean")([network(image) for network in named])

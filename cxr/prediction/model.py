@@ -125,7 +125,7 @@ class Model:
         if readable:
             greys = np.stack(readable)
             each = [self._probabilities(p, greys, batch_size) for p in self._predictors]
-            predicted = iter(np.mean(each, axis=0, dtype=np.float64))
+            predicted = iter(together.mean(each))
             if self._guard:
                 unlike = iter(self._guard.judge_films(greys))
         found = []

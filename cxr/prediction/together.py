@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from cxr import cli, runs
 from cxr.metrics import predictions, thresholds
 from cxr.metrics.predictions import Predictions
@@ -100,6 +102,11 @@ def check_sizes(members: Sequence[runs.Run], size: str, meant: str) -> None:
                 f"{first.workdir} and {run.workdir} take films {meant} {sizes[0]} and "
                 f"{sizes[1]} pixels"
             )
+
+
+def mean(probabilities: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns what models say together, float64 [N, C], of float [N, C] each."""
+    return np.stack(probabilities).mean(axis=0, dtype=np.float64)
 
 
 def _validation(members: Sequence[runs.Run]) -> list[Predictions]:
