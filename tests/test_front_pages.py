@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import json
 import pathlib
 import re
 
@@ -62,6 +63,22 @@ def test_the_first_commands_stay_where_the_gate_looks_for_them():
     assert first.count("\n") == second.count("\n") == 1
     assert ".ci/run" in (ROOT / ".github" / "workflows" / "ci.yml").read_text()
     assert ".ci/run" in (ROOT / "CONTRIBUTING.md").read_text()
+
+
+def test_the_table_of_loaders_is_what_was_measured():
+    report = json.loads((ROOT / "benchmarks/results/loaders.json").read_text())
+    section = README[README.index("## Speed") : README.index("Streams of JPEG")]
+    for versions in report["environment"]["versions"].values():
+        for package in ("tensorflow", "keras", "ffcv", "nvidia-dali-cuda120"):
+            assert versions.get(package, "") in section
+    rows = re.findall(r"^\| [^|]+ \(`([^`]+)`\) \|(.+)\|(.+)\|.+\|$", section, re.M)
+    shown = {name: cells for name, *cells in rows}
+    assert len(shown) >= 15
+    for name, cells in shown.items():
+        for size, cell in zip(("32", "128"), cells, strict=True):
+            rate = report["runs"][size][name]["images_per_sec"]
+            median, low, high = (rate[key] for key in ("median", "min", "max"))
+            assert cell.strip() == f"{median:,.0f} ({low:,.0f} - {high:,.0f})", name
 
 
 def test_the_citation_is_of_this_version():
