@@ -82,6 +82,10 @@ def main(argv: list[str]) -> int:
             f"--explain={config.explain}: Grad-CAM explains one run, --workdir names "
             f"{len(members)}"
         )
+    if len(members) > 1:
+        threshold = meaning.threshold
+        decides = "" if threshold is None else f", positive from {threshold:.4g} on"
+        console.note(f"the mean of {len(members)} runs{decides}")
     if "-" in paths:
         listed = sys.stdin.read().splitlines()
         paths = [path for path in paths if path != "-"] + list(filter(None, listed))

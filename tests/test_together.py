@@ -84,7 +84,9 @@ def test_the_folder_above_seeds_stands_for_all_of_them(home, tmp_path, capsys):
         tables.append(output.read_bytes())
     assert tables[0] == tables[1]
     assert b"+" in tables[0]
-    assert "p of PNEUMONIA" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "p of PNEUMONIA" in said.out
+    assert said.err.count("the mean of 2 runs, positive from 0.") == 2
 
 
 def test_several_networks_have_no_picture(home, tmp_path):

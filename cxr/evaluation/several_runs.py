@@ -25,6 +25,7 @@ from cxr.metrics import comparison, findings, predictions, trivial_baseline
 from cxr.metrics.evaluation import Evaluation
 from cxr.metrics.predictions import Predictions
 from cxr.metrics.summary import summarise
+from cxr.prediction import together
 from cxr.prediction.together import Meaning
 
 COMPARISON = "comparison.json"
@@ -123,7 +124,7 @@ def _publish_table(
         class_names=evaluation.class_names,
         positive_class=evaluation.positive_class,
         threshold=evaluation.threshold["value"],
-        model_sha256="+".join(one.run.info.model_sha256 for one in members),
+        model_sha256=together.model_sha256([one.run for one in members]),
     )
     table = evaluation.predictions
     names = short_names([one.run.workdir for one in members])

@@ -56,8 +56,13 @@ def meaning(members: Sequence[runs.Run]) -> Meaning:
         class_names=first.class_names,
         positive_class=first.info.positive_class,
         threshold=threshold,
-        model_sha256="+".join(run.info.model_sha256 for run in members),
+        model_sha256=model_sha256(members),
     )
+
+
+def model_sha256(members: Sequence[runs.Run]) -> str:
+    """Returns the SHA-256 of the model files, joined by `+`."""
+    return "+".join(run.info.model_sha256 for run in members)
 
 
 def open_runs(workdirs: Iterable[str]) -> list[runs.Run]:
