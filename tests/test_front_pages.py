@@ -13,6 +13,7 @@ from cxr.__main__ import VERBS
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+_SHOWN = ("median", "min", "max")
 
 
 @functools.cache
@@ -77,8 +78,44 @@ def test_the_table_of_loaders_is_what_was_measured():
     for name, cells in shown.items():
         for size, cell in zip(("32", "128"), cells, strict=True):
             rate = report["runs"][size][name]["images_per_sec"]
-            median, low, high = (rate[key] for key in ("median", "min", "max"))
+            median, low, high = (rate[key] for key in _SHOWN)
             assert cell.strip() == f"{median:,.0f} ({low:,.0f} - {high:,.0f})", name
+
+
+def test_the_table_of_compute_is_what_was_measured():
+    report = json.loads((ROOT / "benchmarks/results/compute.json").read_text())
+    section = README[
+        README.index("Computing is done") : README.index("Training in bfl")
+    ]
+    for version in report["environment"]["versions"].values():
+        assert version.partition("+")[0] in section
+    shown = re.findall(r"^\| `(\w+ [\w ]+)`[^|]*\|(.+)\|.+\|$", section, re.M)
+    assert len(shown) == 6
+    for case, cells in shown:
+        rows = [row for row in report["rows"] if row["case"] == case]
+        ours = [
+            [row for row in rows if row["peer"] == f"cxr {precision}"]
+            for precision in ("float32", "bfloat16")
+        ]
+        best = [
+            [max((r for r in rows if r["family"] == family), key=_median)]
+            for family in ("keras", "torch")
+        ]
+        expected = [_rates(row) for row in (*ours, *best)]
+        assert [cell.strip() for cell in cells.split("|")] == expected, case
+
+
+def _median(row):
+    return row["images_per_sec"]["median"]
+
+
+def _rates(rows):
+    """`12.9 (12.7 - 13.6)`, three digits each; a dash where nobody measured."""
+    if not rows:
+        return "-"
+    rate = rows[0]["images_per_sec"]
+    median, low, high = (f"{rate[key]:#.3g}".rstrip(".") for key in _SHOWN)
+    return f"{median} ({low} - {high})"
 
 
 def test_the_citation_is_of_this_version():
