@@ -65,3 +65,21 @@ def test_the_first_failing_test_is_named(tmp_path):
     (tmp_path / "test_x.py").write_text(text)
     assert mutants.first_failure(tmp_path, ["test_x.py"]) == "test_x.py::test_b"
     assert mutants.first_failure(tmp_path, ["test_x.py", "-k", "test_a"]) is None
+
+
+@pytest.mark.slow
+def test_a_test_that_fails_without_the_fault_kills_none(tmp_path):
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_x.py").write_text(
+        "import m, pytest\n"
+        "def test_a(): assert 0\n"
+        "@pytest.mark.parametrize('x', [3], ids=['a - b'])\n"
+        "def test_b(x): assert m.f(1) == x\n"
+    )
+    module = tmp_path / "m.py"
+    module.write_text("def f(a): return a + 2\n")
+    runs = [["tests/test_x.py"]]
+    killer = mutants._killer(tmp_path, module, "def f(a): return a - 2\n", runs)
+    assert killer == "tests/test_x.py::test_b[a - b]"
+    assert module.read_text() == "def f(a): return a + 2\n"
+    assert mutants._killer(tmp_path, module, "def f(a): return 2 + a\n", runs) is None
