@@ -125,6 +125,17 @@ def test_detail_is_blurred_away_or_raised():
     assert deviation[0] < 0.5 * deviation[1] < 0.4 * deviation[2]
 
 
+@pytest.mark.parametrize("step", [1, 2])
+def test_beyond_the_border_the_blur_sees_the_film_mirrored(step):
+    signal = np.random.default_rng(0).normal(size=9)
+    kernel = np.zeros(4 * step + 1)
+    kernel[::step] = np.array([1, 4, 6, 4, 1]) / 16
+    mirrored = np.pad(signal, 2 * step, mode="symmetric")
+    expected = np.convolve(mirrored, kernel, mode="valid")
+    found = augmentation._band(9, step) @ signal
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 # --- draw
 
 

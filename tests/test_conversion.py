@@ -193,6 +193,11 @@ def test_wrong_flags_are_refused(source, flag, complaint):
     assert complaint in str(caught.value)
 
 
+def test_the_command_ends_with_zero(source):
+    flags = [f"--input_dir={source}", f"--output_dir={source.parent / 'data'}"]
+    assert make_tfrecords.main(["", *flags, f"--image_size={SIZE}"]) == 0
+
+
 def test_the_input_is_required():
     with pytest.raises(cli.UsageError, match="input_dir"):
         make_tfrecords.main([""])

@@ -243,6 +243,11 @@ REFUSED = {
         "corrupt",
         "does not fill its screen",
     ),
+    "place of a gif's picture": (
+        lambda: changed(d := sound("GIF", "grey"), films.gif_data(d) - 9, b"\1"),
+        "corrupt",
+        "does not fill its screen",
+    ),
     "bits of a gif": (
         lambda: changed(d := sound("GIF", "grey"), films.gif_data(d), b"\x0b"),
         "corrupt",

@@ -156,6 +156,13 @@ def test_every_cut_dicom_is_refused():
             images.read(data[:length], SIZE)
 
 
+def test_a_cut_dicom_says_what_is_missing():
+    with pytest.raises(BadImage) as caught:
+        images.to_grey(dicom(twelve_bits())[:-11], SIZE)
+    assert caught.value.reason == "truncated"
+    assert caught.value.detail == "DICOM: 11 bytes missing"
+
+
 def test_without_pydicom_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "pydicom", None)
     with pytest.raises(BadImage, match=r"pip install 'cxr\[dicom\]'"):
