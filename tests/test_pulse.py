@@ -77,7 +77,7 @@ def test_beside_a_bar_it_is_silent():
 def test_a_command_beats_on_stderr_and_no_copy_is_kept():
     code = (
         "import threading\n"
-        "from cxr import cli, pulse\n"
+        "from cxr import cli, console, pulse\n"
         "pulse._SILENCE_S = pulse._LOOK_S = 0.0\n"
         "seen, copied, show = threading.Event(), [], cli._show_life\n"
         "def shown(line):\n"
